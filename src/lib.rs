@@ -1,0 +1,13 @@
+//! Quorate: a Raft-replicated, strongly consistent message log for conversations.
+//!
+//! The modules are floors: a file imports only from its own floor and those below (`tests/tidy.rs` holds that).
+//! ARCHITECTURE.md walks through one append and one read.
+
+pub mod types; // floor 0
+
+pub mod storage; // floor 1
+
+pub mod log; // floor 2
+
+pub mod consensus; // floor 3
+

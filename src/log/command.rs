@@ -1,0 +1,332 @@
+//! What goes through the log, and what comes out.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::storage::records::Kind;
+use crate::types::{
+    ClusterId, ConversationName, GroupId, HashRange, Incarnation, NodeId, Seq, Timestamp,
+};
+
+/// What one Raft entry carries. Each command succeeds or fails on its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The leader's clock when it proposed.
+    pub stamped_at: Timestamp,
+    /// In order.
+    pub commands: Vec<Command>,
+}
+
+/// One change of state. Variants are only ever added at the end: their order is the format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Gives a new group its range. The first command of each conversation group; later ones change nothing.
+    Configure {
+        /// What the group holds.
+        range: HashRange,
+        /// Of the range.
+        epoch: u64,
+    },
+    /// Appends messages.
+    Append(Append),
+    /// Makes the outcome of an id final.
+    Settle(Settle),
+    /// Raises the dedup floor; a lower one changes nothing.
+    RaiseDedupFloor {
+        /// The new floor.
+        floor: Timestamp,
+    },
+    /// Changes the topology. In the meta group only.
+    ChangeTopology(TopologyChange),
+}
+
+/// An append of a batch to one conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Append {
+    /// Where to.
+    pub conversation: ConversationName,
+    /// Who.
+    pub sender: String,
+    /// What, at least one.
+    pub messages: Vec<NewMessage>,
+    /// The tail the caller expects.
+    pub expected_tail: Option<Seq>,
+    /// The append that has to be committed before this one (sender order, G5).
+    pub predecessor: Option<IdKey>,
+}
+
+/// What identifies a message within its conversation for idempotency.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IdKey {
+    /// Who.
+    pub sender: String,
+    /// Its idempotency key.
+    pub client_msg_id: String,
+}
+
+/// A message on its way in. Limits were checked where it entered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewMessage {
+    /// The sender's idempotency key.
+    pub client_msg_id: String,
+    /// When the sender first tried.
+    pub issued_at: Timestamp,
+    /// What it is.
+    pub kind: Kind,
+    /// Media type of the payload.
+    pub content_type: String,
+    /// The caller's headers.
+    pub headers: Vec<(String, Bytes)>,
+    /// The caller's bytes.
+    pub payload: Bytes,
+    /// CRC-32C of the payload.
+    pub payload_crc32c: u32,
+    /// The seq it refers to.
+    pub target_seq: Option<Seq>,
+    /// W3C trace context.
+    pub traceparent: String,
+    /// Drawn by the leader.
+    pub salt: [u8; 16],
+}
+
+/// Asks what became of an id, and burns it if nothing did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settle {
+    /// The conversation.
+    pub conversation: ConversationName,
+    /// The id.
+    pub id: IdKey,
+    /// As the append carried it.
+    pub issued_at: Timestamp,
+}
+
+/// What a command led to, in the order of the commands of its entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Done, and nothing to tell.
+    Done,
+    /// An append was committed, now or earlier.
+    Appended(Appended),
+    /// An append changed nothing.
+    AppendRefused(AppendRefusal),
+    /// The answer to a settle.
+    Settled(OutcomeState),
+    /// A change of topology was refused.
+    TopologyRefused(TopologyRefusal),
+}
+
+/// Where an append stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appended {
+    /// Seq of the first message.
+    pub first_seq: Seq,
+    /// Seq of the last message.
+    pub last_seq: Seq,
+    /// Commit time of the last message.
+    pub commit_time: Timestamp,
+    /// Digest up to the last message.
+    pub digest: [u8; 32],
+    /// Whether an earlier attempt had committed.
+    pub duplicate: bool,
+}
+
+/// Why an append or a settle changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum AppendRefusal {
+    /// The conversation belongs to another group.
+    #[error("the conversation is not in this group's range")]
+    WrongGroup {
+        /// Epoch of the group's range.
+        epoch: u64,
+    },
+    /// Another conversation has the same 128-bit id.
+    #[error("the conversation's name collides with that of another conversation")]
+    NameCollision,
+    /// A message was issued before the dedup floor.
+    #[error("client_msg_id {client_msg_id} was issued before the dedup floor")]
+    TooOld {
+        /// The message.
+        client_msg_id: String,
+        /// Appends have to be issued at or after it.
+        floor: Timestamp,
+    },
+    /// A message was issued too far ahead of the leader's clock.
+    #[error("client_msg_id {client_msg_id} was issued too far in the future")]
+    FromTheFuture {
+        /// The message.
+        client_msg_id: String,
+        /// Appends have to be issued at or before it.
+        latest: Timestamp,
+    },
+    /// An id stands with other content, or only some ids of a batch stand, or not contiguously in this order.
+    #[error("a client_msg_id stands already with another content or in another batch")]
+    Conflict {
+        /// The seqs found, in the order of the batch.
+        seqs: Vec<Seq>,
+    },
+    /// An id occurs twice in the batch.
+    #[error("client_msg_id {client_msg_id} occurs twice in the batch")]
+    Repeated {
+        /// The id.
+        client_msg_id: String,
+    },
+    /// An id was settled as never to be committed.
+    #[error("client_msg_id {client_msg_id} was settled as not committed")]
+    Burnt {
+        /// The id.
+        client_msg_id: String,
+    },
+    /// The tail is not the one expected.
+    #[error("the tail is {actual}")]
+    WrongTail {
+        /// The tail.
+        actual: Seq,
+    },
+    /// The append that had to come first is not committed.
+    #[error("the append before this one in its lane is not committed")]
+    PredecessorMissing,
+    /// A target_seq that cannot be read, or missing, or out of place.
+    #[error("target_seq does not name a message of the conversation")]
+    BadTarget {
+        /// The tail: targets lie below it.
+        tail: Seq,
+    },
+}
+
+/// What became of an id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutcomeState {
+    /// Committed.
+    Committed {
+        /// Where.
+        seq: Seq,
+        /// When.
+        commit_time: Timestamp,
+    },
+    /// Not committed so far.
+    NotCommitted,
+    /// Never to be committed.
+    Burnt,
+    /// Issued before the dedup floor: it will not be committed from now on, and whether it was is not known here.
+    TooOld {
+        /// The floor.
+        floor: Timestamp,
+    },
+}
+
+/// The cluster as the meta group holds it: what is wanted. A group's own membership says what is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topology {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Raised with each change.
+    pub version: u64,
+    /// The version of commands and formats that all nodes have agreed to.
+    pub feature_level: u32,
+    /// In order of id.
+    pub nodes: Vec<TopologyNode>,
+    /// In order of range.
+    pub groups: Vec<TopologyGroup>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyNode {
+    /// Which.
+    pub id: NodeId,
+    /// host:port for clients.
+    pub client_address: String,
+    /// host:port for nodes.
+    pub peer_address: String,
+    /// host:port for metrics and health.
+    pub http_address: String,
+    /// Failure domain.
+    pub zone: String,
+    /// Incarnation of its replica of the meta group.
+    pub meta_incarnation: Incarnation,
+}
+
+/// A conversation group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyGroup {
+    /// Which.
+    pub id: GroupId,
+    /// What it holds, as last observed.
+    pub range: HashRange,
+    /// Of the range.
+    pub epoch: u64,
+    /// False while it is being created: only then may it be initialized.
+    pub active: bool,
+    /// Where its replicas are to be. The first is the preferred leader.
+    pub replicas: Vec<TopologyReplica>,
+}
+
+/// A replica that is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyReplica {
+    /// Where.
+    pub node: NodeId,
+    /// Which making.
+    pub incarnation: Incarnation,
+    /// True until the node has made it: only then may a node make a blank one.
+    pub joining: bool,
+}
+
+/// A change of topology.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TopologyChange {
+    /// Writes the first topology. Refused if there is one of another cluster; changes nothing if it is the same.
+    Create(Topology),
+    /// A group has committed its first configuration.
+    ActivateGroup {
+        /// Which.
+        group: GroupId,
+    },
+    /// A node's addresses or zone are now these; its meta incarnation is kept.
+    UpdateNode(TopologyNode),
+    /// A replica is to be made anew: its incarnation is raised and it is joining. A repeat that names the same new
+    /// incarnation changes nothing.
+    RenewReplica {
+        /// Which group; the meta group raises the node's meta incarnation.
+        group: GroupId,
+        /// Where.
+        node: NodeId,
+        /// The new incarnation: the old one plus one.
+        incarnation: Incarnation,
+    },
+    /// A renewed replica has been made and never is blank again.
+    ReplicaMade {
+        /// Which group.
+        group: GroupId,
+        /// Where.
+        node: NodeId,
+        /// Which making.
+        incarnation: Incarnation,
+    },
+}
+
+/// Why a change of topology was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum TopologyRefusal {
+    /// There is a topology already.
+    #[error("the cluster exists already as {cluster}")]
+    Exists {
+        /// Its id.
+        cluster: ClusterId,
+    },
+    /// There is no topology yet.
+    #[error("the cluster has not been initialized")]
+    NotInitialized,
+    /// No such node, group or replica.
+    #[error("there is no such {what}")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+    /// The replica has another incarnation than the change supposes.
+    #[error("the replica's incarnation is {actual}")]
+    WrongIncarnation {
+        /// What it is.
+        actual: Incarnation,
+    },
+}

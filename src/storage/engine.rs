@@ -1,0 +1,152 @@
+//! The contract between everything above and whatever keeps the bytes. `rocks` and `memory` implement it, and one
+//! conformance suite runs over both.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Table;
+
+/// What can go wrong below.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StorageError {
+    /// The engine or the operating system refused: the node has to stop, because what is on disk is not known.
+    #[error("storage failed while {action}: {reason}")]
+    Failed {
+        /// What was being done.
+        action: &'static str,
+        /// What the engine said.
+        reason: String,
+    },
+    /// What was read is not what was written.
+    #[error("damaged data in {place}: {reason}")]
+    Damaged {
+        /// Table and key, or file.
+        place: String,
+        /// How it was noticed.
+        reason: String,
+    },
+    /// Written by a newer version of this software.
+    #[error("{what} has format version {found}, and this software knows up to {known}")]
+    Newer {
+        /// Which record or file.
+        what: &'static str,
+        /// The version found.
+        found: u32,
+        /// The newest version known.
+        known: u32,
+    },
+}
+
+/// Half-open range of keys; no `end` means to the end of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key inside.
+    pub start: Vec<u8>,
+    /// The first key above that is outside.
+    pub end: Option<Vec<u8>>,
+}
+
+/// Which way a scan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Ascending keys.
+    Forward,
+    /// Descending keys.
+    Backward,
+}
+
+/// Whether a write has to be on stable storage when it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// In the write-ahead log and synced on return.
+    Synced,
+    /// In memory, and on disk after the next completed flush. Lost with the process.
+    Flushed,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Sets a key.
+    Put(Table, Vec<u8>, Vec<u8>),
+    /// Removes a key.
+    Delete(Table, Vec<u8>),
+    /// Removes a range of keys.
+    DeleteRange(Table, KeyRange),
+}
+
+/// Changes that take effect together, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The changes.
+    pub ops: Vec<Op>,
+}
+
+impl Batch {
+    /// Sets a key.
+    pub fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
+        self.ops.push(Op::Put(table, key, value));
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, table: Table, key: Vec<u8>) {
+        self.ops.push(Op::Delete(table, key));
+    }
+
+    /// Removes a range of keys.
+    pub fn delete_range(&mut self, table: Table, range: KeyRange) {
+        self.ops.push(Op::DeleteRange(table, range));
+    }
+}
+
+/// Rows of a scan, in order.
+pub type Rows<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), StorageError>> + Send + 'a>;
+
+/// Reading. A value is returned as stored; its checksum is verified by the record's decoder.
+pub trait View: Send + Sync {
+    /// The value of a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
+
+    /// The rows of a range. A scan sees the state at its start.
+    fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_>;
+}
+
+/// One database of a node. All calls block; callers on a runtime thread use [`Engine::offload`] for what may wait
+/// for a disk.
+pub trait Engine: View {
+    /// Applies a batch: all of it or, after a crash, none.
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError>;
+
+    /// Makes everything written before the call durable, all tables at once: after a crash either all of it is
+    /// there or what the flush before left.
+    fn flush(&self) -> Result<(), StorageError>;
+
+    /// The present state, held for reading until dropped.
+    fn pin(&self) -> Arc<dyn View>;
+
+    /// Begins an empty staging area under this name, outside the tables; one of that name is removed first.
+    fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError>;
+
+    /// For each table with a range given: removes the range, flushes, and brings in the sealed rows of that table.
+    /// Not atomic: the caller marks the operation and repeats it after a crash, with the same result.
+    fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError>;
+
+    /// Removes a staging area, sealed or not; nothing happens if there is none.
+    fn unstage(&self, name: &str) -> Result<(), StorageError>;
+
+    /// Runs a job that blocks where it delays nobody: on a thread for blocking work, or at once in a simulation.
+    fn offload(&self, job: Box<dyn FnOnce() + Send>);
+
+    /// The first background error since opening; after one the node has to stop.
+    fn background_error(&self) -> Option<String>;
+}
+
+/// Rows on their way into the tables.
+pub trait Staging: Send {
+    /// Adds a row. Keys of one table ascend; tables may alternate.
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StorageError>;
+
+    /// Makes the rows durable under the staging area's name.
+    fn seal(self: Box<Self>) -> Result<(), StorageError>;
+}

@@ -1,0 +1,79 @@
+//! Every bound of the product, by name and with its reason.
+
+/// Bytes of a conversation's name.
+pub const CONVERSATION_NAME_BYTES_MAX: usize = 512;
+/// Bytes of a sender.
+pub const SENDER_BYTES_MAX: usize = 256;
+/// Bytes of a client_msg_id.
+pub const CLIENT_MSG_ID_BYTES_MAX: usize = 128;
+/// Bytes of a content type.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 128;
+/// Bytes of a W3C traceparent: its one defined form has 55.
+pub const TRACEPARENT_BYTES_MAX: usize = 55;
+/// Bytes of one payload.
+pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// Headers of one message.
+pub const HEADERS_MAX: usize = 32;
+/// Bytes of one header's name.
+pub const HEADER_NAME_BYTES_MAX: usize = 128;
+/// Bytes of all header names and values of one message.
+pub const HEADER_BYTES_MAX: usize = 8 * 1024;
+/// Messages of one batch.
+pub const BATCH_MESSAGES_MAX: usize = 1_000;
+/// Payload and header bytes of one batch. Below gRPC's default decoding limit of 4 MiB with room for envelopes.
+pub const BATCH_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// Encoded bytes that one Raft entry gathers before it is proposed: large enough to fill an fsync, small enough
+/// that replication of one entry does not delay a heartbeat. One batch over it still makes an entry of its own.
+pub const ENTRY_BYTES_TARGET: usize = 512 * 1024;
+/// Commands that one Raft entry gathers.
+pub const ENTRY_COMMANDS_MAX: usize = 1_024;
+/// Encoded bytes of one Raft entry at most: a full batch with its envelopes beside a nearly full entry.
+pub const ENTRY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How far ahead of the leader's clock an `issued_at` may lie.
+pub const ISSUED_AT_AHEAD_US_MAX: u64 = 5 * 60 * 1_000_000;
+/// How long after `issued_at` an append may be retried: the dedup horizon.
+pub const DEDUP_HORIZON_US_DEFAULT: u64 = 30 * 24 * 3600 * 1_000_000;
+
+/// Messages one Read returns at most, and by default.
+pub const READ_MESSAGES_MAX: u32 = 100_000;
+/// See [`READ_MESSAGES_MAX`].
+pub const READ_MESSAGES_DEFAULT: u32 = 1_000;
+/// Payload and header bytes one Read returns by default.
+pub const READ_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Payload and header bytes gathered into one response of a stream: well below gRPC's 4 MiB.
+pub const RESPONSE_BYTES_TARGET: usize = 512 * 1024;
+/// Conversations of one BatchRead.
+pub const BATCH_READ_CONVERSATIONS_MAX: usize = 500;
+/// Messages for each conversation of a BatchRead.
+pub const BATCH_READ_LAST_MAX: u32 = 1_000;
+/// Conversations of one Follow, or at one time of one Subscribe.
+pub const SUBSCRIPTION_CONVERSATIONS_MAX: usize = 10_000;
+/// Byte credit of one conversation of a subscription at most. Below hyper's connection window matters more than
+/// its size: see `service::subscribe`.
+pub const SUBSCRIPTION_CREDIT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Byte credit when an Add names none.
+pub const SUBSCRIPTION_CREDIT_BYTES_DEFAULT: u64 = 1024 * 1024;
+/// Conversations of one page of List.
+pub const LIST_PAGE_MAX: u32 = 1_000;
+
+/// Appends that wait for a place in an entry, for each group. Past it appends are refused as retryable.
+pub const PROPOSAL_QUEUE_MAX: usize = 8_192;
+/// Entries of one group that its proposer has in flight.
+pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
+/// Appends of one session that wait for their outcome.
+pub const SESSION_IN_FLIGHT_MAX: usize = 4_096;
+/// Writes that wait for the node's log writer. Past it Raft groups wait.
+pub const LOG_WRITER_QUEUE_MAX: usize = 4_096;
+/// Bytes of one synced write of the log writer at most, unless one append alone is larger.
+pub const LOG_WRITER_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Frames that wait for one peer's connection.
+pub const PEER_QUEUE_MAX: usize = 1_024;
+
+/// Nodes of one cluster.
+pub const NODES_MAX: usize = 99;
+/// Conversation groups of one cluster.
+pub const GROUPS_MAX: u32 = 1_024;
+/// Replicas of one group.
+pub const REPLICATION_FACTOR_MAX: u32 = 7;

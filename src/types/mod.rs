@@ -1,0 +1,14 @@
+//! Floor 0: the words of the product as types. Nothing here knows of anything else of ours.
+
+mod clock;
+mod hash_range;
+mod ids;
+pub mod limits;
+mod names;
+mod timestamp;
+
+pub use clock::Clock;
+pub use hash_range::HashRange;
+pub use ids::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Seq, Term};
+pub use names::{ConversationId, ConversationName, PlacementHash};
+pub use timestamp::Timestamp;
