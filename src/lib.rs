@@ -11,3 +11,5 @@ pub mod log; // floor 2
 
 pub mod consensus; // floor 3
 
+pub mod transport; // floor 4
+
