@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use openraft::errors::ClientWriteError;
-use openraft::impls::OneshotResponder;
+use openraft::impls::ProgressResponder;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -115,7 +115,7 @@ impl Worker {
             let Some((commands, replies)) = self.gather().await else { return };
             let stamped_at = self.clock.now();
             let encoded = encode(stamped_at, commands);
-            let (responder, receiver) = OneshotResponder::<TypeConfig, WriteResult>::new_pair();
+            let (responder, receiver) = ProgressResponder::<TypeConfig, WriteResult>::complete_only();
             let raft = self.raft.clone();
             // Written from here and not from the task: entries keep the order of the queue.
             let written = raft.client_write_ff(EncodedProposal(encoded), Some(responder)).await;

@@ -20,7 +20,6 @@ openraft::declare_raft_types!(
         R = Outcomes,
         NodeId = ReplicaId,
         Node = EmptyNode,
-        Responder<T> = openraft::impls::OneshotResponder<Self, T> where T: openraft::OptionalSend + 'static,
 );
 
 /// The Raft instance of a group.
