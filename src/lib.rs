@@ -10,3 +10,4 @@ pub mod storage; // floor 1
 pub mod log; // floor 2
 
 pub mod consensus; // floor 3
+
