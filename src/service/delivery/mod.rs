@@ -303,10 +303,10 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_quiet_stream_beats_and_ends_with_its_source() {
         let (out, responses) = mpsc::channel(1);
-        let every = Duration::from_secs(1);
+        let every = Duration::from_millis(10);
         let mut stream = Box::pin(with_heartbeats(responses, every, NodeId(7)));
         let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));
         assert_eq!(stream.next().await.unwrap().unwrap(), beat);
