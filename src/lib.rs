@@ -13,3 +13,4 @@ pub mod consensus; // floor 3
 
 pub mod transport; // floor 4
 
+pub mod service; // floor 5
