@@ -11,3 +11,4 @@ pub mod log; // floor 2
 
 pub mod consensus; // floor 3
 
+pub mod server; // floor 6

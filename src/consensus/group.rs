@@ -140,10 +140,7 @@ impl Group {
     }
 
     /// Runs a job that reads from disk where it blocks nobody.
-    pub async fn offload<T: Send + 'static>(
-        &self,
-        _job: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
+    pub async fn offload<T: Send + 'static>(&self, _job: impl FnOnce() -> T + Send + 'static) -> T {
         unimplemented!()
     }
 

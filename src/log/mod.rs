@@ -5,5 +5,6 @@ mod command;
 
 pub use command::{
     Append, AppendRefusal, Appended, Command, IdKey, NewMessage, Outcome, OutcomeState, Proposal,
-    Settle, Topology, TopologyChange, TopologyGroup, TopologyNode, TopologyRefusal, TopologyReplica,
+    Settle, Topology, TopologyChange, TopologyGroup, TopologyNode, TopologyRefusal,
+    TopologyReplica,
 };

@@ -115,7 +115,8 @@ impl Record for MessageRecord {
 impl MessageRecord {
     /// Header and payload bytes: what limits and credits count.
     pub fn content_bytes(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let headers: usize =
+            self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         headers + self.payload.len()
     }
 }
@@ -223,7 +224,7 @@ pub struct GroupRow {
 impl Record for GroupRow {
     const TABLE: Table = Table::Groups;
     const WHAT: &'static str = "group row";
-    }
+}
 
 impl GroupRow {
     /// The row of a replica that has nothing yet.
