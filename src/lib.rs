@@ -12,3 +12,5 @@ pub mod log; // floor 2
 pub mod consensus; // floor 3
 
 pub mod server; // floor 6
+
+pub mod cli; // floor 7
