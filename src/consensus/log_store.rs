@@ -107,7 +107,7 @@ impl GroupLog {
     async fn write_and_wait(&self, write: impl FnOnce(Done) -> LogWrite) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         let done: Done = Box::new(move |result| drop(sender.send(result)));
-        self.shared.writer.submit(write(done)).await.map_err(io::Error::other)?;
+        self.shared.writer.submit(write(done)).await;
         match receiver.await {
             Ok(result) => result.map_err(io::Error::other),
             Err(_) => Err(io::Error::other("the log writer has stopped")),
@@ -336,7 +336,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             callback.io_completed(result.map_err(io::Error::other));
         });
         let write = LogWrite::Append { group, entries: encoded, last, done };
-        self.shared.writer.submit(write).await.map_err(io::Error::other)
+        self.shared.writer.submit(write).await;
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<RaftLogId>) -> io::Result<()> {
@@ -365,6 +366,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let done: Done = Box::new(|_| ());
         let (group, upto) = (self.shared.group, from_raft_log_id(&log_id));
         let write = LogWrite::Purge { group, upto, done };
-        self.shared.writer.submit(write).await.map_err(io::Error::other)
+        self.shared.writer.submit(write).await;
+        Ok(())
     }
 }

@@ -190,7 +190,7 @@ impl Replicas {
         }
         let (sender, receiver) = oneshot::channel();
         let done: Done = Box::new(move |result| drop(sender.send(result)));
-        self.writer.submit(LogWrite::RemoveGroup { group: id, done }).await?;
+        self.writer.submit(LogWrite::RemoveGroup { group: id, done }).await;
         receiver.await.unwrap_or_else(|_| {
             Err(StorageError::Failed {
                 action: "removing a log",

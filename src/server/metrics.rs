@@ -198,10 +198,9 @@ impl Metrics {
         self.queue_depth.get_or_create(&QueueLabel { queue }).set(depth as u64);
     }
 
-    /// Counts a follow or subscription for as long as the guard lives.
-    pub fn subscription_opened(&self) -> OpenSubscription {
-        self.subscriptions.inc();
-        OpenSubscription(self.subscriptions.clone())
+    /// Follows and subscriptions began (or, negative, ended).
+    pub fn subscriptions_changed(&self, by: i64) {
+        self.subscriptions.inc_by(by);
     }
 
     /// Free space on the disk with the node's data.
@@ -227,16 +226,6 @@ impl Metrics {
         let mut page = String::new();
         text::encode(&mut page, &self.registry).expect("writing to a String cannot fail");
         page
-    }
-}
-
-/// Keeps a subscription counted until dropped.
-#[must_use = "dropping it says that the subscription has ended"]
-pub struct OpenSubscription(Gauge);
-
-impl Drop for OpenSubscription {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

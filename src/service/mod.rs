@@ -11,6 +11,7 @@ mod append;
 mod authorize;
 mod batch_read;
 mod call;
+pub mod cluster;
 mod consistency;
 mod convert;
 mod delivery;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use describe::own_status;
 pub use grpc::ClusterService;
-pub use meta::{MetaError, change_topology};
+pub use meta::{MetaError, change_topology, decode_change};
 
 use super::authorize::Authorizer;
 use crate::consensus::Replicas;

@@ -89,7 +89,7 @@ impl ClusterApi {
         progress: &Progress,
     ) -> Result<(), ClusterError> {
         let status = self.replica_statuses(node).await?.remove(&group);
-        let wanted = wanted_incarnation(&self.known_topology()?, group, node)?;
+        let wanted = wanted_incarnation(self.known_topology()?.as_ref(), group, node)?;
         let standing = status.filter(|status| {
             status.incarnation == wanted.0 && !["damaged", "missing", "stopped"].contains(&status.role.as_str())
         });

@@ -74,3 +74,7 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
 /// A bug.
 pub const INTERNAL: &str = "INTERNAL";
+/// A cluster operation that will not be done as things are.
+pub const CLUSTER_REFUSED: &str = "CLUSTER_REFUSED";
+/// A cluster operation that did not get through; asking again goes on from where it stopped.
+pub const CLUSTER_UNAVAILABLE: &str = "CLUSTER_UNAVAILABLE";

@@ -257,3 +257,8 @@ fn storage_error(action: &'static str, error: rocksdb::Error) -> StorageError {
         _ => StorageError::Failed { action, reason: error.into_string() },
     }
 }
+
+/// Runs what blocks on a thread for it and waits for its result.
+pub(super) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(job).await.expect("opening does not panic")
+}
