@@ -15,6 +15,7 @@ pub fn group_row(view: &dyn View, group: GroupId) -> Result<Option<GroupRow>, St
 /// What became of an id. Without `issued_at` one that expired cannot be told from one that never was.
 pub fn outcome(
     view: &dyn View,
+    _group: GroupId,
     row: &GroupRow,
     name: &ConversationName,
     id: &IdKey,
