@@ -12,7 +12,8 @@ use super::call::Call;
 use super::consistency::{Level, ReadPoint, check_age, confirm, look, open};
 use super::errors::{CallError, Effect};
 use super::read::elsewhere;
-use super::{Api, convert, forward, reads, validate};
+use super::reads::{self, Slice};
+use super::{Api, convert, forward, validate};
 use crate::consensus::Group;
 use crate::storage::Direction;
 use crate::types::{ConversationName, GroupId, NodeId, Seq, limits};
@@ -125,7 +126,7 @@ async fn read_here(
                 Ok(point)
             });
             let result = match point {
-                Ok(point) => end_of(&group, &name, point, last, &mut room).await,
+                Ok(point) => end_of(&group, point, last, &mut room).await,
                 Err(error) => Err(error),
             };
             results.push((place, result));
@@ -136,7 +137,6 @@ async fn read_here(
 
 async fn end_of(
     group: &Group,
-    name: &ConversationName,
     point: ReadPoint,
     last: u64,
     room: &mut Room,
@@ -145,15 +145,18 @@ async fn end_of(
     let from = Seq(tail.0.saturating_sub(last).max(first.0));
     let wanted = (tail.0 - from.0) as usize;
     let mut messages = Vec::new();
-    if wanted > 0 {
+    if let Some(head) = point.head.clone().filter(|_| wanted > 0) {
         room.check(wanted, 0)?;
-        let (view, name) = (point.view.clone(), name.clone());
-        // One byte more than there is room for tells "too large" from "just fits".
-        let (count, bytes) = (wanted, room.bytes + 1);
-        let read = move || {
-            let direction = Direction::Forward;
-            reads::messages(view.as_ref(), &name, from, tail, direction, count, bytes)
+        let view = point.view.clone();
+        // A message that does not fit is left out by the read, and so noticed.
+        let slice = Slice {
+            from,
+            to: tail,
+            direction: Direction::Forward,
+            messages_max: wanted,
+            bytes_max: room.bytes,
         };
+        let read = move || reads::messages(view.as_ref(), &head, slice);
         let records = group.offload(read).await?;
         if records.len() < wanted {
             return Err(room.too_large());
@@ -223,7 +226,7 @@ async fn hand_on(
 ) -> Vec<Read> {
     let (places, conversations): (Vec<_>, Vec<_>) = places.into_iter().unzip();
     let asked = BatchReadRequest { conversations, last, consistency };
-    let answer = match forward::client(api, call, node, CallError::no_replica()) {
+    let answer = match forward::client(api, call, node, CallError::replica_gone()) {
         Ok(mut client) => {
             let request = forward::request(api, call, Some(call.deadline), asked);
             let answer = client.batch_read(request);

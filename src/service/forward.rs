@@ -21,7 +21,7 @@ pub trait Peers: Send + Sync {
 /// A client of `node`'s API, and leave to use it.
 ///
 /// # Errors
-/// NOT_LEADER or NO_REPLICA as `otherwise` says if the call was forwarded before or the node is unknown.
+/// `otherwise` if the call was forwarded before, or the node is this one or unknown.
 pub fn client(
     api: &Api,
     call: &Call,

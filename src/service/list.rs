@@ -12,7 +12,7 @@ use super::errors::{CallError, Effect};
 use super::validate::{Problem, Violation};
 use super::{Api, convert, forward, reads, validate};
 use crate::log::{Topology, TopologyGroup};
-use crate::types::{ConversationName, HashRange, NodeId, PlacementHash, limits};
+use crate::types::{ConversationId, ConversationName, HashRange, NodeId, PlacementHash, limits};
 
 /// Conversations of a page when the caller does not say.
 const PAGE_DEFAULT: u32 = 100;
@@ -71,8 +71,9 @@ async fn list_here(
         let group_of = |hash: PlacementHash| {
             held.iter().find(|(range, _)| range.contains(hash)).map(|(_, group)| *group)
         };
-        let is_held = |hash| group_of(hash).is_some();
-        let heads = reads::list(view.as_ref(), &is_held, &prefix, after.as_deref(), page_size)?;
+        let is_held = |conversation: ConversationId| group_of(conversation.placement()).is_some();
+        let after = after.map(ConversationName);
+        let heads = reads::list(view.as_ref(), is_held, &prefix, after.as_ref(), page_size)?;
         let conversations = heads.into_iter().filter_map(|head| {
             let group = group_of(head.name.id().placement())?;
             Some(convert::conversation(head, group))

@@ -50,17 +50,15 @@ async fn ask(
 ) -> Result<GetOutcomeResponse, CallError> {
     let Some(group) = route.local.as_ref() else {
         let node = api.reader(route).ok_or_else(CallError::replica_gone)?;
-        return hand_on(api, call, node, CallError::no_replica(), request).await;
+        return hand_on(api, call, node, CallError::replica_gone(), request).await;
     };
     let point = open(api, group, &name, Level::Linearizable, call.deadline).await?;
-    let issued_at = match request.issued_at_us {
-        0 => Timestamp(u64::MAX),
-        issued_at_us => Timestamp(issued_at_us),
-    };
+    let issued_at = (request.issued_at_us != 0).then_some(Timestamp(request.issued_at_us));
     let id = IdKey { sender: request.sender, client_msg_id: request.client_msg_id };
-    let (view, row) = (point.view, point.row);
-    let state =
-        group.offload(move || reads::outcome(view.as_ref(), &row, &name, &id, issued_at)).await?;
+    let (view, row, held_by) = (point.view, point.row, group.id());
+    let state = group
+        .offload(move || reads::outcome(view.as_ref(), held_by, &row, &name, &id, issued_at))
+        .await?;
     response(state, point.position)
 }
 

@@ -17,8 +17,9 @@ use super::authorize::Resource;
 use super::call::Call;
 use super::consistency::{Level, ReadPoint, open};
 use super::errors::{CallError, Effect};
+use super::reads::{self, Slice};
 use super::validate::{Problem, Violation};
-use super::{Api, convert, forward, reads, validate};
+use super::{Api, convert, forward, validate};
 use crate::consensus::{Group, Route};
 use crate::storage::records::MessageRecord;
 use crate::storage::{Direction, StorageError};
@@ -77,7 +78,7 @@ pub async fn describe(
     let route = api.route(&name)?;
     let Some(group) = route.local.as_ref() else {
         let node = elsewhere(api, &route, level)?;
-        let mut client = forward::client(api, call, node, CallError::no_replica())?;
+        let mut client = forward::client(api, call, node, CallError::replica_gone())?;
         let request = forward::request(api, call, Some(call.deadline), request);
         return forward::answer(node, call.deadline, Effect::None, client.describe(request)).await;
     };
@@ -108,7 +109,7 @@ async fn hand_on(
     request: ReadRequest,
 ) -> Result<Responses<ReadResponse>, CallError> {
     let node = elsewhere(api, route, level)?;
-    let mut client = forward::client(api, call, node, CallError::no_replica())?;
+    let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = forward::request(api, call, Some(call.deadline), request);
     let responses =
         forward::answer(node, call.deadline, Effect::None, client.read(request)).await?;
@@ -200,12 +201,16 @@ impl Window {
         from >= to || self.messages_left == 0 || (self.bytes_left == 0 && !self.nothing_yet)
     }
 
-    fn next_messages_max(&self) -> usize {
-        self.messages_left.min(limits::RESPONSE_MESSAGES_MAX)
-    }
-
-    fn next_bytes_max(&self) -> u64 {
-        self.bytes_left.min(limits::RESPONSE_BYTES_TARGET as u64)
+    /// What the next response holds at most.
+    fn slice(&self) -> Slice {
+        let (from, to) = self.range;
+        Slice {
+            from,
+            to,
+            direction: self.direction,
+            messages_max: self.messages_left.min(limits::RESPONSE_MESSAGES_MAX),
+            bytes_max: self.bytes_left.min(limits::RESPONSE_BYTES_TARGET as u64),
+        }
     }
 
     /// Counts what was read and keeps what the limits still allow: the first message of a read always.
@@ -259,19 +264,14 @@ impl Reading {
     }
 
     async fn chunk(&mut self) -> Result<Vec<MessageRecord>, CallError> {
-        let (view, name, window) =
-            (self.point.view.clone(), self.name.clone(), self.window.clone());
-        let read = move || {
-            let (from, to) = window.range;
-            let (count, bytes) = (window.next_messages_max(), window.next_bytes_max());
-            reads::messages(view.as_ref(), &name, from, to, window.direction, count, bytes)
-        };
-        let records = self.group.offload(read).await?;
+        let Some(head) = self.point.head.clone() else { return Ok(Vec::new()) };
+        let (view, slice) = (self.point.view.clone(), self.window.slice());
+        let records =
+            self.group.offload(move || reads::messages(view.as_ref(), &head, slice)).await?;
         if records.is_empty() {
-            let (from, to) = self.window.range;
             return Err(StorageError::Damaged {
                 place: format!("messages of {}", self.name),
-                reason: format!("none of seqs {from} to {to} is there"),
+                reason: format!("none of seqs {} to {} is there", slice.from, slice.to),
             }
             .into());
         }
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn a_window_ends_with_its_count() {
         let mut window = window(2, 1_000);
-        assert_eq!(window.next_messages_max(), 2);
+        assert_eq!(window.slice().messages_max, 2);
         window.accept(records(&[5, 6], 1));
         assert!(window.is_done());
     }

@@ -5,14 +5,36 @@ use crate::storage::records::{
     ConversationHead, DedupOutcome, DedupRow, GroupRow, MessageRecord, Record,
 };
 use crate::storage::{Direction, KeyRange, StorageError, Table, View, keys};
-use crate::types::{ConversationName, GroupId, PlacementHash, Seq, Timestamp};
+use crate::types::{ConversationId, ConversationName, GroupId, Seq, Timestamp};
 
 /// A group's own row: what it holds and how far it has applied.
 pub fn group_row(view: &dyn View, group: GroupId) -> Result<Option<GroupRow>, StorageError> {
     record(view, &keys::group(group))
 }
 
-/// The head of a conversation.
+/// What became of an id. Without `issued_at` one that expired cannot be told from one that never was.
+pub fn outcome(
+    view: &dyn View,
+    _group: GroupId,
+    row: &GroupRow,
+    name: &ConversationName,
+    id: &IdKey,
+    issued_at: Option<Timestamp>,
+) -> Result<OutcomeState, StorageError> {
+    let key = keys::dedup(name.id(), &id.sender, &id.client_msg_id);
+    let known: Option<DedupRow> = record(view, &key)?;
+    let floor = row.dedup_floor;
+    Ok(match known.filter(|known| known.issued_at >= floor).map(|known| known.outcome) {
+        Some(DedupOutcome::Committed { seq, commit_time, .. }) => {
+            OutcomeState::Committed { seq, commit_time }
+        }
+        Some(DedupOutcome::Burnt) => OutcomeState::Burnt,
+        None if issued_at.is_some_and(|at| at < floor) => OutcomeState::TooOld { floor },
+        None => OutcomeState::NotCommitted,
+    })
+}
+
+/// The head of a conversation; none if it has never had a message.
 pub fn head(
     view: &dyn View,
     name: &ConversationName,
@@ -21,25 +43,39 @@ pub fn head(
     Ok(head.filter(|head| head.name == *name))
 }
 
-/// Messages of `[from, to)`: ascending, or descending from `to - 1`. Ends before the message that would exceed
-/// `max_bytes`, but always holds one if there is one.
+/// Which messages to read, and how many at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The lowest seq wanted.
+    pub from: Seq,
+    /// The first seq above that is not wanted.
+    pub to: Seq,
+    /// From which side.
+    pub direction: Direction,
+    /// At most this many messages.
+    pub messages_max: usize,
+    /// At most this many payload and header bytes, but always one message if there is one and one is allowed.
+    pub bytes_max: u64,
+}
+
+/// The messages of a slice, in its direction. `head` is of the same view.
 pub fn messages(
     view: &dyn View,
-    name: &ConversationName,
-    from: Seq,
-    to: Seq,
-    direction: Direction,
-    max_messages: usize,
-    max_bytes: u64,
+    head: &ConversationHead,
+    slice: Slice,
 ) -> Result<Vec<MessageRecord>, StorageError> {
+    let (from, to) = (slice.from.max(head.first_seq), slice.to.min(head.tail));
     let mut found: Vec<MessageRecord> = Vec::new();
+    if from >= to {
+        return Ok(found);
+    }
     let mut bytes = 0;
-    let range = keys::message_range(name.id(), from, to);
-    for row in view.scan(Table::Messages, range, direction).take(max_messages) {
+    let range = keys::message_range(head.name.id(), from, to);
+    for row in view.scan(Table::Messages, range, slice.direction).take(slice.messages_max) {
         let (key, value) = row?;
         let message = MessageRecord::decode(&key, &value)?;
         bytes += message.content_bytes() as u64;
-        if bytes > max_bytes && !found.is_empty() {
+        if bytes > slice.bytes_max && !found.is_empty() {
             break;
         }
         found.push(message);
@@ -73,50 +109,30 @@ pub fn first_seq_at_or_after(
     Ok(low)
 }
 
-/// What became of an id.
-pub fn outcome(
-    view: &dyn View,
-    row: &GroupRow,
-    name: &ConversationName,
-    id: &IdKey,
-    issued_at: Timestamp,
-) -> Result<OutcomeState, StorageError> {
-    let key = keys::dedup(name.id(), &id.sender, &id.client_msg_id);
-    let known: Option<DedupRow> = record(view, &key)?;
-    Ok(match known.filter(|known| known.issued_at >= row.dedup_floor) {
-        Some(DedupRow { outcome: DedupOutcome::Committed { seq, commit_time, .. }, .. }) => {
-            OutcomeState::Committed { seq, commit_time }
-        }
-        Some(DedupRow { outcome: DedupOutcome::Burnt, .. }) => OutcomeState::Burnt,
-        None if issued_at < row.dedup_floor => OutcomeState::TooOld { floor: row.dedup_floor },
-        None => OutcomeState::NotCommitted,
-    })
-}
-
-/// Up to `limit` heads of conversations that are `held`, whose names start with `prefix` and follow `after`, in
-/// name order.
+/// Up to `limit` heads in the order of names: those whose name starts with `prefix`, follows `after`, and whose
+/// conversation is `wanted`.
 pub fn list(
     view: &dyn View,
-    held: &dyn Fn(PlacementHash) -> bool,
+    wanted: impl Fn(ConversationId) -> bool,
     prefix: &str,
-    after: Option<&str>,
+    after: Option<&ConversationName>,
     limit: usize,
 ) -> Result<Vec<ConversationHead>, StorageError> {
     let mut start = prefix.as_bytes().to_vec();
-    if let Some(after) = after.filter(|after| after.as_bytes() >= prefix.as_bytes()) {
-        start = after.as_bytes().to_vec();
-        start.push(0);
+    if let Some(after) = after {
+        let mut next = keys::name(after);
+        next.push(0);
+        start = start.max(next);
     }
     let mut heads = Vec::new();
-    let range = KeyRange { start, end: None };
-    for row in view.scan(Table::Names, range, Direction::Forward) {
+    for row in view.scan(Table::Names, KeyRange { start, end: None }, Direction::Forward) {
         let (key, _) = row?;
         if heads.len() == limit || !key.starts_with(prefix.as_bytes()) {
             break;
         }
         let Ok(text) = std::str::from_utf8(&key) else { continue };
         let name = ConversationName(text.to_owned());
-        if held(name.id().placement()) {
+        if wanted(name.id()) {
             heads.extend(head(view, &name)?);
         }
     }

@@ -16,7 +16,8 @@ use crate::consensus::{Group, TailWatch};
 use crate::service::consistency::{Level, open};
 use crate::service::errors::CallError;
 use crate::service::read::{StartAt, resolve};
-use crate::service::{Api, Call, convert, reads};
+use crate::service::reads::{self, Slice};
+use crate::service::{Api, Call, convert};
 use crate::storage::records::MessageRecord;
 use crate::storage::{Direction, StorageError};
 use crate::types::{ConversationName, Seq, limits};
@@ -95,12 +96,19 @@ impl LocalDelivery {
         let (view, name) = (self.group.pin(), self.name.clone());
         let read = move || -> Result<_, StorageError> {
             let head = reads::head(view.as_ref(), &name)?;
-            let bounds = head.map_or((Seq::FIRST, Seq::FIRST), |head| (head.first_seq, head.tail));
+            let bounds = head.as_ref().map_or((Seq::FIRST, Seq::FIRST), |h| (h.first_seq, h.tail));
             let step = progress.step(bounds);
-            let Step::Deliver { from, to } = step else { return Ok((progress, step, Vec::new())) };
-            let (direction, count) = (Direction::Forward, limits::RESPONSE_MESSAGES_MAX);
-            let records =
-                reads::messages(view.as_ref(), &name, from, to, direction, count, bytes_max)?;
+            let (Step::Deliver { from, to }, Some(head)) = (step, head) else {
+                return Ok((progress, step, Vec::new()));
+            };
+            let slice = Slice {
+                from,
+                to,
+                direction: Direction::Forward,
+                messages_max: limits::RESPONSE_MESSAGES_MAX,
+                bytes_max,
+            };
+            let records = reads::messages(view.as_ref(), &head, slice)?;
             match (records.first(), records.last()) {
                 (Some(first), Some(last)) if first.seq == from => progress.delivered(last.seq),
                 _ => {

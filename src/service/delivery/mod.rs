@@ -228,7 +228,7 @@ impl Subscription {
         {
             return Ok(relay.stream);
         }
-        let client = forward::client(&self.api, &self.call, node, CallError::no_replica())?;
+        let client = forward::client(&self.api, &self.call, node, CallError::replica_gone())?;
         let (requests, receiver) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
         self.relays_opened += 1;
         let stream = self.relays_opened;

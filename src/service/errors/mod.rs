@@ -126,7 +126,7 @@ impl CallError {
         }
     }
 
-    /// A LOCAL read, or a forwarded call, at a node without a replica.
+    /// A LOCAL read at a node without a replica.
     pub fn no_replica() -> Self {
         let message = "this node has no replica of the conversation's group";
         CallError::new(Code::FailedPrecondition, reason::NO_REPLICA, message)
