@@ -164,7 +164,8 @@ fn a_wrong_unread_ordinal() {
 
 #[test]
 fn a_head_that_differs_from_its_messages() {
-    let changes: [(&str, fn(&mut ConversationHead)); 6] = [
+    type Change = fn(&mut ConversationHead);
+    let changes: [(&str, Change); 6] = [
         ("the base digest", |head| head.base_digest = [1; 32]),
         ("the tail", |head| head.tail = Seq(5)),
         ("the digest", |head| head.digest = [1; 32]),

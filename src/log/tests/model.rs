@@ -121,7 +121,7 @@ impl Model {
         let conversation = request.conversation.0.clone();
         let tail = self.messages(&conversation).len() as u64 + 1;
         if let Some(predecessor) = &request.predecessor
-            && !self.standing(&conversation, predecessor).is_some_and(|id| id.committed.is_some())
+            && self.standing(&conversation, predecessor).is_none_or(|id| id.committed.is_none())
         {
             return Err(AppendRefusal::PredecessorMissing);
         }
