@@ -88,7 +88,7 @@ fn attempt(
     let head = stored.unwrap_or_else(|| ConversationHead::blank(request.conversation.clone()));
     check_ids(&request.messages)?;
     check_times(group, stamped_at, &request.messages)?;
-    if let Some(appended) = first_outcome(overlay, group, &head, request)? {
+    if let Some(appended) = first_outcome(overlay, group, conversation, &head, request)? {
         return Ok(Applied::without_growth(Outcome::Appended(appended)));
     }
     check_predecessor(overlay, group, conversation, request)?;
@@ -99,7 +99,7 @@ fn attempt(
     if is_new {
         put_row(overlay, keys::name(&request.conversation), &NameRow(conversation));
     }
-    let (appended, tail) = write(overlay, head, stamped_at, request);
+    let (appended, tail) = write(overlay, conversation, head, stamped_at, request);
     Ok(Applied { outcome: Outcome::Appended(appended), tail_moved: Some((conversation, tail)) })
 }
 
@@ -153,10 +153,10 @@ fn check_times(
 fn first_outcome(
     overlay: &mut Overlay<'_>,
     group: &GroupState,
+    conversation: ConversationId,
     head: &ConversationHead,
     request: &Append,
 ) -> Result<Option<Appended>, Stop> {
-    let conversation = request.conversation.id();
     let mut rows = Vec::with_capacity(request.messages.len());
     for message in &request.messages {
         let id = &message.client_msg_id;
@@ -271,11 +271,11 @@ fn check_targets(head: &ConversationHead, messages: &[NewMessage]) -> Result<(),
 /// Writes messages, dedup rows and the head. Returns the outcome and the new tail.
 fn write(
     overlay: &mut Overlay<'_>,
+    conversation: ConversationId,
     mut head: ConversationHead,
     stamped_at: Timestamp,
     request: &Append,
 ) -> (Appended, Seq) {
-    let conversation = request.conversation.id();
     let first_seq = head.tail;
     let mut last_seq = first_seq;
     head.last_commit_time = head.last_commit_time.max(stamped_at);

@@ -11,6 +11,8 @@ pub mod invariants;
 pub mod queries;
 mod rows;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod topology;
 
 pub use apply::{Applied, ApplyError, GroupState, apply};

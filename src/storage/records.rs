@@ -309,3 +309,6 @@ impl Record for EntryRecord {
 pub fn entry_key(group: GroupId, entry: &EntryRecord) -> Vec<u8> {
     super::keys::raft_log(group, entry.log_id.index)
 }
+
+#[cfg(test)]
+mod tests;
