@@ -1,6 +1,8 @@
 //! Floor 1: what is on disk. Key layouts, record formats, and the engines that keep them.
 //! Nothing here knows what a command means.
 
+#[cfg(test)]
+mod conformance;
 mod database;
 mod engine;
 pub mod log_writer;
