@@ -53,6 +53,18 @@ pub(super) fn is_empty(range: &KeyRange) -> bool {
     range.end.as_ref().is_some_and(|end| *end <= range.start)
 }
 
+/// Refuses the name of a staging area that could not be a folder's.
+pub(super) fn check_staging_name(name: &str) -> Result<(), StorageError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.is_empty() && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(StorageError::Failed {
+        action: "naming a staging area",
+        reason: format!("{name:?} may have only letters, digits, '-' and '_'"),
+    })
+}
+
 /// Which way a scan goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -131,7 +143,8 @@ pub trait Engine: View {
     /// The present state, held for reading until dropped.
     fn pin(&self) -> Arc<dyn View>;
 
-    /// Begins an empty staging area under this name, outside the tables; one of that name is removed first.
+    /// Begins an empty staging area under this name, outside the tables; one of that name is removed first. Names
+    /// have letters, digits, '-' and '_'.
     fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError>;
 
     /// For each table with a range given: removes the range, flushes, and brings in the sealed rows of that table.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use imbl::OrdMap;
 
-use super::engine::is_empty;
+use super::engine::{check_staging_name, is_empty};
 use super::{
     Batch, Database, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError,
     Table, View,
@@ -195,6 +195,7 @@ impl Engine for MemoryEngine {
     }
 
     fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError> {
+        check_staging_name(name)?;
         self.change(|disk| {
             disk.staged.insert(name.to_owned(), StagedRows::default());
             Ok(())
@@ -239,6 +240,7 @@ impl Engine for MemoryEngine {
     }
 
     fn unstage(&self, name: &str) -> Result<(), StorageError> {
+        check_staging_name(name)?;
         self.change(|disk| {
             disk.staged.remove(name);
             Ok(())

@@ -2,6 +2,8 @@
 //! Nothing here knows what a command means.
 
 mod data_dir;
+#[cfg(test)]
+mod conformance;
 mod database;
 mod disk_space;
 mod engine;

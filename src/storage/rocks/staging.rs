@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter};
 
 use super::{options, storage_error, view};
+use crate::storage::engine::check_staging_name;
 use crate::storage::{Database, Staging, StorageError, Table, Tuning};
 
 /// Written and synced last: a folder without it was not finished.
@@ -22,13 +23,7 @@ static FILE_OPTIONS: LazyLock<BTreeMap<Table, Options>> = LazyLock::new(|| {
 
 /// The folder of a staging area.
 pub(super) fn folder(staging: &Path, name: &str) -> Result<PathBuf, StorageError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if name.is_empty() || !name.chars().all(plain) {
-        return Err(StorageError::Failed {
-            action: "naming a staging area",
-            reason: format!("{name:?} may have only letters, digits, '-' and '_'"),
-        });
-    }
+    check_staging_name(name)?;
     Ok(staging.join(name))
 }
 
