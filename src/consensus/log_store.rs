@@ -9,8 +9,8 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex};
 
-use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
 use super::raft_types::{
@@ -18,7 +18,9 @@ use super::raft_types::{
     to_raft_entry, to_raft_log_id, to_raft_vote,
 };
 use crate::storage::records::{Record, entry_key};
-use crate::storage::{Done, Engine, GroupLogState, LogWrite, LogWriter, StorageError, read_entries};
+use crate::storage::{
+    Done, Engine, GroupLogState, LogWrite, LogWriter, StorageError, read_entries,
+};
 use crate::types::{GroupId, LogIndex};
 
 /// Bytes of recent entries kept in memory for each group, so that replication and apply rarely read the disk.
@@ -80,10 +82,7 @@ impl GroupLog {
             committed: recovered.and_then(|state| state.committed.as_ref()).map(to_raft_log_id),
             purged: recovered.and_then(|state| state.purged.as_ref()).map(to_raft_log_id),
             last,
-            tail: Tail {
-                unsynced_from: last.map_or(0, |last| last.index + 1),
-                ..Tail::default()
-            },
+            tail: Tail { unsynced_from: last.map_or(0, |last| last.index + 1), ..Tail::default() },
             sizes: SizeMarks::default(),
         };
         GroupLog { shared: Arc::new(Shared { group, engine, writer, state: Mutex::new(state) }) }
@@ -265,7 +264,11 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         Ok(self.state().vote)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> io::Result<Vec<RaftEntry>> {
         self.read(start, end, READ_BYTES_MAX).await
     }
 }
@@ -275,10 +278,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let state = self.state();
-        Ok(LogState {
-            last_purged_log_id: state.purged,
-            last_log_id: state.last.max(state.purged),
-        })
+        Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last.max(state.purged) })
     }
 
     async fn get_log_reader(&mut self) -> GroupLog {

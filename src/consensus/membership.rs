@@ -78,7 +78,7 @@ impl Group {
     /// Whether this leader knows that a voter holds its whole log.
     pub fn is_caught_up(&self, replica: ReplicaId) -> bool {
         let metrics = self.raft().metrics().borrow_watched().clone();
-        let matched = metrics.replication.as_ref().and_then(|of| of.get(&replica).cloned());
+        let matched = metrics.replication.as_ref().and_then(|of| of.get(&replica).copied());
         matched.flatten().map(|id| id.index) == metrics.last_log_index
     }
 
@@ -98,7 +98,9 @@ impl Group {
 
 fn not_made(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipChangeError {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => MembershipChangeError::NotLeader,
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+            MembershipChangeError::NotLeader
+        }
         other => MembershipChangeError::NotMade(other.to_string()),
     }
 }

@@ -2,6 +2,8 @@
 
 mod admission;
 mod config;
+#[cfg(all(test, feature = "rocksdb"))]
+mod conformance;
 mod errors;
 pub mod flusher;
 mod group;

@@ -49,7 +49,8 @@ pub enum Lane {
 }
 
 /// Responses to a stream of append requests, in the order of the requests.
-pub type Appended = BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+pub type Appended =
+    BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
 
 /// Raft's messages to other nodes.
 pub trait RaftTransport: Send + Sync + 'static {
@@ -137,8 +138,7 @@ pub struct Connection {
     lane: Lane,
 }
 
-type AppendStream<'s> =
-    BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+type AppendStream<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
 
 impl NetStreamAppend<TypeConfig> for Connection {
     fn stream_append<'s, S>(
@@ -205,9 +205,8 @@ impl NetTransferLeader<TypeConfig> for Connection {
 
 impl NetBackoff<TypeConfig> for Connection {
     fn backoff(&self) -> Option<Backoff> {
-        let delays = std::iter::successors(Some(BACKOFF_FIRST), |delay| {
-            Some((*delay * 2).min(BACKOFF_MAX))
-        });
+        let delays =
+            std::iter::successors(Some(BACKOFF_FIRST), |delay| Some((*delay * 2).min(BACKOFF_MAX)));
         Some(Backoff::new(delays))
     }
 }

@@ -115,7 +115,8 @@ impl Worker {
             let Some((commands, replies)) = self.gather().await else { return };
             let stamped_at = self.clock.now();
             let encoded = encode(stamped_at, commands);
-            let (responder, receiver) = ProgressResponder::<TypeConfig, WriteResult>::complete_only();
+            let (responder, receiver) =
+                ProgressResponder::<TypeConfig, WriteResult>::complete_only();
             let raft = self.raft.clone();
             // Written from here and not from the task: entries keep the order of the queue.
             let written = raft.client_write_ff(EncodedProposal(encoded), Some(responder)).await;
@@ -186,9 +187,9 @@ fn answer_all(replies: Vec<Reply>, error: &ProposeError) {
 /// A refusal before the entry was appended had no effect; anything later may have.
 fn refused(error: &ClientWriteError<TypeConfig>) -> ProposeError {
     match error {
-        ClientWriteError::ForwardToLeader(forward) => {
-            ProposeError::NotLeader { leader: forward.leader_id.map(|id: crate::types::ReplicaId| -> NodeId { id.node }) }
-        }
+        ClientWriteError::ForwardToLeader(forward) => ProposeError::NotLeader {
+            leader: forward.leader_id.map(|id: crate::types::ReplicaId| -> NodeId { id.node }),
+        },
         other => ProposeError::Unknown { reason: other.to_string() },
     }
 }

@@ -68,11 +68,7 @@ pub fn to_raft_log_id(id: &LogId) -> RaftLogId {
 
 /// A log id from openraft.
 pub fn from_raft_log_id(id: &RaftLogId) -> LogId {
-    LogId {
-        term: Term(id.leader_id.term),
-        leader: id.leader_id.node_id,
-        index: LogIndex(id.index),
-    }
+    LogId { term: Term(id.leader_id.term), leader: id.leader_id.node_id, index: LogIndex(id.index) }
 }
 
 /// A vote for openraft.

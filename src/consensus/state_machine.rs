@@ -9,8 +9,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::{Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::watch;
 
 use super::Tails;
@@ -49,8 +49,7 @@ pub struct DurableMark {
 impl Applied {
     /// The state of a replica as it stands on disk: all of it durable, because it was read after opening.
     pub fn open(group: GroupId, engine: Arc<dyn Engine>, row: GroupRow) -> Self {
-        let durable =
-            DurableMark { applied: row.applied, membership: row.membership.clone() };
+        let durable = DurableMark { applied: row.applied, membership: row.membership.clone() };
         Applied {
             group,
             engine,
@@ -134,7 +133,7 @@ pub enum SnapshotData {
     /// The state of this replica at its durable mark.
     Durable,
     /// Rows that were received and sealed.
-    Received(install::StagedSnapshot),
+    Received(Box<install::StagedSnapshot>),
 }
 
 /// Builds nothing: the applied state is the snapshot.
@@ -164,7 +163,8 @@ impl GroupStateMachine {
                 }
                 openraft::EntryPayload::Normal(proposal) => {
                     let proposal = Proposal::decode(&proposal.0).map_err(io::Error::other)?;
-                    outcomes = self.apply_proposal(&mut overlay, &mut row, &proposal, &mut effects)?;
+                    outcomes =
+                        self.apply_proposal(&mut overlay, &mut row, &proposal, &mut effects)?;
                 }
             }
             row.applied = Some(log_id);
@@ -301,13 +301,13 @@ fn durable_snapshot(applied: &Applied) -> Option<RaftSnapshot> {
 /// Brings a received snapshot in, on a thread where waiting for the disk blocks nobody.
 async fn offload_install(
     applied: &Arc<Applied>,
-    staged: install::StagedSnapshot,
+    staged: Box<install::StagedSnapshot>,
 ) -> io::Result<GroupRow> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let shared = applied.clone();
     applied.engine.offload(Box::new(move || {
         let replica = shared.replica();
-        let result = install::install(shared.engine.as_ref(), shared.group, replica, staged);
+        let result = install::install(shared.engine.as_ref(), shared.group, replica, *staged);
         drop(sender.send(result));
     }));
     match receiver.await {

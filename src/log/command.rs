@@ -339,7 +339,8 @@ impl Command {
             Command::Append(append) => {
                 let message_bytes = |message: &NewMessage| {
                     let headers = message.headers.iter();
-                    let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+                    let headers: usize =
+                        headers.map(|(name, value)| name.len() + value.len()).sum();
                     ENVELOPE + message.client_msg_id.len() + headers + message.payload.len()
                 };
                 let messages: usize = append.messages.iter().map(message_bytes).sum();

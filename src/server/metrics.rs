@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn what_is_measured_appears_on_the_page() {
         let metrics = measured();
-        let open = metrics.subscription_opened();
+        metrics.subscriptions_changed(1);
         let page = metrics.encode();
         for line in [
             "quorate_append_duration_seconds_count 1",
@@ -270,7 +270,7 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");
         }
-        drop(open);
+        metrics.subscriptions_changed(-1);
         metrics.forget_group(GroupId(4));
         let page = metrics.encode();
         assert!(page.contains("quorate_subscriptions 0") && !page.contains("group=\"4\""));

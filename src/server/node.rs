@@ -64,7 +64,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         tokio::try_join!(
             async { serve_clients(&node, client, stopping.clone()).await },
             async { serve_peers(&node, peer, stopping.clone()).await },
-            async { Ok(serve_http(http, node.metrics.clone(), readiness(&node), stopping.clone()).await?) },
+            async {
+                Ok(serve_http(http, node.metrics.clone(), readiness(&node), stopping.clone())
+                    .await?)
+            },
         )
     };
     let background = run_background(node.clone());
@@ -320,7 +323,8 @@ fn readiness(node: &Node) -> Arc<dyn Readiness> {
         }
         for status in replicas.statuses() {
             if !status.problem.is_empty() {
-                obstacles.push(format!("group {} is {}: {}", status.group, status.role, status.problem));
+                obstacles
+                    .push(format!("group {} is {}: {}", status.group, status.role, status.problem));
             } else if status.leader.is_none() {
                 obstacles.push(format!("group {} has no leader", status.group));
             }

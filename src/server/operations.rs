@@ -113,7 +113,8 @@ impl Operations {
     }
 
     async fn propose_change(&self, encoded: Bytes) -> Result<String, OperationError> {
-        let change = decode_change(&encoded).ok_or_else(|| refused("the change does not decode"))?;
+        let change =
+            decode_change(&encoded).ok_or_else(|| refused("the change does not decode"))?;
         let meta = self.replicas.get(GroupId::META);
         let meta = meta.ok_or_else(|| unavailable("no meta replica here"))?;
         let deadline = Instant::now() + PROPOSE_TIMEOUT;

@@ -106,8 +106,7 @@ impl Placement {
         let change = TopologyChange::ActivateGroup { group: group.id };
         let deadline = Instant::now() + STEP_TIMEOUT;
         let operations = self.operations.as_ref();
-        let done =
-            change_topology(&self.replicas, &self.peers, operations, change, deadline).await;
+        let done = change_topology(&self.replicas, &self.peers, operations, change, deadline).await;
         if let Err(error) = done {
             tracing::debug!(group = %group.id, %error, "a group was not activated yet");
         }

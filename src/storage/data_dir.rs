@@ -136,12 +136,11 @@ impl DataDir {
     /// # Errors
     /// The directory is in use, belongs to another node, or cannot be read or written.
     pub fn open(path: &Path, node: NodeId) -> Result<(DataDir, Identity), DataDirError> {
-        let io = |action| {
-            move |source| DataDirError::Io { path: path.to_owned(), action, source }
-        };
+        let io = |action| move |source| DataDirError::Io { path: path.to_owned(), action, source };
         fs::create_dir_all(path.join("log")).map_err(io("creating it"))?;
         fs::create_dir_all(path.join("state")).map_err(io("creating it"))?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("LOCK"));
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(path.join("LOCK"));
         let lock = lock.map_err(io("opening LOCK"))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| DataDirError::Locked { path: path.to_owned() })?;

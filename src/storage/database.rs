@@ -35,7 +35,7 @@ impl Database {
         for op in &batch.ops {
             match op {
                 Op::Put(table, ..) | Op::Delete(table, _) | Op::DeleteRange(table, _) => {
-                    self.check_table(*table)?
+                    self.check_table(*table)?;
                 }
             }
         }

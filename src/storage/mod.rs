@@ -1,9 +1,9 @@
 //! Floor 1: what is on disk. Key layouts, record formats, and the engines that keep them.
 //! Nothing here knows what a command means.
 
-mod data_dir;
 #[cfg(test)]
 mod conformance;
+mod data_dir;
 mod database;
 mod disk_space;
 mod engine;

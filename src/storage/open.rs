@@ -63,9 +63,24 @@ fn open_blocking(path: &Path, node: NodeId, tuning: &Tuning) -> Result<Opened, O
     for group in install::roll_forward(state.as_ref())? {
         tracing::info!(%group, "finished the install of a snapshot that a stop had interrupted");
     }
-    let watermark = open_watermark(path, log.as_ref(), state.as_ref())?;
+    let mut watermark = open_watermark(path, log.as_ref(), state.as_ref())?;
     let groups = recover(log.as_ref(), state.as_ref(), watermark.stored())?;
+    remember_damage(&mut watermark, &groups)?;
     Ok(Opened { data_dir: Arc::new(data_dir), identity, log, state, watermark, groups })
+}
+
+/// Damage is not forgotten by a restart: what a later opening cannot see any more may still be missing.
+fn remember_damage(
+    watermark: &mut WatermarkFile,
+    groups: &BTreeMap<GroupId, GroupRecovery>,
+) -> Result<(), StorageError> {
+    let mut marks = watermark.stored().clone();
+    for (group, recovery) in groups {
+        if let GroupRecovery::Damaged { reason } = recovery {
+            marks.groups.entry(*group).or_default().damaged = Some(reason.clone());
+        }
+    }
+    watermark.store(marks)
 }
 
 /// The watermark file. Missing is right only in a directory that never had a group.
@@ -111,7 +126,8 @@ impl ReadOnlyStorage {
         let identity = DataDir::peek(path)?;
         let tuning = Tuning::default();
         let log = RocksEngine::open_read_only(&path.join("log"), super::Database::Log, &tuning)?;
-        let state = RocksEngine::open_read_only(&path.join("state"), super::Database::State, &tuning)?;
+        let state =
+            RocksEngine::open_read_only(&path.join("state"), super::Database::State, &tuning)?;
         let file = DiskFile::new(path.join("watermark"));
         let watermark = WatermarkFile::load(Box::new(file))?;
         let stored = watermark.map(|file| file.stored().clone()).unwrap_or_default();

@@ -50,12 +50,10 @@ pub fn recover(
     let mut recovered = BTreeMap::new();
     for group in groups {
         let recovery = match examine(log, group) {
-            Ok(found) => {
-                match doubts(&found, watermark.groups.get(&group), rows.get(&group)) {
-                    None => GroupRecovery::Healthy(found),
-                    Some(reason) => GroupRecovery::Damaged { reason },
-                }
-            }
+            Ok(found) => match doubts(&found, watermark.groups.get(&group), rows.get(&group)) {
+                None => GroupRecovery::Healthy(found),
+                Some(reason) => GroupRecovery::Damaged { reason },
+            },
             Err(error @ (StorageError::Damaged { .. } | StorageError::Newer { .. })) => {
                 GroupRecovery::Damaged { reason: error.to_string() }
             }
@@ -68,10 +66,8 @@ pub fn recover(
 
 /// Reads a whole log: each entry's checksum, that no index is missing, and that terms do not go back.
 fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError> {
-    let damaged = |reason: String| StorageError::Damaged {
-        place: format!("log of group {group}"),
-        reason,
-    };
+    let damaged =
+        |reason: String| StorageError::Damaged { place: format!("log of group {group}"), reason };
     let purged = meta::<LogIdRecord>(log, group, RaftMetaField::Purged)?.map(|record| record.0);
     let mut last = purged;
     let first = purged.map_or(LogIndex(0), |id| LogIndex(id.index.0 + 1));
@@ -117,6 +113,9 @@ fn doubts(
     row: Option<&GroupRow>,
 ) -> Option<String> {
     if let Some(mark) = mark {
+        if let Some(reason) = &mark.damaged {
+            return Some(reason.clone());
+        }
         let rank = |vote: VoteRecord| (vote.term, vote.candidate, vote.committed);
         if found.vote.map(rank) < mark.vote.map(rank) {
             return Some("a vote that was answered is gone from the log".to_owned());
@@ -188,24 +187,34 @@ mod tests {
     }
 
     fn log(last: u64) -> GroupLogState {
-        GroupLogState { vote: Some(vote(2)), purged: None, last: Some(id(2, last)), committed: None }
+        GroupLogState {
+            vote: Some(vote(2)),
+            purged: None,
+            last: Some(id(2, last)),
+            committed: None,
+        }
     }
 
     #[test]
     fn a_log_below_its_watermark_is_not_relied_on() {
-        let mark = GroupMark { vote: Some(vote(2)), last: Some(id(2, 5)) };
+        let mark = GroupMark { vote: Some(vote(2)), last: Some(id(2, 5)), damaged: None };
         assert_eq!(doubts(&log(5), Some(&mark), None), None);
         assert_eq!(doubts(&log(6), Some(&mark), None), None);
         assert!(doubts(&log(4), Some(&mark), None).is_some());
         let forgot = GroupLogState { vote: Some(vote(1)), ..log(5) };
         assert!(doubts(&forgot, Some(&mark), None).is_some());
+        let damaged = GroupMark { damaged: Some("torn".to_owned()), ..mark };
+        assert_eq!(doubts(&log(9), Some(&damaged), None).as_deref(), Some("torn"));
     }
 
     #[test]
     fn applied_state_without_its_log_is_not_relied_on() {
         let row = GroupRow { applied: Some(id(2, 3)), ..GroupRow::blank(replica()) };
         assert!(doubts(&GroupLogState::default(), None, Some(&row)).is_some());
-        assert_eq!(doubts(&GroupLogState::default(), None, Some(&GroupRow::blank(replica()))), None);
+        assert_eq!(
+            doubts(&GroupLogState::default(), None, Some(&GroupRow::blank(replica()))),
+            None
+        );
         let purged = GroupLogState { purged: Some(id(2, 4)), ..log(9) };
         assert!(doubts(&purged, None, Some(&row)).is_some());
     }

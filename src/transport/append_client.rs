@@ -15,11 +15,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use super::MESSAGE_BYTES_MAX;
 use super::frames::outbound;
 use super::hello::Introduction;
 use super::proto::{self, AppendFrame, append_frame::Step, peer_client::PeerClient};
 use super::wire::{append_to_wire, result_from_wire};
-use super::MESSAGE_BYTES_MAX;
 use crate::consensus::network::{Appended, Route};
 use crate::consensus::raft_types::TypeConfig;
 use crate::types::{NodeId, limits};
@@ -86,14 +86,11 @@ impl AppendClient {
         };
         let stop = CancellationToken::new();
         let (owed, tickets) = mpsc::channel(WINDOW);
-        let pump = Pump {
-            route,
-            stream: opened.stream,
-            queue: opened.queue,
-            shared: self.shared.clone(),
-        };
+        let pump =
+            Pump { route, stream: opened.stream, queue: opened.queue, shared: self.shared.clone() };
         tokio::spawn(pump.run(input, owed, stop.clone()));
-        let output = Output { tickets, responses: opened.responses, idle, _stop: stop.drop_guard() };
+        let output =
+            Output { tickets, responses: opened.responses, idle, _stop: stop.drop_guard() };
         futures::stream::unfold(Some(output), |output| async {
             let mut output = output?;
             let result = output.next().await?;
@@ -224,7 +221,8 @@ async fn connect_once(
         let first = inbound.message().await?;
         let first = first.ok_or_else(|| tonic::Status::unavailable("closed at once"))?;
         let greeted = own.check(first.hello.as_ref());
-        let greeted = greeted.map_err(|error| tonic::Status::failed_precondition(error.to_string()))?;
+        let greeted =
+            greeted.map_err(|error| tonic::Status::failed_precondition(error.to_string()))?;
         if greeted != node {
             let reason = format!("node {greeted} answered in place of {node}");
             return Err(tonic::Status::failed_precondition(reason));

@@ -13,7 +13,10 @@ const FRAMES_MAX: usize = 256;
 const BYTES_TARGET: usize = 1024 * 1024;
 
 /// The messages of one direction: the hello first, then whatever waits in the queue, until all senders are gone.
-pub fn outbound(hello: Hello, queue: mpsc::Receiver<AppendFrame>) -> impl Stream<Item = AppendFrames> {
+pub fn outbound(
+    hello: Hello,
+    queue: mpsc::Receiver<AppendFrame>,
+) -> impl Stream<Item = AppendFrames> {
     let first = AppendFrames { hello: Some(hello), frames: Vec::new() };
     futures::stream::unfold((Some(first), queue), |(first, mut queue)| async move {
         if let Some(first) = first {

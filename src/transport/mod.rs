@@ -17,6 +17,8 @@ pub use server::{Adoption, NodeOperations, OperationError, PeerServer};
 /// Generated from `proto/quorate/peer/v1`.
 pub mod proto {
     #![allow(missing_docs, reason = "the proto file documents every message and field")]
+    #![allow(unused_qualifications, reason = "generated code")]
+    #![allow(clippy::allow_attributes_without_reason, reason = "generated code")]
     #![allow(clippy::all, clippy::pedantic, reason = "generated code")]
     tonic::include_proto!("quorate.peer.v1");
 }

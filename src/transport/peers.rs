@@ -18,9 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::append_client::AppendClient;
 use super::hello::Introduction;
 use super::proto::{self, peer_client::PeerClient};
-use super::wire::{
-    route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire,
-};
+use super::wire::{route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{MESSAGE_BYTES_MAX, snapshots};
 use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
 use crate::consensus::raft_types::{RaftVote, TypeConfig};
@@ -214,8 +212,7 @@ impl RaftTransport for Peers {
     ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, Failure>> {
         use proto::raft_request::Message;
         let request = vote_request_to_wire(&request);
-        let message =
-            if pre_vote { Message::PreVote(request) } else { Message::Vote(request) };
+        let message = if pre_vote { Message::PreVote(request) } else { Message::Vote(request) };
         Box::pin(async move {
             match self.raft_call(route, message, limit).await? {
                 proto::raft_reply::Message::Vote(reply) => vote_reply_from_wire(&reply)

@@ -46,10 +46,8 @@ pub enum OperationError {
 /// What the node does when a peer asks for it. Implemented by the server, which owns the pieces.
 pub trait NodeOperations: Send + Sync + 'static {
     /// Takes the cluster id and starts a replica of the meta group. Idempotent.
-    fn adopt(
-        &self,
-        adoption: Adoption,
-    ) -> BoxFuture<'_, Result<proto::AdoptReply, OperationError>>;
+    fn adopt(&self, adoption: Adoption)
+    -> BoxFuture<'_, Result<proto::AdoptReply, OperationError>>;
 
     /// Makes sure that a replica stands that the topology wants here.
     fn ensure_replica(
@@ -200,7 +198,8 @@ impl peer_server::Peer for PeerServer {
         self.own.check_stranger(request.hello.as_ref()).map_err(refused)?;
         let cluster = cluster_from_wire(&request.cluster_id);
         let adoption = Adoption {
-            cluster: cluster.ok_or_else(|| Status::invalid_argument("cluster_id is not 16 bytes"))?,
+            cluster: cluster
+                .ok_or_else(|| Status::invalid_argument("cluster_id is not 16 bytes"))?,
             meta_incarnation: Incarnation(request.meta_incarnation),
             peers: request.peers.into_iter().map(|p| (NodeId(p.node), p.address)).collect(),
         };

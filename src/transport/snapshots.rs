@@ -14,8 +14,12 @@ use super::MESSAGE_BYTES_MAX;
 use super::proto::{self, peer_client::PeerClient, snapshot_frame::Step};
 use super::wire::{route_from_wire, route_to_wire, vote_from_wire, vote_to_wire};
 use crate::consensus::network::Route;
-use crate::consensus::raft_types::{RaftSnapshotMeta, RaftVote, to_raft_log_id, to_stored_membership};
-use crate::consensus::{Group, Replicas, SnapshotData, SnapshotReader, SnapshotRow, SnapshotSource};
+use crate::consensus::raft_types::{
+    RaftSnapshotMeta, RaftVote, to_raft_log_id, to_stored_membership,
+};
+use crate::consensus::{
+    Group, Replicas, SnapshotData, SnapshotReader, SnapshotRow, SnapshotSource,
+};
 use crate::storage::install::SnapshotSink;
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{StorageError, Table, keys};
@@ -58,8 +62,7 @@ pub async fn send(
     };
     let progress = Arc::new(AtomicU64::new(0));
     let frames = frames(open, source, reader, progress.clone());
-    let mut client =
-        PeerClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let mut client = PeerClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
     tokio::select! {
         reply = client.send_snapshot(frames) => {
             let reply = reply.map_err(SendError::Receiver)?.into_inner();
@@ -208,7 +211,7 @@ pub async fn receive(
         last_membership: to_stored_membership(&row.membership),
     };
     let staged = group.offload(move || sink.finish(row)).await.map_err(storage)?;
-    let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Received(staged) };
+    let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Received(Box::new(staged)) };
     let response = group.raft().install_full_snapshot(vote, snapshot).await;
     let response = response.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
     tracing::info!(group = %route.group, from = %route.from, rows = received, "installed a snapshot");

@@ -12,8 +12,8 @@ use crate::consensus::raft_types::{
     RaftEntry, RaftLogId, RaftVote, TypeConfig, from_raft_entry, from_raft_log_id, from_raft_vote,
     to_raft_entry, to_raft_log_id, to_raft_vote,
 };
-use crate::storage::records::{EntryRecord, LogId, Record, VoteRecord, entry_key};
 use crate::storage::keys;
+use crate::storage::records::{EntryRecord, LogId, Record, VoteRecord, entry_key};
 use crate::types::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Term};
 
 /// What a peer sent does not make sense.
@@ -61,11 +61,7 @@ pub fn route_from_wire(route: Option<&proto::Route>) -> Result<Route, Malformed>
 
 pub fn log_id_to_wire(id: &RaftLogId) -> proto::LogId {
     let id = from_raft_log_id(id);
-    proto::LogId {
-        term: id.term.0,
-        leader: Some(replica_to_wire(id.leader)),
-        index: id.index.0,
-    }
+    proto::LogId { term: id.term.0, leader: Some(replica_to_wire(id.leader)), index: id.index.0 }
 }
 
 pub fn log_id_from_wire(id: &proto::LogId) -> Result<RaftLogId, Malformed> {

@@ -63,7 +63,8 @@ impl Cluster for ClusterService {
         let topologies = WatchStream::new(api.replicas.topology());
         let responses = topologies.filter_map(move |topology| {
             let topology = topology.map(|topology| api.topology_to_proto(&topology));
-            let response = topology.map(|topology| Ok(WatchTopologyResponse { topology: Some(topology) }));
+            let response =
+                topology.map(|topology| Ok(WatchTopologyResponse { topology: Some(topology) }));
             std::future::ready(response)
         });
         Ok(Response::new(Box::pin(responses)))

@@ -76,7 +76,10 @@ impl ClusterApi {
         }
         if !nodes.contains_key(&self.replicas.node()) {
             let own = self.replicas.node();
-            return Err(invalid("nodes", format!("nodes: the node that is asked, {own}, is not one of them")));
+            return Err(invalid(
+                "nodes",
+                format!("nodes: the node that is asked, {own}, is not one of them"),
+            ));
         }
         let groups = match request.groups {
             0 => 12.max(4 * count as u32),
@@ -93,9 +96,11 @@ impl ClusterApi {
     /// The id of a cluster whose making was cut off, or a new one; refused if a node belongs elsewhere.
     async fn free_cluster_id(&self, plan: &Plan) -> Result<ClusterId, ClusterError> {
         let begun = self.peers.introduction().cluster();
-        for (node, address) in plan.nodes.iter().filter(|(node, _)| **node != self.replicas.node()) {
+        for (node, address) in plan.nodes.iter().filter(|(node, _)| **node != self.replicas.node())
+        {
             let mut client = self.peers.client_at(*node, address)?;
-            let request = proto::StatusRequest { hello: Some(self.peers.introduction().hello(*node)) };
+            let request =
+                proto::StatusRequest { hello: Some(self.peers.introduction().hello(*node)) };
             let reply = client.status(request).await.map_err(|status| failed(*node, status))?;
             let theirs = reply.into_inner().cluster_id;
             let ours = begun.map(|cluster| cluster.0.to_be_bytes().to_vec()).unwrap_or_default();
@@ -142,7 +147,9 @@ impl ClusterApi {
             hello: Some(self.peers.introduction().hello(node)),
             cluster_id: bytes::Bytes::copy_from_slice(&adoption.cluster.0.to_be_bytes()),
             meta_incarnation: adoption.meta_incarnation.0,
-            peers: peers.map(|(node, address)| proto::PeerAddress { node: node.0, address }).collect(),
+            peers: peers
+                .map(|(node, address)| proto::PeerAddress { node: node.0, address })
+                .collect(),
         };
         let mut client = self.peers.client_at(node, address)?;
         let reply = client.adopt(request).await.map_err(|status| failed(node, status))?;
@@ -153,10 +160,8 @@ impl ClusterApi {
     async fn start_meta_group(&self, nodes: &[TopologyNode]) -> Result<(), ClusterError> {
         let meta = self.replicas.get(GroupId::META);
         let meta = meta.ok_or_else(|| ClusterError::Unavailable("no meta replica here".into()))?;
-        let replica = |node: &TopologyNode| ReplicaId {
-            node: node.id,
-            incarnation: node.meta_incarnation,
-        };
+        let replica =
+            |node: &TopologyNode| ReplicaId { node: node.id, incarnation: node.meta_incarnation };
         let voters: Vec<_> = nodes.iter().take(META_VOTERS_MAX).map(replica).collect();
         meta.initialize(voters).await.map_err(ClusterError::Unavailable)?;
         let deadline = Instant::now() + ACTIVATION_TIMEOUT;
@@ -172,7 +177,9 @@ impl ClusterApi {
     async fn wait_active(&self, deadline: Instant) -> Result<(), ClusterError> {
         let mut topology = self.replicas.topology();
         let active = topology.wait_for(|topology| {
-            topology.as_ref().is_some_and(|topology| topology.groups.iter().all(|group| group.active))
+            topology
+                .as_ref()
+                .is_some_and(|topology| topology.groups.iter().all(|group| group.active))
         });
         match tokio::time::timeout_at(deadline, active).await {
             Ok(Ok(_)) => Ok(()),
@@ -194,9 +201,9 @@ fn replication_factor(asked: u32, nodes: usize) -> Result<usize, ClusterError> {
             let max = limits::REPLICATION_FACTOR_MAX;
             Err(invalid(format!("replication_factor: {asked} is not odd and at most {max}")))
         }
-        asked if asked as usize > nodes => {
-            Err(invalid(format!("replication_factor: {asked} is above the number of nodes, {nodes}")))
-        }
+        asked if asked as usize > nodes => Err(invalid(format!(
+            "replication_factor: {asked} is above the number of nodes, {nodes}"
+        ))),
         asked => Ok(asked as usize),
     }
 }
@@ -206,7 +213,8 @@ fn same_cluster(topology: &Topology, plan: &Plan) -> Result<InitResponse, Cluste
     let there: BTreeSet<_> = topology.nodes.iter().map(|node| node.id).collect();
     let asked: BTreeSet<_> = plan.nodes.keys().copied().collect();
     if there != asked {
-        let message = format!("this node belongs to cluster {}, which has other nodes", topology.cluster);
+        let message =
+            format!("this node belongs to cluster {}, which has other nodes", topology.cluster);
         return Err(ClusterError::Refused(message));
     }
     Ok(InitResponse { cluster_id: topology.cluster.to_string(), created: false })
@@ -221,13 +229,7 @@ fn first_topology(cluster: ClusterId, nodes: Vec<TopologyNode>, plan: &Plan) -> 
         active: false,
         replicas: place(&nodes, at as usize, plan.replication_factor),
     });
-    Topology {
-        cluster,
-        version: 1,
-        feature_level: FEATURE_LEVEL,
-        groups: groups.collect(),
-        nodes,
-    }
+    Topology { cluster, version: 1, feature_level: FEATURE_LEVEL, groups: groups.collect(), nodes }
 }
 
 /// The replicas of a group: going round the nodes from another start for each group, zones that have none first.
@@ -244,11 +246,8 @@ fn place(nodes: &[TopologyNode], start: usize, count: usize) -> Vec<TopologyRepl
             None => break,
         }
     }
-    let replica = |node: &TopologyNode| TopologyReplica {
-        node: node.id,
-        incarnation: FIRST,
-        joining: false,
-    };
+    let replica =
+        |node: &TopologyNode| TopologyReplica { node: node.id, incarnation: FIRST, joining: false };
     chosen.into_iter().map(replica).collect()
 }
 
@@ -269,8 +268,9 @@ mod tests {
 
     #[test]
     fn replicas_go_to_distinct_nodes_and_zones_and_leaders_are_spread() {
-        let nodes: Vec<_> =
-            [(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "c")].map(|(id, zone)| node(id, zone)).into();
+        let nodes: Vec<_> = [(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "c")]
+            .map(|(id, zone)| node(id, zone))
+            .into();
         let mut leaders = BTreeMap::<NodeId, usize>::new();
         for group in 0..20 {
             let replicas = place(&nodes, group, 3);

@@ -32,7 +32,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    async fn tell(&self, group: GroupId, step: &str, applied: u64, target: u64) -> Result<(), ClusterError> {
+    async fn tell(
+        &self,
+        group: GroupId,
+        step: &str,
+        applied: u64,
+        target: u64,
+    ) -> Result<(), ClusterError> {
         let response = ReplaceResponse {
             group_id: group.0,
             step: step.to_owned(),
@@ -67,9 +73,13 @@ impl ClusterApi {
             self.change_topology(TopologyChange::UpdateNode(moved), step_deadline()).await?;
         }
         let groups: Vec<_> = std::iter::once(GroupId::META)
-            .chain(topology.groups.iter().filter(|group| {
-                group.replicas.iter().any(|replica| replica.node == node.id)
-            }).map(|group| group.id))
+            .chain(
+                topology
+                    .groups
+                    .iter()
+                    .filter(|group| group.replicas.iter().any(|replica| replica.node == node.id))
+                    .map(|group| group.id),
+            )
             .collect();
         let groups_total = groups.len() as u32;
         let mut progress = Progress { sender, groups_done: 0, groups_total };
@@ -91,11 +101,14 @@ impl ClusterApi {
         let status = self.replica_statuses(node).await?.remove(&group);
         let wanted = wanted_incarnation(self.known_topology()?.as_ref(), group, node)?;
         let standing = status.filter(|status| {
-            status.incarnation == wanted.0 && !["damaged", "missing", "stopped"].contains(&status.role.as_str())
+            status.incarnation == wanted.0
+                && !["damaged", "missing", "stopped"].contains(&status.role.as_str())
         });
         let replica = match standing {
             Some(status) if status.role != "learner" && !all => {
-                return progress.tell(group, "skipped", status.applied_index, status.applied_index).await;
+                return progress
+                    .tell(group, "skipped", status.applied_index, status.applied_index)
+                    .await;
             }
             // A learner is what an earlier attempt left: it goes on from there.
             Some(status) if status.role == "learner" => ReplicaId { node, incarnation: wanted },
@@ -173,7 +186,8 @@ impl ClusterApi {
                 stalled_at = Instant::now() + STEP_TIMEOUT;
             }
             if Instant::now() > stalled_at {
-                let message = format!("group {group}: the new replica makes no progress at index {applied}");
+                let message =
+                    format!("group {group}: the new replica makes no progress at index {applied}");
                 return Err(ClusterError::Unavailable(message));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -202,7 +216,11 @@ impl ClusterApi {
         };
         let status = NodeStatus::decode(encoded);
         let status = status.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
-        Ok(status.replicas.into_iter().map(|replica| (GroupId(replica.group_id), replica)).collect())
+        Ok(status
+            .replicas
+            .into_iter()
+            .map(|replica| (GroupId(replica.group_id), replica))
+            .collect())
     }
 
     async fn adopt_again(&self, replica: ReplicaId) -> Result<(), ClusterError> {
@@ -287,7 +305,8 @@ impl ClusterApi {
         let leads = |status: &&NodeStatus| {
             status.replicas.iter().any(|r| r.group_id == group.0 && r.role == "leader")
         };
-        let leader = statuses.iter().find(leads).and_then(|status| u32::try_from(status.node_id).ok());
+        let leader =
+            statuses.iter().find(leads).and_then(|status| u32::try_from(status.node_id).ok());
         let none = || ClusterError::Unavailable(format!("group {group} has no leader"));
         leader.map(NodeId).ok_or_else(none)
     }
@@ -329,5 +348,7 @@ fn wanted_incarnation(
         let replica = group.and_then(|g| g.replicas.iter().find(|replica| replica.node == node));
         replica.map(|replica| replica.incarnation)
     };
-    found.ok_or_else(|| ClusterError::Refused(format!("group {group} has no replica on node {node}")))
+    found.ok_or_else(|| {
+        ClusterError::Refused(format!("group {group} has no replica on node {node}"))
+    })
 }

@@ -1,5 +1,10 @@
 //! The engine on RocksDB. Nothing outside this folder names the crate, and no thread is started elsewhere.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "threads for blocking work start here and nowhere else"
+)]
+
 mod options;
 mod staging;
 mod view;

@@ -1,5 +1,7 @@
 //! Reading, of the present state and of a pinned one.
 
+#![allow(clippy::mem_forget, reason = "what self_cell generates")]
+
 use std::sync::Arc;
 
 use bytes::Bytes;
