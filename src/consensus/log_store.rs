@@ -342,13 +342,15 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn truncate_after(&mut self, last_log_id: Option<RaftLogId>) -> io::Result<()> {
         let group = self.shared.group;
-        let end = last_log_id.map_or(0, |last| last.index + 1);
-        {
+        let (last, end) = {
             let mut state = self.state();
+            let last = state.last.min(last_log_id);
+            let end = last.map_or(0, |last| last.index + 1);
             state.tail.truncate_from(end);
-            state.last = last_log_id;
-        }
-        let after = last_log_id.as_ref().map(from_raft_log_id);
+            state.last = last;
+            (last, end)
+        };
+        let after = last.as_ref().map(from_raft_log_id);
         self.write_and_wait(|done| LogWrite::Truncate { group, after, done }).await?;
         // Appends before the truncation may have been synced meanwhile, with indexes that are free again now.
         self.state().tail.unsynced_from = end;

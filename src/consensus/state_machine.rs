@@ -260,7 +260,12 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         let SnapshotData::Received(staged) = snapshot else {
             return Ok(()); // The state that is already here.
         };
-        let row = offload_install(&self.applied, staged).await?;
+        let applied = self.applied.clone();
+        let installed = offload(&self.applied, move || {
+            let replica = applied.replica();
+            install::install(applied.engine.as_ref(), applied.group, replica, *staged)
+        });
+        let row = installed.await?.map_err(io::Error::other)?;
         let mark = DurableMark { applied: row.applied, membership: row.membership.clone() };
         let index = row.applied.map(|id| id.index);
         *self.applied.lock_row() = row;
@@ -281,9 +286,19 @@ type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
+    /// Answers from the durable mark; where nothing is durable yet, makes what is applied durable first.
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
-        durable_snapshot(&self.applied)
-            .ok_or_else(|| io::Error::other("nothing of this replica's state is durable yet"))
+        if let Some(snapshot) = durable_snapshot(&self.applied) {
+            return Ok(snapshot);
+        }
+        let mark = self.applied.live_mark();
+        let engine = self.applied.engine.clone();
+        offload(&self.applied, move || engine.flush()).await?.map_err(io::Error::other)?;
+        self.applied.raise_durable(mark);
+        Ok(durable_snapshot(&self.applied).unwrap_or_else(|| RaftSnapshot {
+            meta: RaftSnapshotMeta::default(),
+            snapshot: SnapshotData::Durable,
+        }))
     }
 }
 
@@ -298,20 +313,12 @@ fn durable_snapshot(applied: &Applied) -> Option<RaftSnapshot> {
     Some(RaftSnapshot { meta, snapshot: SnapshotData::Durable })
 }
 
-/// Brings a received snapshot in, on a thread where waiting for the disk blocks nobody.
-async fn offload_install(
-    applied: &Arc<Applied>,
-    staged: Box<install::StagedSnapshot>,
-) -> io::Result<GroupRow> {
+/// Runs what waits for the disk on a thread where that blocks nobody.
+async fn offload<T: Send + 'static>(
+    applied: &Applied,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let shared = applied.clone();
-    applied.engine.offload(Box::new(move || {
-        let replica = shared.replica();
-        let result = install::install(shared.engine.as_ref(), shared.group, replica, *staged);
-        drop(sender.send(result));
-    }));
-    match receiver.await {
-        Ok(result) => result.map_err(io::Error::other),
-        Err(_) => Err(io::Error::other("the install was abandoned")),
-    }
+    applied.engine.offload(Box::new(move || drop(sender.send(job()))));
+    receiver.await.map_err(|_| io::Error::other("a job on the disk was abandoned"))
 }

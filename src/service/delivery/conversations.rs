@@ -195,7 +195,7 @@ mod tests {
         conversations.insert_local("a".into(), None, || {
             Task::spawn(async move {
                 let _held = held;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             })
         });
         drop(conversations);

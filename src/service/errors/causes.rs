@@ -112,6 +112,27 @@ impl From<AppendRefusal> for CallError {
     }
 }
 
+impl From<ClusterError> for CallError {
+    fn from(error: ClusterError) -> CallError {
+        match error {
+            ClusterError::Invalid { field, message } => {
+                CallError::new(Code::InvalidArgument, reason::INVALID_FIELD, message)
+                    .with("field", field)
+            }
+            ClusterError::Refused(message) => {
+                CallError::new(Code::FailedPrecondition, reason::CLUSTER_REFUSED, message)
+            }
+            ClusterError::Unavailable(message) => {
+                let mut error =
+                    CallError::unavailable(reason::CLUSTER_UNAVAILABLE, message, RETRY_LATER);
+                // Steps that were made stay made; asking again goes on from there.
+                error.may_have_taken_effect = true;
+                error
+            }
+        }
+    }
+}
+
 fn joined(seqs: &[Seq]) -> String {
     seqs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
@@ -234,26 +255,5 @@ mod tests {
         assert_eq!(error.metadata("field"), Some("payload"));
         assert_eq!(error.metadata("limit"), Some("10"));
         assert_eq!(error.metadata("message_index"), Some("2"));
-    }
-}
-
-impl From<ClusterError> for CallError {
-    fn from(error: ClusterError) -> CallError {
-        match error {
-            ClusterError::Invalid { field, message } => {
-                CallError::new(Code::InvalidArgument, reason::INVALID_FIELD, message)
-                    .with("field", field)
-            }
-            ClusterError::Refused(message) => {
-                CallError::new(Code::FailedPrecondition, reason::CLUSTER_REFUSED, message)
-            }
-            ClusterError::Unavailable(message) => {
-                let mut error =
-                    CallError::unavailable(reason::CLUSTER_UNAVAILABLE, message, RETRY_LATER);
-                // Steps that were made stay made; asking again goes on from there.
-                error.may_have_taken_effect = true;
-                error
-            }
-        }
     }
 }

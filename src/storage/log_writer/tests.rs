@@ -180,11 +180,14 @@ async fn an_append_alone_does_not_touch_the_watermark_until_a_second_has_passed(
     assert_eq!(fixture.file.replaced(), after, "an idle node writes nothing");
 }
 
+/// What the file said, and how many entries the log held.
+type Sightings = Arc<Mutex<Vec<(Option<LogId>, usize)>>>;
+
 /// A file that notes, with each replacement, which entries the log held at that moment.
 struct SpyFile {
     file: MemoryFile,
     disk: MemoryDisk,
-    seen: Arc<Mutex<Vec<(Option<LogId>, usize)>>>,
+    seen: Sightings,
 }
 
 impl SmallFile for SpyFile {
