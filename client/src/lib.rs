@@ -54,6 +54,8 @@ pub use topology_watch::TopologyWatch;
 /// Generated from `proto/quorate/v1`.
 pub mod proto {
     #![allow(missing_docs, reason = "the proto files document every message and field")]
+    #![allow(unused_qualifications, reason = "generated code")]
+    #![allow(clippy::allow_attributes_without_reason, reason = "generated code")]
     #![allow(clippy::all, clippy::pedantic, reason = "generated code")]
     tonic::include_proto!("quorate.v1");
 

@@ -165,8 +165,7 @@ impl Lane {
     }
 
     /// Fails the first with this error and the others behind it.
-    pub fn break_off(&mut self, error: Error) {
-        let cause = error.clone();
+    pub fn break_off(&mut self, cause: Error) {
         for (place, mut pending) in self.queue.drain(..).enumerate() {
             pending.uncertain |= place < self.sent && cause.may_have_taken_effect();
             match place {

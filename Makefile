@@ -1,0 +1,49 @@
+# `make demo` and `make test` need Rust, a C++ compiler and make, and bring the rest themselves.
+
+# Outside the clone, so that a fresh clone does not compile RocksDB again. One directory and one profile for all
+# targets, so that it is compiled once.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/quorate/target
+
+CARGO ?= cargo
+QUORATE = $(CARGO_TARGET_DIR)/debug/quorate
+
+# What is handed to the subcommand: make demo ARGS='--messages 5000', make demo FILE=chat.ndjson
+ARGS ?=
+FILE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo dev test bench lint fmt clean
+
+help: ## Lists what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nThe first build compiles RocksDB: about 10 minutes on two cores, once.\n'
+	@printf 'Build output: %s\n' '$(CARGO_TARGET_DIR)'
+
+setup: ## Installs libclang if it is missing
+	@.ci/setup
+
+build: setup ## Builds the binary
+	@$(CARGO) build --locked --workspace --bins
+	@printf 'Built %s\n' '$(QUORATE)'
+
+demo: build ## Three nodes, real chat, a killed leader, and the count of what was lost (FILE=chat.ndjson for yours)
+	@'$(QUORATE)' demo $(if $(FILE),--file '$(FILE)') $(ARGS)
+
+dev: build ## Leaves a three-node cluster running and says what to type next
+	@'$(QUORATE)' dev $(ARGS)
+
+test: setup ## Runs every test
+	$(CARGO) test --locked --workspace $(ARGS)
+
+bench: build ## Measures a cluster on this machine (development profile: for comparison, not for publication)
+	@'$(QUORATE)' bench $(ARGS)
+
+lint: setup ## Formatting and lints, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## Formats the source
+	$(CARGO) fmt --all
+
+clean: ## Removes the product's own build output, and keeps RocksDB
+	$(CARGO) clean -p quorate -p quorate-client

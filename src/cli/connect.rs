@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use quorate_client::proto::cluster_client::ClusterClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+/// Longest wait for one connection; a node that is there answers at once.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a subcommand reaches the cluster.
+#[derive(Clone, Debug, Args)]
+pub struct ConnectArgs {
+    /// Client addresses of some nodes, host:port; the first that answers is used
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        env = "QUORATE_ENDPOINTS",
+        default_value = "127.0.0.1:7101"
+    )]
+    pub endpoints: Vec<String>,
+
+    /// How long a call may take, such as 500ms, 10s or 1m
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+impl ConnectArgs {
+    /// The `Cluster` service of the first endpoint that answers.
+    pub async fn cluster(&self) -> anyhow::Result<ClusterClient<Channel>> {
+        let mut failures = Vec::new();
+        for address in &self.endpoints {
+            match connect(address).await {
+                Ok(client) => return Ok(client),
+                Err(error) => failures.push(format!("{address}: {}", root_cause(&error))),
+            }
+        }
+        bail!(
+            "no node could be reached ({}); is it running, and is --endpoints right?",
+            failures.join("; ")
+        )
+    }
+
+    /// Waits for a call, no longer than `--timeout`.
+    pub async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> anyhow::Result<T> {
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(result) => result.map(tonic::Response::into_inner).map_err(|s| refusal(&s)),
+            Err(_) => bail!("no answer within {:?} (--timeout)", self.timeout),
+        }
+    }
+}
+
+/// The `Cluster` service of one node.
+pub(super) async fn connect(address: &str) -> anyhow::Result<ClusterClient<Channel>> {
+    let uri = match address.contains("://") {
+        true => address.to_owned(),
+        false => format!("http://{address}"),
+    };
+    let endpoint =
+        Endpoint::from_shared(uri).with_context(|| format!("{address:?} is not host:port"))?;
+    Ok(ClusterClient::new(endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await?))
+}
+
+/// What a node said when it refused, as an error for people.
+pub(super) fn refusal(status: &Status) -> anyhow::Error {
+    let code = status.code();
+    match status.message() {
+        "" => anyhow!("{}", code.description()),
+        message if code == Code::Unknown => anyhow!("{message}"),
+        message => anyhow!("{message} ({code:?})"),
+    }
+}
+
+/// tonic's "transport error" says nothing; what the operating system said does.
+fn root_cause(error: &anyhow::Error) -> String {
+    error.root_cause().to_string()
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| format!("{text:?} is not a duration such as 500ms or 10s"))?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("it must be above zero".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("1m"), Ok(Duration::from_secs(60)));
+        for wrong in ["10", "", "0s", "-1s", "soon"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_does_not_answer_is_named_with_its_reason() {
+        let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let args = ConnectArgs {
+            endpoints: vec![unused.to_string(), "not an address".to_owned()],
+            timeout: Duration::from_secs(1),
+        };
+        let error = args.cluster().await.unwrap_err().to_string();
+        assert!(error.contains(&format!("{unused}: Connection refused")), "{error}");
+        assert!(error.contains("not an address: "), "{error}");
+    }
+}

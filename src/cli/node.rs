@@ -1,0 +1,143 @@
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use quorate_client::proto::{ReplaceRequest, ReplaceResponse};
+use serde_json::json;
+
+use super::connect::refusal;
+use super::{ConnectArgs, Output};
+
+/// Work on one node of the cluster
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    Replace(ReplaceArgs),
+}
+
+/// Make the replicas of a wiped or damaged node anew, from their peers
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quorate node replace 2
+  quorate node replace 2 --peer-address 10.0.0.9:7201
+  quorate node replace 2 --output json
+
+The node has to run, with an empty or a damaged data directory. Each of its replicas is removed from its group, added
+again as a learner, and made a voter once it has caught up; the cluster serves meanwhile. Interrupted, the same
+command takes the work up again.")]
+pub struct ReplaceArgs {
+    /// The node_id of the node
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    node_id: u64,
+
+    /// Where the node now listens for peers, if that has changed
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_address: Option<String>,
+
+    /// Replace replicas that are healthy, too
+    #[arg(long)]
+    all: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+pub(super) async fn run(command: NodeCommand, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        NodeCommand::Replace(args) => replace(args, output).await,
+    }
+}
+
+async fn replace(args: ReplaceArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let mut cluster = args.connect.cluster().await?;
+    let request = ReplaceRequest {
+        node_id: args.node_id,
+        peer_address: args.peer_address.clone().unwrap_or_default(),
+        all: args.all,
+    };
+    let mut steps = args
+        .connect
+        .within(cluster.replace(request))
+        .await
+        .with_context(|| format!("node {} was not replaced", args.node_id))?;
+    let mut progress = Progress::begin(output);
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    loop {
+        let step = tokio::select! {
+            step = steps.message() => step,
+            _ = &mut interrupted => bail!("interrupted; the same command takes the work up again"),
+        };
+        match step {
+            Ok(Some(step)) => progress.step(&step)?,
+            Ok(None) => break,
+            Err(status) => {
+                let error = refusal(&status);
+                return Err(error.context(format!("node {} is not fully replaced", args.node_id)));
+            }
+        }
+    }
+    progress.end(args.node_id)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar for people, a line for each step for programs.
+struct Progress {
+    output: Output,
+    bar: ProgressBar,
+    done: u32,
+}
+
+impl Progress {
+    fn begin(output: Output) -> Progress {
+        let bar = match output {
+            Output::Text => ProgressBar::new(0),
+            Output::Json => ProgressBar::hidden(),
+        };
+        let template = "{bar:30} {pos}/{len} replicas  {msg}";
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+        Progress { output, bar, done: 0 }
+    }
+
+    fn step(&mut self, step: &ReplaceResponse) -> anyhow::Result<()> {
+        self.done = step.groups_done;
+        self.bar.set_length(step.groups_total.into());
+        self.bar.set_position(step.groups_done.into());
+        let group = match step.group_id {
+            0 => "meta group".to_owned(),
+            group => format!("group {group}"),
+        };
+        self.bar.set_message(match step.step.as_str() {
+            "catching_up" => {
+                format!("{group}: entry {} of {}", step.applied_index, step.target_index)
+            }
+            other => format!("{group}: {}", other.replace('_', " ")),
+        });
+        if self.output == Output::Json {
+            let line = || {
+                json!({
+                    "group_id": step.group_id,
+                    "step": step.step,
+                    "applied_index": step.applied_index,
+                    "target_index": step.target_index,
+                    "groups_done": step.groups_done,
+                    "groups_total": step.groups_total,
+                })
+            };
+            self.output.print(String::new, line)?;
+        }
+        Ok(())
+    }
+
+    fn end(self, node: u64) -> anyhow::Result<()> {
+        self.bar.finish_and_clear();
+        let text = || match self.done {
+            0 => format!("nothing to replace: the replicas of node {node} are healthy"),
+            count => format!("node {node}: {count} replicas made anew\nnext: quorate status"),
+        };
+        let json = || json!({ "node_id": node, "complete": true, "groups_done": self.done });
+        self.output.print(text, json)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
+
+use super::Output;
+use crate::server::{Config, config, logging, shutdown};
+
+/// Run one node
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quorate serve --config cluster-configs/one-node.toml
+  quorate serve --config node.toml --check-config
+  QUORATE_NODE_ID=2 QUORATE_DATA_DIR=/data quorate serve
+
+Every key can be overridden by a variable: QUORATE_RAFT__HEARTBEAT_INTERVAL_MS=200
+SIGINT or SIGTERM stops the node; a second one stops it at once. Neither loses anything.")]
+pub struct ServeArgs {
+    /// Configuration file; without one, QUORATE_… variables and defaults
+    #[arg(long, value_name = "FILE", env = "QUORATE_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Check the configuration and do nothing else
+    #[arg(long)]
+    check_config: bool,
+
+    /// Stop when standard input ends: a node that another process started must not outlive it
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+pub(super) async fn run(args: ServeArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.config.as_deref())?;
+    if args.check_config {
+        output.print(|| summary(&config), || summary_json(&config))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    logging::begin(&config.log)?;
+    let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+    if args.stop_with_stdin {
+        tokio::spawn(cancel_at_end_of_input(shutdown.clone()));
+    }
+    crate::server::run(config, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn cancel_at_end_of_input(shutdown: CancellationToken) {
+    let mut ignored = [0; 64];
+    let mut input = tokio::io::stdin();
+    while matches!(input.read(&mut ignored).await, Ok(1..)) {}
+    tracing::info!("standard input has ended: stopping");
+    shutdown.cancel();
+}
+
+fn summary(config: &Config) -> String {
+    let listener = |listener: &config::Listener| match listener.advertised() {
+        advertised if advertised == listener.listen.to_string() => advertised,
+        advertised => format!("{} (advertised as {advertised})", listener.listen),
+    };
+    format!(
+        "valid: node {}\n  data    {}\n  client  {}\n  peer    {}\n  http    {}\n",
+        config.node_id,
+        config.data_dir.display(),
+        listener(&config.client),
+        listener(&config.peer),
+        listener(&config.http),
+    )
+}
+
+fn summary_json(config: &Config) -> serde_json::Value {
+    let listener = |listener: &config::Listener| serde_json::json!({ "listen": listener.listen, "advertise": listener.advertised() });
+    serde_json::json!({
+        "valid": true,
+        "node_id": config.node_id.0,
+        "zone": config.zone,
+        "data_dir": config.data_dir,
+        "client": listener(&config.client),
+        "peer": listener(&config.peer),
+        "http": listener(&config.http),
+    })
+}

@@ -1,0 +1,153 @@
+use std::io::Write;
+
+use super::*;
+
+const LEAST: &str = "node_id = 1\ndata_dir = \"data\"\n";
+
+fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    Config::load_with(Some(file.path()), variables)
+        .map_err(|error| error.to_string().replace(&file.path().display().to_string(), "FILE"))
+}
+
+fn refusal(text: &str, variables: &[(&str, &str)]) -> String {
+    load(text, variables).expect_err("the configuration is wrong")
+}
+
+#[test]
+fn two_keys_are_enough_on_one_machine() {
+    let config = load(LEAST, &[]).unwrap();
+    assert_eq!(config.node_id, NodeId(1));
+    assert_eq!(config.client.advertised(), "127.0.0.1:7101");
+    assert_eq!(config.log.format, LogFormat::Text);
+}
+
+#[test]
+fn the_environment_alone_is_enough_in_a_container() {
+    let variables = [
+        ("QUORATE_NODE_ID", "7"),
+        ("QUORATE_DATA_DIR", "/data"),
+        ("QUORATE_CLIENT__LISTEN", "0.0.0.0:7101"),
+        ("QUORATE_CLIENT__ADVERTISE", "seven.example:7101"),
+        ("QUORATE_CLIENT__INSECURE", "true"),
+        ("QUORATE_RAFT__HEARTBEAT_INTERVAL_MS", "50"),
+        ("QUORATE_ZONE", "\"2\""),
+        ("PATH", "/bin"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = Config::load_with(None, variables).unwrap();
+    assert_eq!(config.node_id, NodeId(7));
+    assert_eq!(config.client.advertised(), "seven.example:7101");
+    assert_eq!(config.raft.heartbeat_interval_ms, 50);
+    assert_eq!(config.zone, "2");
+}
+
+#[test]
+fn a_variable_wins_over_the_file_and_is_named_when_it_is_wrong() {
+    let config = load(LEAST, &[("QUORATE_NODE_ID", "3")]).unwrap();
+    assert_eq!(config.node_id, NodeId(3));
+    let refusals = [
+        (
+            ("QUORATE_NODE_ID", "three"),
+            "environment variable QUORATE_NODE_ID: node_id: invalid type",
+        ),
+        (("QUORATE_NODE_ID", "0"), "environment variable QUORATE_NODE_ID: node_id: node ids count"),
+        (("QUORATE_NODEID", "3"), "environment variable QUORATE_NODEID: nodeid: unknown field"),
+        (
+            ("QUORATE_NODE_ID__X", "3"),
+            "environment variable QUORATE_NODE_ID__X: node_id.x: part of",
+        ),
+        (("QUORATE_RAFT__X", "3"), "environment variable QUORATE_RAFT__X: raft.x: unknown field"),
+    ];
+    for (variable, expected) in refusals {
+        let refusal = refusal(LEAST, &[variable]);
+        assert!(refusal.starts_with(expected), "{refusal}");
+    }
+}
+
+#[test]
+fn what_a_container_platform_or_the_command_line_sets_is_no_configuration() {
+    let foreign = [
+        ("QUORATE_SERVICE_HOST", "10.0.0.1"),
+        ("QUORATE_CLIENT_SERVICE_PORT", "7101"),
+        ("QUORATE_CLIENT_PORT_7101_TCP_ADDR", "10.0.0.1"),
+        ("QUORATE_PORT", "tcp://10.0.0.1:7101"),
+        ("QUORATE_ENDPOINTS", "127.0.0.1:7101"),
+    ];
+    load(LEAST, &foreign).unwrap();
+}
+
+#[test]
+fn every_mistake_is_named_with_its_key_and_line() {
+    let cases = [
+        ("[raft]\nheartbeat = 5\n", "FILE line 4: raft.heartbeat: unknown field `heartbeat`"),
+        ("nodes = 3\n", "FILE line 3: nodes: unknown field `nodes`"),
+        ("zone = 3\n", "FILE line 3: zone: invalid type: integer `3`, expected a string"),
+        ("zone = \"a\n", "FILE line 3: invalid basic string, expected `\"`: `zone = \"a`"),
+        ("node_id = 2\n", "FILE line 3: duplicate key: `node_id = 2`"),
+        (
+            "[client]\nlisten = \"127.0.0.1:70000\"\n",
+            "FILE line 4: client.listen: \"127.0.0.1:70000\" cannot",
+        ),
+        (
+            "[client]\nlisten = \"127.0.0.1:0\"\n",
+            "FILE line 4: client.listen: the port must be 1 to 65535",
+        ),
+        (
+            "[client]\nlisten = \"localhost:7101\"\n",
+            "FILE line 4: client.listen: \"localhost:7101\" cannot",
+        ),
+        ("[client]\ninsecure = true\n", "FILE line 3: client: missing field `listen`"),
+        (
+            "[peer]\nlisten = \"10.0.0.1:7201\"\n",
+            "FILE line 4: peer.listen: 10.0.0.1:7201 is not loopback",
+        ),
+        (
+            "[http]\ninsecure = true\nlisten = \"0.0.0.0:7301\"\n",
+            "FILE line 5: http.listen: nobody can be told",
+        ),
+        (
+            "[peer]\nlisten = \"127.0.0.1:7201\"\nadvertise = \"here\"\n",
+            "FILE line 5: peer.advertise: \"here\" is not host:port: it has no port",
+        ),
+        (
+            "[peer]\nlisten = \"127.0.0.1:7201\"\ntls = { cert = \"c\", key = \"k\", ca = \"a\" }\n",
+            "FILE line 5: peer.tls: TLS is not supported yet",
+        ),
+        (
+            "[raft]\nheartbeat_interval_ms = 5\n",
+            "FILE line 4: raft.heartbeat_interval_ms: 5 is out",
+        ),
+        (
+            "[raft]\nelection_timeout_min_ms = 299\n",
+            "FILE line 4: raft.election_timeout_min_ms: 299 is too short: at least 3 × \
+             heartbeat_interval_ms = 300",
+        ),
+        (
+            "[raft]\nelection_timeout_min_ms = 1000\n",
+            "FILE: raft.election_timeout_max_ms: 1000 must be above election_timeout_min_ms = 1000",
+        ),
+        (
+            "[storage]\ndisk_soft_free_bytes = 1\n",
+            "FILE line 4: storage.disk_soft_free_bytes: 1 must",
+        ),
+        ("[storage]\nballast_bytes = -1\n", "FILE line 4: storage.ballast_bytes: invalid value"),
+        ("[limits]\ndedup_horizon_days = 0\n", "FILE line 4: limits.dedup_horizon_days: 0 is out"),
+        ("[log]\nformat = \"xml\"\n", "FILE line 4: log.format: unknown variant `xml`"),
+        ("[log]\nfilter = \"quorate=loud\"\n", "FILE line 4: log.filter: not a log filter"),
+    ];
+    for (addition, expected) in cases {
+        let refusal = refusal(&format!("{LEAST}{addition}"), &[]);
+        assert!(refusal.starts_with(expected), "{refusal}\nexpected: {expected}");
+        assert!(!refusal.contains('\n'), "{refusal}");
+    }
+}
+
+#[test]
+fn a_missing_key_and_a_missing_file_are_named() {
+    assert_eq!(refusal("data_dir = \"data\"\n", &[]), "FILE: missing field `node_id`");
+    let error = Config::load_with(Some(Path::new("/no/such/file.toml")), []).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read the configuration file /no/such/file.toml");
+}

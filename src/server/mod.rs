@@ -1,0 +1,22 @@
+//! Floor 6: configuration, the one wall clock, metrics, HTTP, shutdown, and the wiring of the floors below.
+
+mod clock;
+pub mod config;
+mod dedup_floor;
+mod disk;
+mod http;
+/// What the process writes to standard error.
+pub mod logging;
+mod metrics;
+mod node;
+mod observers;
+mod operations;
+mod placement;
+/// How a process is asked to stop.
+pub mod shutdown;
+
+pub use clock::SystemClock;
+pub use config::Config;
+pub use http::{Readiness, serve as serve_http};
+pub use metrics::{Metrics, ProposalOutcome, Queue};
+pub use node::run;
