@@ -27,22 +27,28 @@ mod channels;
 mod client;
 mod cluster;
 mod error;
+mod feed;
+mod follow;
 mod message;
 mod options;
 mod read;
 pub mod reason;
 mod router;
 mod session;
+mod subscribe;
 mod topology;
 mod topology_watch;
 
 pub use client::Client;
 pub use cluster::Replacement;
 pub use error::Error;
+pub use feed::Delivery;
+pub use follow::Follow;
 pub use message::{Append, NewMessage};
 pub use options::{ClientOptions, Routing};
 pub use read::{Consistency, Page, Read, Start};
 pub use session::{AppendHandle, Session, SessionOptions};
+pub use subscribe::{Credit, Subscription};
 pub use topology_watch::TopologyWatch;
 
 /// Generated from `proto/quorate/v1`.
