@@ -16,6 +16,8 @@ use super::chat::Line;
 
 /// Appends of one session without an outcome.
 const IN_FLIGHT_MAX: usize = 2_048;
+/// An hour: above whatever an append may take.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
 const TICK: Duration = Duration::from_millis(10);
 
 /// What was sent and what was acknowledged.
@@ -61,7 +63,7 @@ impl Load {
         let (count, counted) = watch::channel(0);
         let acknowledgements = Arc::new(Mutex::new(Acknowledgements {
             seqs: BTreeMap::new(),
-            latency_us: Histogram::new(3)?,
+            latency_us: Histogram::new_with_max(LATENCY_US_MAX, 3)?,
             last: Instant::now(),
             longest_pause: Duration::ZERO,
             count,

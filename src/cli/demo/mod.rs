@@ -82,7 +82,7 @@ async fn play(
             eprintln!("{what}");
         }
     };
-    let victim = busy_leader(&clients[0], &lines).await?;
+    let victim = busy_leader(cluster, &lines).await?;
     say(format!("sending {} messages through all {NODES} nodes, {rate} a second", lines.len()));
     let total = lines.len();
     let load = Load::start(&clients, lines, rate, quiet)?;
@@ -121,7 +121,10 @@ async fn clients(cluster: &LocalCluster) -> anyhow::Result<Vec<Client>> {
 }
 
 /// The node that leads the group with the most of these messages.
-async fn busy_leader(client: &Client, lines: &[Line]) -> anyhow::Result<u32> {
+async fn busy_leader(cluster: &LocalCluster, lines: &[Line]) -> anyhow::Result<u32> {
+    let endpoints = cluster.endpoints().into_iter().map(|address| format!("http://{address}"));
+    // Only a client that goes to leaders itself keeps the topology.
+    let client = Client::connect(ClientOptions::new(endpoints)).await?;
     let mut messages = std::collections::BTreeMap::<u64, usize>::new();
     for line in lines {
         if let Some(group) = client.group_of(&line.conversation) {
