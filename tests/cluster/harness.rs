@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use quorate::cli::{LocalCluster, LocalClusterOptions};
 use quorate::log::invariants;
+use quorate::server::SystemClock;
 use quorate::storage::ReadOnlyStorage;
+use quorate::types::Clock;
 use quorate_client::proto::Message;
 use quorate_client::{
     Append, Client, ClientOptions, Consistency, NewMessage, Read, Routing, SessionOptions, Start,
@@ -225,8 +227,8 @@ impl Chat {
         for line in &lines {
             by_conversation.entry(line.conversation.clone()).or_default().push(line.clone());
         }
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Chat { lines, by_conversation, issued_at_us: now.as_micros() as u64 }
+        let issued_at_us = SystemClock.now().0;
+        Chat { lines, by_conversation, issued_at_us }
     }
 
     pub fn len(&self) -> usize {
