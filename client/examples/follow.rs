@@ -17,7 +17,7 @@ async fn main() -> Result<(), quorate_client::Error> {
             }
             Delivery::CaughtUp { next_seq, .. } => println!("-- live from seq {next_seq} --"),
             Delivery::Gap { from_seq, to_seq, .. } => {
-                println!("-- {from_seq}..{to_seq} is gone --")
+                println!("-- {from_seq}..{to_seq} is gone --");
             }
             _ => {}
         }
