@@ -139,6 +139,8 @@ pub enum SnapshotData {
 /// Builds nothing: the applied state is the snapshot.
 pub struct SnapshotBuilder {
     applied: Arc<Applied>,
+    /// Makes what is applied durable first.
+    of_now: bool,
 }
 
 impl GroupStateMachine {
@@ -248,8 +250,13 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         Ok(())
     }
 
+    /// openraft itself never forces one: a forced one is made of what is applied now, any other of what is durable.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        Some(SnapshotBuilder { applied: self.applied.clone(), of_now: force })
+    }
+
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { applied: self.applied.clone() }
+        SnapshotBuilder { applied: self.applied.clone(), of_now: true }
     }
 
     async fn install_snapshot(
@@ -286,9 +293,10 @@ type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
-    /// Answers from the durable mark; where nothing is durable yet, makes what is applied durable first.
+    /// Answers from the durable mark; where it is asked to, or nothing is durable yet, makes what is applied durable
+    /// first.
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
-        if let Some(snapshot) = durable_snapshot(&self.applied) {
+        if let Some(snapshot) = durable_snapshot(&self.applied).filter(|_| !self.of_now) {
             return Ok(snapshot);
         }
         let mark = self.applied.live_mark();
