@@ -37,10 +37,6 @@ pub(super) enum Responses {
 }
 
 /// What the stream is doing.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one for each stream, and it is nearly always live"
-)]
 pub(super) enum Upstream {
     /// Nothing is to be carried.
     Idle,
