@@ -3,6 +3,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use quorate_client::proto::cluster_client::ClusterClient;
+use quorate_client::{Client, ClientOptions, Routing};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -41,6 +42,18 @@ impl ConnectArgs {
             "no node could be reached ({}); is it running, and is --endpoints right?",
             failures.join("; ")
         )
+    }
+
+    /// A client that goes to the leaders itself, whose calls take no longer than `--timeout`.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        self.client_routed(Routing::Leader).await
+    }
+
+    /// As [`ConnectArgs::client`], with a choice of who finds the leader.
+    pub async fn client_routed(&self, routing: Routing) -> anyhow::Result<Client> {
+        let options =
+            ClientOptions::new(&self.endpoints).routing(routing).request_timeout(self.timeout);
+        Client::connect(options).await.context("no node could be reached")
     }
 
     /// Waits for a call, no longer than `--timeout`.

@@ -1,6 +1,7 @@
 //! Floor 7: the command line. Each subcommand is a file with its arguments and `run`; what an operator does goes
 //! through the `Cluster` service, like any other client.
 
+mod check;
 mod connect;
 mod demo;
 mod dev;
@@ -8,7 +9,9 @@ mod health;
 mod init;
 mod local_cluster;
 mod node;
+mod outcome;
 mod output;
+mod read;
 mod serve;
 mod status;
 
@@ -53,6 +56,9 @@ enum Command {
     Dev(dev::DevArgs),
     Demo(demo::DemoArgs),
     Status(status::StatusArgs),
+    Read(read::ReadArgs),
+    Outcome(outcome::OutcomeArgs),
+    Check(check::CheckArgs),
     #[command(subcommand)]
     Node(node::NodeCommand),
 }
@@ -79,6 +85,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Status(args) => status::run(args, output).await,
+        Command::Read(args) => read::run(args, output).await,
+        Command::Outcome(args) => outcome::run(args, output).await,
+        Command::Check(args) => check::run(args, output).await,
         Command::Node(command) => node::run(command, output).await,
     }
 }
