@@ -8,6 +8,8 @@ use tonic::{Request, Response, Status};
 use crate::backoff::Backoff;
 use crate::channels::{self, Channels};
 use crate::error::Effect;
+use crate::proto::cluster_client::ClusterClient;
+use crate::proto::message_log_client::MessageLogClient;
 use crate::router::{Destination, Router, Target};
 use crate::topology_watch::{self, AbortOnDrop, TopologyWatch};
 use crate::{Append, ClientOptions, Error, message, proto};
@@ -32,11 +34,21 @@ pub(crate) struct Shared {
 
 /// One attempt of a call.
 pub(crate) struct Attempt {
-    pub channel: Channel,
+    channel: Channel,
     timeout: Duration,
 }
 
 impl Attempt {
+    /// The message log service of the node.
+    pub fn log(self) -> MessageLogClient<Channel> {
+        channels::message_log(self.channel)
+    }
+
+    /// The cluster service of the node.
+    pub fn cluster(self) -> ClusterClient<Channel> {
+        channels::cluster(self.channel)
+    }
+
     /// The request with the deadline that the server is to keep.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
@@ -94,9 +106,9 @@ impl Client {
     pub async fn append(&self, append: Append) -> Result<proto::AppendResponse, Error> {
         let request = append.seal(message::now_us());
         let destination = Destination::LeaderOf(&request.conversation);
-        self.call(destination, Effect::Possible, async |attempt| {
-            let mut log = channels::message_log(attempt.channel.clone());
-            log.append(attempt.request(request.clone())).await.map(Response::into_inner)
+        self.call(destination, Effect::Possible, |attempt| {
+            let request = attempt.request(request.clone());
+            async move { attempt.log().append(request).await }
         })
         .await
     }
@@ -114,35 +126,45 @@ impl Client {
         request: proto::GetOutcomeRequest,
     ) -> Result<proto::GetOutcomeResponse, Error> {
         let effect = if request.settle { Effect::Possible } else { Effect::None };
-        self.call(Destination::LeaderOf(&request.conversation), effect, async |attempt| {
-            let mut log = channels::message_log(attempt.channel.clone());
-            log.get_outcome(attempt.request(request.clone())).await.map(Response::into_inner)
+        self.call(Destination::LeaderOf(&request.conversation), effect, |attempt| {
+            let request = attempt.request(request.clone());
+            async move { attempt.log().get_outcome(request).await }
         })
         .await
     }
 
     /// Tries a call on one node after another until it succeeds, fails for good, or the deadline passes.
-    pub(crate) async fn call<T>(
+    pub(crate) async fn call<T, A>(
         &self,
         destination: Destination<'_>,
         effect: Effect,
-        attempt: impl AsyncFn(Attempt) -> Result<T, Status>,
-    ) -> Result<T, Error> {
+        attempt: impl Fn(Attempt) -> A,
+    ) -> Result<T, Error>
+    where
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
         let deadline = Instant::now() + self.shared.options.request_timeout;
-        self.call_until(deadline, destination, effect, async |one| {
-            attempt(one).await.map_err(|status| Error::from_status(&status, effect))
-        })
-        .await
+        let decoded = |one| {
+            let answer = attempt(one);
+            async move {
+                let answer = answer.await.map_err(|status| Error::from_status(&status, effect))?;
+                Ok(answer.into_inner())
+            }
+        };
+        self.call_until(deadline, destination, effect, decoded).await
     }
 
     /// As [`Client::call`], with a deadline of the caller's and errors that are decoded already.
-    pub(crate) async fn call_until<T>(
+    pub(crate) async fn call_until<T, A>(
         &self,
         deadline: Instant,
         destination: Destination<'_>,
         effect: Effect,
-        attempt: impl AsyncFn(Attempt) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        attempt: impl Fn(Attempt) -> A,
+    ) -> Result<T, Error>
+    where
+        A: Future<Output = Result<T, Error>>,
+    {
         let mut backoff = Backoff::new(&self.shared.options);
         let mut uncertain = false;
         loop {
@@ -168,13 +190,16 @@ impl Client {
         }
     }
 
-    async fn attempt<T>(
+    async fn attempt<T, A>(
         &self,
         target: &Target,
         deadline: Instant,
         effect: Effect,
-        attempt: &impl AsyncFn(Attempt) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        attempt: impl Fn(Attempt) -> A,
+    ) -> Result<T, Error>
+    where
+        A: Future<Output = Result<T, Error>>,
+    {
         let channel = self.shared.channels.shared(&target.address)?;
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = left.min(self.shared.options.attempt_timeout);

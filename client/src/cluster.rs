@@ -1,10 +1,10 @@
 //! Operating the cluster.
 
-use tonic::{Response, Streaming};
+use tonic::Streaming;
 
 use crate::error::Effect;
 use crate::router::Destination;
-use crate::{Client, Error, channels, proto};
+use crate::{Client, Error, proto};
 
 /// The progress of a replacement. Made by [`Client::replace`].
 pub struct Replacement {
@@ -29,9 +29,9 @@ impl Client {
     ///
     /// `FAILED_PRECONDITION` if one of the nodes belongs to another cluster.
     pub async fn init(&self, request: proto::InitRequest) -> Result<proto::InitResponse, Error> {
-        self.call(Destination::AnyNode, Effect::Possible, async |attempt| {
-            let mut cluster = channels::cluster(attempt.channel.clone());
-            cluster.init(attempt.request(request.clone())).await.map(Response::into_inner)
+        self.call(Destination::AnyNode, Effect::Possible, |attempt| {
+            let request = attempt.request(request.clone());
+            async move { attempt.cluster().init(request).await }
         })
         .await
     }
@@ -42,10 +42,9 @@ impl Client {
     ///
     /// As the server says.
     pub async fn describe_cluster(&self) -> Result<proto::DescribeClusterResponse, Error> {
-        self.call(Destination::AnyNode, Effect::None, async |attempt| {
-            let mut cluster = channels::cluster(attempt.channel.clone());
+        self.call(Destination::AnyNode, Effect::None, |attempt| {
             let request = attempt.request(proto::DescribeClusterRequest {});
-            cluster.describe_cluster(request).await.map(Response::into_inner)
+            async move { attempt.cluster().describe_cluster(request).await }
         })
         .await
     }
@@ -58,10 +57,10 @@ impl Client {
     /// As the server says, while no node accepts the call.
     pub async fn replace(&self, request: proto::ReplaceRequest) -> Result<Replacement, Error> {
         let stream = self
-            .call(Destination::AnyNode, Effect::Possible, async |attempt| {
+            .call(Destination::AnyNode, Effect::Possible, |attempt| {
                 // Without a deadline for the server: a replacement takes as long as its data.
-                let mut cluster = channels::cluster(attempt.channel.clone());
-                cluster.replace(request.clone()).await.map(Response::into_inner)
+                let request = request.clone();
+                async move { attempt.cluster().replace(request).await }
             })
             .await?;
         Ok(Replacement { stream })

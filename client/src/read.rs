@@ -1,13 +1,13 @@
 //! Reading what has been committed.
 
 use tokio::time::{Instant, timeout_at};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::client::Attempt;
 use crate::error::Effect;
 use crate::message::verify_payload;
 use crate::router::Destination;
-use crate::{Client, Error, channels, proto};
+use crate::{Client, Error, proto};
 
 use proto::consistency::Level;
 use proto::start::At;
@@ -209,8 +209,8 @@ impl Client {
         loop {
             // An attempt ends with the first part: the whole may take longer than one attempt is given.
             let (page, rest) = self
-                .call_until(deadline, destination, Effect::None, async |attempt| {
-                    open(&read, &attempt, deadline).await
+                .call_until(deadline, destination, Effect::None, |attempt| {
+                    open(&read, attempt, deadline)
                 })
                 .await?;
             match timeout_at(deadline, collect(&read, page, rest)).await {
@@ -240,9 +240,9 @@ impl Client {
             consistency: Some(consistency.into()),
         };
         let response = self
-            .call(Destination::AnyNode, Effect::None, async |attempt| {
-                let mut log = channels::message_log(attempt.channel.clone());
-                log.batch_read(attempt.request(request.clone())).await.map(Response::into_inner)
+            .call(Destination::AnyNode, Effect::None, |attempt| {
+                let request = attempt.request(request.clone());
+                async move { attempt.log().batch_read(request).await }
             })
             .await?;
         let names = response.items.iter().map(|item| &item.conversation);
@@ -266,9 +266,9 @@ impl Client {
             conversation: conversation.to_owned(),
             consistency: Some(consistency.into()),
         };
-        self.call(consistency.destination(conversation), Effect::None, async |attempt| {
-            let mut log = channels::message_log(attempt.channel.clone());
-            log.describe(attempt.request(request.clone())).await.map(Response::into_inner)
+        self.call(consistency.destination(conversation), Effect::None, |attempt| {
+            let request = attempt.request(request.clone());
+            async move { attempt.log().describe(request).await }
         })
         .await
     }
@@ -279,9 +279,9 @@ impl Client {
     ///
     /// As the server says.
     pub async fn list(&self, request: proto::ListRequest) -> Result<proto::ListResponse, Error> {
-        self.call(Destination::AnyNode, Effect::None, async |attempt| {
-            let mut log = channels::message_log(attempt.channel.clone());
-            log.list(attempt.request(request.clone())).await.map(Response::into_inner)
+        self.call(Destination::AnyNode, Effect::None, |attempt| {
+            let request = attempt.request(request.clone());
+            async move { attempt.log().list(request).await }
         })
         .await
     }
@@ -290,13 +290,12 @@ impl Client {
 /// Opens the stream of a read and takes its first part, which tells the bounds.
 async fn open(
     read: &Read,
-    attempt: &Attempt,
+    attempt: Attempt,
     deadline: Instant,
 ) -> Result<(Page, Streaming<proto::ReadResponse>), Error> {
     let mut request = Request::new(read.request());
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-    let mut log = channels::message_log(attempt.channel.clone());
-    let mut parts = log.read(request).await.map_err(decoded)?.into_inner();
+    let mut parts = attempt.log().read(request).await.map_err(decoded)?.into_inner();
     let first = parts.message().await.map_err(decoded)?;
     let mut page = Page::default();
     page.extend(read, first.ok_or_else(|| Error::stream_ended(Effect::None))?)?;

@@ -1,6 +1,6 @@
 //! The task behind one stream: keeps it open and each of its conversations contiguous.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,9 +35,9 @@ pub(super) struct Feed {
     deliver: mpsc::Sender<Delivery>,
     /// Held to 10,000 by the server.
     conversations: HashMap<String, Conversation>,
-    /// Conversations removed whose end the node has not confirmed, and how often: until then what comes under their
-    /// names is of the time before.
-    ending: HashMap<String, u32>,
+    /// Conversations removed whose end the node has not confirmed: until then what comes under their names is of the
+    /// time before, and they cannot be added again.
+    ending: HashSet<String>,
     /// Conversations to be added again, in order of time.
     add_again: VecDeque<(Instant, String)>,
     upstream: Upstream,
@@ -62,7 +62,7 @@ impl Feed {
             connections,
             deliver,
             conversations: HashMap::new(),
-            ending: HashMap::new(),
+            ending: HashSet::new(),
             add_again: VecDeque::new(),
             upstream: Upstream::Idle,
             target: None,
@@ -246,7 +246,7 @@ impl Feed {
         name: String,
         apply: impl FnOnce(&mut Conversation, &str) -> Result<Option<Delivery>, Error>,
     ) {
-        if self.ending.contains_key(&name) {
+        if self.ending.contains(&name) {
             return;
         }
         let Some(state) = self.conversations.get_mut(&name) else { return };
@@ -261,12 +261,8 @@ impl Feed {
     /// The node stopped delivering a conversation.
     fn on_ended(&mut self, ended: proto::subscribe_response::Ended) {
         let name = ended.conversation;
-        if let Some(count) = self.ending.get_mut(&name) {
-            *count -= 1;
-            if *count == 0 {
-                self.ending.remove(&name);
-            }
-            return;
+        if self.ending.remove(&name) {
+            return self.add_upstream(&name);
         }
         let Some(state) = self.conversations.get_mut(&name) else { return };
         state.added = false;
@@ -289,7 +285,7 @@ impl Feed {
     fn end(&mut self, name: &str, error: Option<Error>) {
         let Some(state) = self.conversations.remove(name) else { return };
         if state.added {
-            *self.ending.entry(name.to_owned()).or_default() += 1;
+            self.ending.insert(name.to_owned());
             let remove = request::Remove { conversation: name.to_owned() };
             self.outbox.push(request::Change::Remove(remove));
         }
@@ -322,7 +318,7 @@ impl Feed {
     /// Adds a conversation to the stream, if there is one and the conversation has credit.
     fn add_upstream(&mut self, name: &str) {
         let streaming = matches!(self.upstream, Upstream::Opening(_) | Upstream::Open(..));
-        if !streaming || self.mode != Mode::Subscribe {
+        if !streaming || self.mode != Mode::Subscribe || self.ending.contains(name) {
             return;
         }
         let Some(state) = self.conversations.get_mut(name).filter(|state| !state.added) else {

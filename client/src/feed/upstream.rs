@@ -37,10 +37,6 @@ pub(super) enum Responses {
 }
 
 /// What the stream is doing.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one for each stream, and it is nearly always live"
-)]
 pub(super) enum Upstream {
     /// Nothing is to be carried.
     Idle,
@@ -49,7 +45,7 @@ pub(super) enum Upstream {
     /// The stream is being opened.
     Opening(BoxFuture<'static, Result<Responses, Error>>),
     /// Taken as lost when nothing came until the given time.
-    Open(Responses, Instant),
+    Open(Box<Responses>, Instant),
 }
 
 /// What happened to the stream.
@@ -72,7 +68,7 @@ impl Upstream {
             }
             Upstream::Opening(opening) => match opening.await {
                 Ok(responses) => {
-                    *self = Upstream::Open(responses, silence_ends(mode));
+                    *self = Upstream::Open(Box::new(responses), silence_ends(mode));
                     Event::Opened
                 }
                 Err(error) => Event::Broken(error),

@@ -1,0 +1,197 @@
+//! A cluster that misbehaves on request: real gRPC servers on loopback over one log in memory, each behind a proxy
+//! whose connections can be cut.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+mod log;
+mod proxy;
+mod server;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use quorate_client::proto;
+use quorate_client::{Client, ClientOptions, Routing};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+pub use self::log::Log;
+pub use self::proxy::Proxy;
+
+/// What a node does with the next append, session request or delivery instead of the right thing.
+#[derive(Clone, Debug)]
+pub enum Mischief {
+    /// The right thing after all.
+    Nothing,
+    /// Commits, and cuts every connection before it answers.
+    CommitThenCut,
+    /// Cuts every connection.
+    Cut,
+    /// Fails like this.
+    Fail(proto::Failure),
+    /// Never answers.
+    Stall,
+    /// Delivers the messages before once more.
+    Repeat,
+    /// Leaves a message out.
+    Skip,
+    /// Flips a bit of a payload.
+    Damage,
+}
+
+/// One node.
+pub struct Node {
+    pub id: u64,
+    pub proxy: Proxy,
+    pub mischief: Mutex<VecDeque<Mischief>>,
+    /// Every append as it arrived, in order, over both RPCs.
+    pub arrived: Mutex<Vec<proto::AppendRequest>>,
+    /// Every change of a subscription as it arrived.
+    pub changes: Mutex<Vec<proto::subscribe_request::Change>>,
+    log: Arc<Log>,
+    topology: watch::Receiver<proto::Topology>,
+}
+
+impl Node {
+    pub fn address(&self) -> String {
+        self.proxy.address().to_string()
+    }
+
+    /// Plans what comes next, in order.
+    pub fn plan(&self, mischief: impl IntoIterator<Item = Mischief>) {
+        self.mischief.lock().unwrap().extend(mischief);
+    }
+
+    fn next_mischief(&self) -> Mischief {
+        self.mischief.lock().unwrap().pop_front().unwrap_or(Mischief::Nothing)
+    }
+
+    pub fn arrived(&self) -> MutexGuard<'_, Vec<proto::AppendRequest>> {
+        self.arrived.lock().unwrap()
+    }
+
+    fn leads(&self) -> bool {
+        self.topology.borrow().groups[0].leader_node_id == self.id
+    }
+}
+
+/// Nodes 1 to n over one log, with one group that holds everything.
+pub struct Cluster {
+    pub nodes: Vec<Arc<Node>>,
+    pub log: Arc<Log>,
+    topology: watch::Sender<proto::Topology>,
+}
+
+impl Cluster {
+    pub async fn start(count: u64) -> Cluster {
+        let log = Arc::new(Log::default());
+        let topology = watch::Sender::new(proto::Topology::default());
+        let mut nodes = Vec::new();
+        for id in 1..=count {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let proxy = Proxy::start(listener.local_addr().unwrap()).await;
+            let node = Arc::new(Node {
+                id,
+                proxy,
+                mischief: Mutex::default(),
+                arrived: Mutex::default(),
+                changes: Mutex::default(),
+                log: log.clone(),
+                topology: topology.subscribe(),
+            });
+            let (messages, cluster) = server::services(node.clone());
+            let serving = Server::builder()
+                .add_service(messages)
+                .add_service(cluster)
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            tokio::spawn(serving);
+            nodes.push(node);
+        }
+        let cluster = Cluster { nodes, log, topology };
+        cluster.elect(1);
+        cluster
+    }
+
+    /// Makes a node the leader and tells whoever watches the topology.
+    pub fn elect(&self, leader_node_id: u64) {
+        let replicas = self.nodes.iter().map(|n| proto::Replica { node_id: n.id, incarnation: 1 });
+        let nodes = self.nodes.iter().map(|node| proto::Node {
+            node_id: node.id,
+            client_address: node.address(),
+            ..proto::Node::default()
+        });
+        let group = proto::Group {
+            group_id: 1,
+            leader_node_id,
+            replicas: replicas.collect(),
+            active: true,
+            ..proto::Group::default()
+        };
+        let nodes = nodes.collect();
+        self.topology.send_modify(|topology| {
+            *topology = proto::Topology {
+                version: topology.version + 1,
+                nodes,
+                groups: vec![group],
+                ..proto::Topology::default()
+            };
+        });
+    }
+
+    pub fn node(&self, id: u64) -> &Node {
+        &self.nodes[usize::try_from(id).unwrap() - 1]
+    }
+
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.address()).collect()
+    }
+
+    /// Options that fail fast.
+    pub fn options(&self) -> ClientOptions {
+        ClientOptions {
+            attempt_timeout: Duration::from_millis(500),
+            backoff_min: Duration::from_millis(5),
+            backoff_max: Duration::from_millis(50),
+            ..ClientOptions::new(self.endpoints())
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.options()).await.unwrap()
+    }
+
+    pub async fn proxied_client(&self) -> Client {
+        Client::connect(self.options().routing(Routing::Proxy)).await.unwrap()
+    }
+}
+
+/// An address on which nobody listens.
+pub async fn dead_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// "Not here", with the leader's id if it is known.
+pub fn not_leader(leader: Option<u64>) -> proto::Failure {
+    let metadata = leader.map(|leader| ("leader".to_owned(), leader.to_string()));
+    proto::Failure {
+        code: tonic::Code::Unavailable.into(),
+        reason: if metadata.is_some() { "NOT_LEADER" } else { "NO_LEADER" }.to_owned(),
+        retryable: true,
+        metadata: metadata.into_iter().collect(),
+        ..proto::Failure::default()
+    }
+}
+
+/// A failure that no retry mends.
+pub fn refused(reason: &str) -> proto::Failure {
+    proto::Failure {
+        code: tonic::Code::InvalidArgument.into(),
+        reason: reason.to_owned(),
+        ..proto::Failure::default()
+    }
+}

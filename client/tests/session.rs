@@ -1,0 +1,130 @@
+//! Sessions against nodes that misbehave.
+
+mod fake;
+
+use std::time::Duration;
+
+use fake::{Cluster, Mischief, not_leader, refused};
+use quorate_client::{Append, NewMessage, Session, SessionOptions, reason};
+
+fn numbered(conversation: &str, number: u64) -> Append {
+    Append::new(conversation, "alice", NewMessage::text(number.to_string()))
+}
+
+async fn session(cluster: &Cluster) -> Session {
+    cluster.client().await.session(SessionOptions::default()).unwrap()
+}
+
+fn numbers(count: u64) -> Vec<String> {
+    (0..count).map(|n| n.to_string()).collect()
+}
+
+#[tokio::test]
+async fn order_is_kept_and_nothing_is_doubled_whatever_happens() {
+    const EACH: u64 = 100;
+    let cluster = Cluster::start(3).await;
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        for round in 0..20 {
+            let elsewhere = (place as u64 + 1) % 3 + 1;
+            let right = vec![Mischief::Nothing; 3 + (round * 5 + place) % 7];
+            node.plan(right);
+            node.plan([match (round + place) % 4 {
+                0 => Mischief::CommitThenCut,
+                1 => Mischief::Cut,
+                2 => Mischief::Fail(not_leader(Some(elsewhere))),
+                _ => Mischief::Fail(not_leader(None)),
+            }]);
+        }
+    }
+    let session = session(&cluster).await;
+    let conversations = ["a", "b", "c", "d"];
+    let mut handles = Vec::new();
+    for number in 0..EACH {
+        for conversation in conversations {
+            handles.push(session.append(numbered(conversation, number)).await);
+        }
+        if number % 30 == 29 {
+            cluster.elect(number % 3 + 1);
+        }
+    }
+    for (place, handle) in handles.into_iter().enumerate() {
+        let ack = handle.await.unwrap();
+        assert_eq!(ack.first_seq, (place / conversations.len()) as u64 + 1);
+    }
+    for conversation in conversations {
+        assert_eq!(cluster.log.payloads(conversation), numbers(EACH));
+    }
+    let attempts: usize = cluster.nodes.iter().map(|node| node.arrived().len()).sum();
+    assert!(attempts > 4 * 100, "nothing was sent twice: the test tests nothing");
+    assert_eq!(session.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_final_failure_closes_one_lane_until_it_is_resumed() {
+    let cluster = Cluster::start(1).await;
+    let session = session(&cluster).await;
+    cluster.node(1).plan([Mischief::Nothing, Mischief::Fail(refused(reason::WRONG_TAIL))]);
+    let first = session.append(numbered("a", 0)).await;
+    let second = session.append(numbered("a", 1)).await;
+    let third = session.append(numbered("a", 2)).await;
+    let other = session.append(numbered("b", 0)).await;
+
+    first.await.unwrap();
+    assert_eq!(second.await.unwrap_err().reason(), reason::WRONG_TAIL);
+    assert_eq!(third.await.unwrap_err().reason(), reason::LANE_BROKEN);
+    other.await.unwrap();
+
+    let still = session.append(numbered("a", 3)).await.await.unwrap_err();
+    assert_eq!(still.reason(), reason::LANE_BROKEN);
+    session.resume("a").await;
+    session.append(numbered("a", 4)).await.await.unwrap();
+    assert_eq!(cluster.log.payloads("a"), ["0", "4"]);
+}
+
+#[tokio::test]
+async fn an_append_that_nobody_answers_fails_in_time_and_says_that_it_may_have_arrived() {
+    let cluster = Cluster::start(1).await;
+    cluster.node(1).plan([Mischief::Stall]);
+    let options =
+        SessionOptions { append_timeout: Duration::from_millis(200), ..SessionOptions::default() };
+    let session = cluster.client().await.session(options).unwrap();
+    let error = session.append(numbered("a", 0)).await.await.unwrap_err();
+    assert_eq!(error.reason(), reason::DEADLINE_PASSED);
+    assert!(error.may_have_taken_effect());
+}
+
+#[tokio::test]
+async fn the_window_bounds_what_is_in_flight() {
+    let cluster = Cluster::start(1).await;
+    cluster.node(1).plan([Mischief::Stall]);
+    let options = SessionOptions { in_flight_max: 2, ..SessionOptions::default() };
+    let session = cluster.client().await.session(options).unwrap();
+    let _first = session.append(numbered("a", 0)).await;
+    let _second = session.append(numbered("a", 1)).await;
+    let third = session.append(numbered("a", 2));
+    assert!(tokio::time::timeout(Duration::from_millis(100), third).await.is_err());
+    assert_eq!(session.in_flight(), 2);
+}
+
+#[tokio::test]
+async fn a_dropped_session_still_carries_what_it_was_handed() {
+    let cluster = Cluster::start(1).await;
+    let session = session(&cluster).await;
+    let handles = [session.append(numbered("a", 0)).await, session.append(numbered("a", 1)).await];
+    drop(session);
+    for handle in handles {
+        handle.await.unwrap();
+    }
+    assert_eq!(cluster.log.payloads("a"), numbers(2));
+}
+
+#[tokio::test]
+async fn a_flush_waits_for_every_outcome() {
+    let cluster = Cluster::start(1).await;
+    let session = session(&cluster).await;
+    for number in 0..50 {
+        drop(session.append(numbered("a", number)).await);
+    }
+    session.flush().await;
+    assert_eq!(cluster.log.payloads("a"), numbers(50));
+}
