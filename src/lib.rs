@@ -11,6 +11,9 @@ pub mod log; // floor 2
 
 pub mod consensus; // floor 3
 
-pub mod server; // floor 6
+pub mod transport; // floor 4
+
+pub mod server;
+pub mod service; // floor 5 // floor 6
 
 pub mod cli; // floor 7

@@ -40,6 +40,7 @@ pub(super) async fn run(args: DevArgs, output: Output) -> anyhow::Result<ExitCod
         standard_ports: true,
         groups: args.groups.unwrap_or(0),
         quiet: output == Output::Json,
+        ..LocalClusterOptions::default()
     };
     // From here on Ctrl-C ends the wait below instead of this process, so that the nodes are stopped and data that
     // is not kept is removed.

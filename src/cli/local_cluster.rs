@@ -43,11 +43,23 @@ pub struct LocalClusterOptions {
     pub groups: u32,
     /// Say nothing on standard error while waiting.
     pub quiet: bool,
+    /// Added to the end of each node's configuration: keys of `[storage]`, then further tables.
+    pub settings: String,
+    /// The `quorate` program; none for this one.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for LocalClusterOptions {
     fn default() -> Self {
-        LocalClusterOptions { nodes: 3, dir: None, standard_ports: false, groups: 0, quiet: false }
+        LocalClusterOptions {
+            nodes: 3,
+            dir: None,
+            standard_ports: false,
+            groups: 0,
+            quiet: false,
+            settings: String::new(),
+            program: None,
+        }
     }
 }
 
@@ -81,7 +93,7 @@ impl LocalCluster {
                 eprintln!("{what}");
             }
         };
-        let mut nodes = Node::prepare(dir.path(), options.nodes, options.standard_ports)?;
+        let mut nodes = Node::prepare(dir.path(), &options)?;
         say(&format!("starting {} nodes in {}", nodes.len(), dir.path().display()));
         for node in &mut nodes {
             node.spawn()?;
@@ -137,6 +149,24 @@ impl LocalCluster {
         let node = self.node(node)?;
         node.spawn()?;
         node.wait("/readyz", Instant::now() + READY_DEADLINE).await
+    }
+
+    /// Starts a killed node again without waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, or its process does not start.
+    pub fn spawn(&mut self, node: u32) -> anyhow::Result<()> {
+        self.node(node)?.spawn()
+    }
+
+    /// Waits until every node that was started answers that it is ready.
+    ///
+    /// # Errors
+    ///
+    /// If one exits, or is not ready within a minute.
+    pub async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        self.wait_all("/readyz").await
     }
 
     /// Stops all nodes in good order, those that do not stop in time with SIGKILL, and removes the directory if it

@@ -2,6 +2,7 @@
 //! through the `Cluster` service, like any other client.
 
 mod connect;
+mod demo;
 mod dev;
 mod health;
 mod init;
@@ -50,6 +51,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Init(init::InitArgs),
     Dev(dev::DevArgs),
+    Demo(demo::DemoArgs),
     Status(status::StatusArgs),
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -75,6 +77,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(args, output).await,
         Command::Init(args) => init::run(args, output).await,
         Command::Dev(args) => dev::run(args, output).await,
+        Command::Demo(args) => demo::run(args, output).await,
         Command::Status(args) => status::run(args, output).await,
         Command::Node(command) => node::run(command, output).await,
     }

@@ -1,69 +1,25 @@
 //! One group's replica on this node, as the floors above see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use tokio::time::Instant;
+use openraft::ServerState;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
-use super::Tails;
+use super::admission::Admission;
+use super::config::RaftTiming;
+use super::log_store::GroupLog;
+use super::network::{GroupNetwork, RaftTransport};
+use super::proposer::Proposer;
+use super::raft_types::Raft;
+use super::read_index::{ReadIndex, RemoteReadIndex};
+use super::snapshot_source::SnapshotSource;
+use super::state_machine::{Applied, GroupStateMachine};
+use super::{GroupStatus, ProposeError, ReadError, Tails};
 use crate::log::{Command, Outcome};
 use crate::storage::View;
-use crate::types::{GroupId, LogIndex, NodeId, ReplicaId, Term};
-
-/// Why a proposal has no outcome.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ProposeError {
-    /// This replica does not lead. Nothing happened.
-    #[error("this replica is not the leader")]
-    NotLeader {
-        /// Who leads, as far as known.
-        leader: Option<NodeId>,
-    },
-    /// Too many proposals wait. Nothing happened.
-    #[error("too many proposals wait in this group")]
-    Overloaded,
-    /// The disk of this node, or of a voter that the quorum needs, is nearly full. Nothing happened.
-    #[error("the disk is nearly full")]
-    DiskLow,
-    /// The clock of this leader is too far from those of its voters. Nothing happened.
-    #[error("the leader's clock cannot be trusted")]
-    ClockUntrusted,
-    /// The deadline passed while the proposal waited for its turn. Nothing happened.
-    #[error("the deadline passed before the proposal was made")]
-    Expired,
-    /// Leadership was lost, the deadline passed, or the replica stopped after the proposal was made: it may be
-    /// committed or not.
-    #[error("the outcome is unknown: {reason}")]
-    Unknown {
-        /// What happened.
-        reason: String,
-    },
-    /// The replica is stopped or damaged. Nothing happened.
-    #[error("the replica does not serve: {reason}")]
-    Stopped {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Why a read could not be confirmed. Reads never have an effect.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ReadError {
-    /// Nobody is known to lead, or the leader could not confirm that it does.
-    #[error("no leader could confirm the read: {reason}")]
-    NoQuorum {
-        /// What happened.
-        reason: String,
-    },
-    /// The deadline passed before the replica had applied far enough.
-    #[error("the deadline passed before the replica had caught up")]
-    Expired,
-    /// The replica is stopped or damaged.
-    #[error("the replica does not serve: {reason}")]
-    Stopped {
-        /// Why.
-        reason: String,
-    },
-}
+use crate::storage::records::GroupRow;
+use crate::types::{Clock, GroupId, HashRange, LogIndex, NodeId, ReplicaId};
 
 /// What a linearizable read waits for.
 #[derive(Debug, Clone, Copy)]
@@ -74,88 +30,242 @@ pub struct Barrier {
     pub confirmed_from_us: u64,
 }
 
-/// How a replica is.
-#[derive(Debug, Clone)]
-pub struct GroupStatus {
-    pub group: GroupId,
-    pub replica: ReplicaId,
-    /// leader, follower, candidate, learner, damaged or stopped.
-    pub role: &'static str,
-    pub term: Term,
-    pub last_index: Option<LogIndex>,
-    pub applied_index: Option<LogIndex>,
-    pub durable_index: Option<LogIndex>,
-    pub purged_index: Option<LogIndex>,
-    pub leader: Option<NodeId>,
-    pub problem: String,
+/// What a replica is started with.
+pub struct GroupParts {
+    /// Which group.
+    pub id: GroupId,
+    /// Its log.
+    pub log: GroupLog,
+    /// Its applied state.
+    pub applied: Arc<Applied>,
+    /// Raft's clocks.
+    pub timing: RaftTiming,
+    /// Its way to other replicas.
+    pub transport: Arc<dyn RaftTransport>,
+    /// Its way to another leader's read index.
+    pub remote: Arc<dyn RemoteReadIndex>,
+    /// The node's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the node takes appends.
+    pub admission: Arc<Admission>,
 }
 
 /// One group's replica on this node.
-pub struct Group {}
+pub struct Group {
+    id: GroupId,
+    replica: ReplicaId,
+    raft: Raft,
+    log: GroupLog,
+    applied: Arc<Applied>,
+    source: SnapshotSource,
+    proposer: Proposer,
+    read_index: ReadIndex,
+    last_barrier: Mutex<Option<Barrier>>,
+    admission: Arc<Admission>,
+}
 
 impl Group {
+    /// Starts a replica on its recovered or blank data.
+    pub async fn start(parts: GroupParts) -> Result<Arc<Group>, ProposeError> {
+        let GroupParts { id, log, applied, timing, transport, remote, clock, admission } = parts;
+        let replica = applied.replica();
+        let source = SnapshotSource::new(id, applied.clone());
+        let network = GroupNetwork::new(transport, source.clone(), id, replica);
+        let config = super::config::raft_config(id, &timing);
+        let machine = GroupStateMachine::new(applied.clone());
+        let raft = Raft::new(replica, config, network, log.clone(), machine)
+            .await
+            .map_err(|error| ProposeError::Stopped { reason: error.to_string() })?;
+        Ok(Arc::new(Group {
+            id,
+            replica,
+            proposer: Proposer::start(raft.clone(), clock.clone()),
+            read_index: ReadIndex::start(id, raft.clone(), clock, remote),
+            last_barrier: Mutex::new(None),
+            raft,
+            log,
+            applied,
+            source,
+            admission,
+        }))
+    }
+
     /// Which group.
     pub fn id(&self) -> GroupId {
-        unimplemented!()
+        self.id
+    }
+
+    /// Which replica.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    /// openraft's handle, for the transport and membership changes.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// What can send this replica's state.
+    pub fn snapshot_source(&self) -> &SnapshotSource {
+        &self.source
+    }
+
+    /// The log, for the flush coordinator.
+    pub fn log(&self) -> &GroupLog {
+        &self.log
+    }
+
+    /// The applied state and its marks.
+    pub fn applied(&self) -> &Arc<Applied> {
+        &self.applied
+    }
+
+    /// Whether the node takes entries and appends.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// What the group holds, as applied here; none until its first command.
+    pub fn range(&self) -> Option<HashRange> {
+        self.applied.range()
+    }
+
+    /// The group's row, as applied here.
+    pub fn row(&self) -> GroupRow {
+        self.applied.row()
     }
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
-        unimplemented!()
+        use openraft::async_runtime::WatchReceiver;
+        self.raft.server_metrics().borrow_watched().current_leader.map(|replica| replica.node)
     }
 
     /// Whether this replica believes that it leads.
     pub fn is_leader(&self) -> bool {
-        unimplemented!()
+        self.raft.is_leader()
     }
 
-    /// Proposes a command and waits for its outcome. Cancel safe: a dropped call may still take effect.
+    /// Proposes a command and waits for its outcome. A dropped call may still take effect.
     pub async fn propose(
         &self,
-        _command: Command,
-        _deadline: Instant,
+        command: Command,
+        deadline: Instant,
     ) -> Result<Outcome, ProposeError> {
-        unimplemented!()
+        if matches!(command, Command::Append(_)) && !self.admission.takes_appends() {
+            return Err(ProposeError::DiskLow);
+        }
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
+        }
+        let bytes = command.encoded_bytes_estimate();
+        self.proposer.propose(command, bytes, deadline).await
+    }
+
+    /// Proposals that wait for a place in an entry.
+    pub fn proposals_waiting(&self) -> usize {
+        self.proposer.waiting()
     }
 
     /// Confirms with a quorum that the local state, once this returns, holds all that was committed before the
-    /// call. One confirmation serves all calls that wait for it. On a follower the leader is asked.
-    pub async fn barrier(&self, _deadline: Instant) -> Result<Barrier, ReadError> {
-        unimplemented!()
+    /// call. One confirmation serves all calls that wait for it. On a follower the leader is asked. Cancel safe.
+    pub async fn barrier(&self, deadline: Instant) -> Result<Barrier, ReadError> {
+        let barrier = timeout_at(deadline, self.read_index.confirm())
+            .await
+            .map_err(|_| ReadError::NoQuorum { reason: "the deadline passed".into() })??;
+        self.wait_applied(barrier.index, deadline).await?;
+        let mut last = self.last_barrier.lock().expect("no panic while locked");
+        if last.is_none_or(|last| last.confirmed_from_us < barrier.confirmed_from_us) {
+            *last = Some(barrier);
+        }
+        Ok(barrier)
+    }
+
+    /// The index a follower's read has to wait for, confirmed by this leader.
+    pub async fn confirm_read_index(&self) -> Result<LogIndex, ReadError> {
+        if !self.is_leader() {
+            return Err(ReadError::NoQuorum { reason: "this replica does not lead".into() });
+        }
+        self.read_index.confirm().await.map(|barrier| barrier.index)
+    }
+
+    /// Waits until this replica has applied an index. Cancel safe.
+    pub async fn wait_applied(&self, index: LogIndex, deadline: Instant) -> Result<(), ReadError> {
+        let mut applied = self.applied.watch_index();
+        let reached = applied.wait_for(|at| at.is_some_and(|at| at >= index));
+        match timeout_at(deadline, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopped { reason: "the replica stopped".into() }),
+            Err(_) => Err(ReadError::Expired),
+        }
     }
 
     /// The newest confirmation whose index this replica has applied, if there was one.
     pub fn last_barrier(&self) -> Option<Barrier> {
-        unimplemented!()
+        *self.last_barrier.lock().expect("no panic while locked")
     }
 
     /// The applied state. Reads through it are of whatever has been applied when they are made; pin for more.
     pub fn state(&self) -> Arc<dyn View> {
-        unimplemented!()
+        self.applied.engine().clone()
     }
 
     /// The applied state now, held for several reads.
     pub fn pin(&self) -> Arc<dyn View> {
-        unimplemented!()
+        self.applied.engine().pin()
     }
 
     /// Runs a job that reads from disk where it blocks nobody.
-    pub async fn offload<T: Send + 'static>(&self, _job: impl FnOnce() -> T + Send + 'static) -> T {
-        unimplemented!()
+    pub async fn offload<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, receiver) = oneshot::channel();
+        self.applied.engine().offload(Box::new(move || drop(sender.send(job()))));
+        receiver.await.expect("an offloaded job always runs to its end")
     }
 
-    /// The applied index.
+    /// The applied index; 0 before anything was applied.
     pub fn applied_index(&self) -> LogIndex {
-        unimplemented!()
+        self.applied.watch_index().borrow().unwrap_or_default()
     }
 
     /// Tails of conversations as they move on this replica.
     pub fn tails(&self) -> &Tails {
-        unimplemented!()
+        self.applied.tails()
     }
 
     /// How it is.
     pub fn status(&self) -> GroupStatus {
-        unimplemented!()
+        use openraft::async_runtime::WatchReceiver;
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let problem = match &metrics.running_state {
+            Ok(()) => String::new(),
+            Err(fatal) => fatal.to_string(),
+        };
+        let role = match metrics.state {
+            _ if !problem.is_empty() => "stopped",
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "stopped",
+        };
+        GroupStatus {
+            group: self.id,
+            replica: self.replica,
+            role,
+            term: crate::types::Term(metrics.current_term),
+            last_index: metrics.last_log_index.map(LogIndex),
+            applied_index: self.applied.row().applied.map(|id| id.index),
+            durable_index: self.applied.durable().applied.map(|id| id.index),
+            purged_index: metrics.purged.map(|id| LogIndex(id.index)),
+            leader: metrics.current_leader.map(|replica| replica.node),
+            problem,
+        }
+    }
+
+    /// Stops the replica: nothing is proposed, voted or applied afterwards.
+    pub async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.id, %error, "a replica did not stop in good order");
+        }
     }
 }

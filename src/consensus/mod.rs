@@ -1,9 +1,30 @@
 //! Floor 3: openraft behind one handle for each group. Its names stay here and in `transport`.
 
+mod admission;
+mod config;
+#[cfg(all(test, feature = "rocksdb"))]
+mod conformance;
+mod errors;
+pub mod flusher;
 mod group;
+mod log_store;
+mod membership;
+pub mod network;
+mod proposer;
+pub mod raft_types;
+mod read_index;
 mod replicas;
+mod snapshot_source;
+mod state_machine;
 mod tails;
 
-pub use group::{Barrier, Group, GroupStatus, ProposeError, ReadError};
-pub use replicas::{Replicas, Route};
+pub use admission::Admission;
+pub use config::RaftTiming;
+pub use errors::{GroupStatus, ProposeError, ReadError};
+pub use group::{Barrier, Group};
+pub use membership::MembershipChangeError;
+pub use read_index::RemoteReadIndex;
+pub use replicas::{NodeParts, ReplicaError, Replicas, Route};
+pub use snapshot_source::{SnapshotReader, SnapshotRow, SnapshotSource};
+pub use state_machine::SnapshotData;
 pub use tails::{TailWatch, Tails};

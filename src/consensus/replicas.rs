@@ -1,12 +1,25 @@
 //! The replicas of this node, and which group a conversation is in.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, RwLock};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use super::Group;
-use crate::log::Topology;
-use crate::types::{ConversationId, GroupId, NodeId};
+use super::admission::Admission;
+use super::config::RaftTiming;
+use super::group::GroupParts;
+use super::log_store::GroupLog;
+use super::network::RaftTransport;
+use super::read_index::RemoteReadIndex;
+use super::state_machine::Applied;
+use super::{Group, GroupStatus};
+use crate::log::{Topology, read_topology};
+use crate::storage::records::{GroupRow, Record};
+use crate::storage::{
+    Batch, Done, Durability, Engine, GroupRecovery, LogWrite, LogWriter, Storage, StorageError,
+    Table, keys,
+};
+use crate::types::{Clock, ConversationId, GroupId, HashRange, NodeId, ReplicaId, Term};
 
 /// Where a conversation is.
 #[derive(Clone)]
@@ -21,32 +34,325 @@ pub struct Route {
     pub nodes: Vec<NodeId>,
 }
 
+/// Why a replica could not be started or made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// The data of this replica cannot be trusted.
+    #[error("replica of group {group} is damaged: {reason}")]
+    Damaged {
+        /// Which group.
+        group: GroupId,
+        /// Why.
+        reason: String,
+    },
+    /// Another incarnation than the one asked for stands here.
+    #[error("group {group} has replica {found} here, newer than {asked}")]
+    Newer {
+        /// Which group.
+        group: GroupId,
+        /// The replica here.
+        found: ReplicaId,
+        /// The replica asked for.
+        asked: ReplicaId,
+    },
+    /// The storage failed.
+    #[error("storage")]
+    Storage(#[from] StorageError),
+    /// openraft did not start.
+    #[error("replica of group {group} did not start: {reason}")]
+    NotStarted {
+        /// Which group.
+        group: GroupId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What all replicas of the node share.
+pub struct NodeParts {
+    /// This node.
+    pub node: NodeId,
+    /// Raft's clocks.
+    pub timing: RaftTiming,
+    /// The way to other replicas.
+    pub transport: Arc<dyn RaftTransport>,
+    /// The way to another leader's read index.
+    pub remote: Arc<dyn RemoteReadIndex>,
+    /// The node's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the node takes appends.
+    pub admission: Arc<Admission>,
+}
+
+/// Why a replica that is wanted here does not serve.
+#[derive(Clone)]
+struct Problem {
+    replica: ReplicaId,
+    /// `damaged` or `missing`.
+    role: &'static str,
+    reason: String,
+}
+
 /// The replicas of this node.
-pub struct Replicas {}
+pub struct Replicas {
+    parts: NodeParts,
+    log: Arc<dyn Engine>,
+    state: Arc<dyn Engine>,
+    writer: LogWriter,
+    groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
+    /// Replicas that stand here and do not serve, and why.
+    problems: Mutex<BTreeMap<GroupId, Problem>>,
+    /// One replica is made or removed at a time.
+    making: tokio::sync::Mutex<()>,
+    topology: watch::Sender<Option<Arc<Topology>>>,
+}
 
 impl Replicas {
+    /// Starts every replica that stands on this node. A damaged one is noted and does not start; the others serve.
+    pub async fn open(parts: NodeParts, storage: &Storage) -> Result<Arc<Replicas>, ReplicaError> {
+        let replicas = Arc::new(Replicas {
+            parts,
+            log: storage.log.clone(),
+            state: storage.state.clone(),
+            writer: storage.writer.clone(),
+            groups: RwLock::default(),
+            problems: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            topology: watch::Sender::new(None),
+        });
+        replicas.refresh_topology()?;
+        for (id, recovery) in &storage.groups {
+            replicas.open_one(*id, recovery).await?;
+        }
+        Ok(replicas)
+    }
+
+    async fn open_one(&self, id: GroupId, recovery: &GroupRecovery) -> Result<(), ReplicaError> {
+        let Some(row) = self.stored_row(id)? else {
+            tracing::warn!(group = %id, "a log without a replica is left alone");
+            return Ok(());
+        };
+        let replica = row.replica;
+        let recovered = match recovery {
+            GroupRecovery::Healthy(state) => state,
+            GroupRecovery::Damaged { reason } => {
+                tracing::error!(group = %id, reason, "a replica is damaged and does not serve");
+                self.note_damaged(id, replica, reason.clone());
+                return Ok(());
+            }
+        };
+        let log = GroupLog::new(id, self.log.clone(), self.writer.clone(), Some(recovered));
+        let applied = Arc::new(Applied::open(id, self.state.clone(), row));
+        match self.start(id, log, applied).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::error!(group = %id, %error, "a replica did not start");
+                self.note_damaged(id, replica, error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes a blank replica, or returns the one that stands. The caller vouches that this replica id has never
+    /// voted or acknowledged: it comes from the topology while the replica is being created or joining.
+    pub async fn make(&self, id: GroupId, replica: ReplicaId) -> Result<Arc<Group>, ReplicaError> {
+        let _one_at_a_time = self.making.lock().await;
+        if let Some(row) = self.stored_row(id)? {
+            if row.replica > replica {
+                return Err(ReplicaError::Newer { group: id, found: row.replica, asked: replica });
+            }
+            if row.replica == replica {
+                return self.get(id).ok_or_else(|| ReplicaError::Damaged {
+                    group: id,
+                    reason: self.problem_of(id).unwrap_or_default(),
+                });
+            }
+            self.clear(id, row.range).await?;
+        }
+        let row = GroupRow::blank(replica);
+        let key = keys::group(id);
+        let mut batch = Batch::default();
+        let value = row.encode(&key);
+        batch.put(Table::Groups, key, value);
+        self.write_durably(batch).await?;
+        let log = GroupLog::new(id, self.log.clone(), self.writer.clone(), None);
+        let applied = Arc::new(Applied::open(id, self.state.clone(), row));
+        self.problems.lock().expect("no panic while locked").remove(&id);
+        self.start(id, log, applied).await
+    }
+
+    /// Removes what an older incarnation left. The log goes first: a state without its log is seen as damaged, a log
+    /// without its state could be taken for a voter's.
+    async fn clear(&self, id: GroupId, range: Option<HashRange>) -> Result<(), ReplicaError> {
+        let old = self.groups.write().expect("no panic while locked").remove(&id);
+        if let Some(group) = old {
+            group.stop().await;
+        }
+        let (sender, receiver) = oneshot::channel();
+        let done: Done = Box::new(move |result| drop(sender.send(result)));
+        self.writer.submit(LogWrite::RemoveGroup { group: id, done }).await;
+        receiver.await.unwrap_or_else(|_| {
+            Err(StorageError::Failed {
+                action: "removing a log",
+                reason: "the log writer has stopped".into(),
+            })
+        })?;
+        let mut batch = Batch::default();
+        match range {
+            Some(range) => {
+                for table in Table::BY_CONVERSATION {
+                    batch.delete_range(*table, keys::conversations_in(range));
+                }
+            }
+            None if id.is_meta() => batch.delete(Table::Topology, keys::topology()),
+            None => {}
+        }
+        self.write_durably(batch).await
+    }
+
+    async fn write_durably(&self, batch: Batch) -> Result<(), ReplicaError> {
+        let (sender, receiver) = oneshot::channel();
+        let engine = self.state.clone();
+        self.state.offload(Box::new(move || {
+            let result = engine.write(batch, Durability::Flushed).and_then(|()| engine.flush());
+            drop(sender.send(result));
+        }));
+        let result = receiver.await.unwrap_or_else(|_| {
+            Err(StorageError::Failed {
+                action: "writing a replica's row",
+                reason: "the write was abandoned".into(),
+            })
+        });
+        Ok(result?)
+    }
+
+    async fn start(
+        &self,
+        id: GroupId,
+        log: GroupLog,
+        applied: Arc<Applied>,
+    ) -> Result<Arc<Group>, ReplicaError> {
+        let parts = GroupParts {
+            id,
+            log,
+            applied,
+            timing: self.parts.timing,
+            transport: self.parts.transport.clone(),
+            remote: self.parts.remote.clone(),
+            clock: self.parts.clock.clone(),
+            admission: self.parts.admission.clone(),
+        };
+        let group = Group::start(parts)
+            .await
+            .map_err(|error| ReplicaError::NotStarted { group: id, reason: error.to_string() })?;
+        self.groups.write().expect("no panic while locked").insert(id, group.clone());
+        Ok(group)
+    }
+
+    /// Reads the topology as the local replica of the meta group has applied it and announces it if it is new.
+    pub fn refresh_topology(&self) -> Result<(), StorageError> {
+        let stored = read_topology(self.state.as_ref())?.map(Arc::new);
+        self.topology.send_if_modified(|current| {
+            let version = |topology: &Option<Arc<Topology>>| topology.as_ref().map(|t| t.version);
+            let newer = version(&stored) > version(current);
+            if newer {
+                *current = stored;
+            }
+            newer
+        });
+        Ok(())
+    }
+
+    fn stored_row(&self, id: GroupId) -> Result<Option<GroupRow>, StorageError> {
+        let key = keys::group(id);
+        let stored = self.state.get(Table::Groups, &key)?;
+        stored.map(|value| GroupRow::decode(&key, &value)).transpose()
+    }
+
+    /// Notes that a replica which the topology takes for made does not stand here: its data was lost. It is not made
+    /// again under this id, which may have voted.
+    pub fn note_missing(&self, id: GroupId, replica: ReplicaId) {
+        if self.problem_of(id).is_none() {
+            let reason = "its data is not here; run `quorate node replace` for this node";
+            tracing::error!(group = %id, %replica, "a replica is missing");
+            self.note_problem(id, Problem { replica, role: "missing", reason: reason.to_owned() });
+        }
+    }
+
+    fn note_damaged(&self, id: GroupId, replica: ReplicaId, reason: String) {
+        self.note_problem(id, Problem { replica, role: "damaged", reason });
+    }
+
+    fn note_problem(&self, id: GroupId, problem: Problem) {
+        self.problems.lock().expect("no panic while locked").insert(id, problem);
+    }
+
+    fn problem_of(&self, id: GroupId) -> Option<String> {
+        let problems = self.problems.lock().expect("no panic while locked");
+        problems.get(&id).map(|problem| problem.reason.clone())
+    }
+
     /// This node.
     pub fn node(&self) -> NodeId {
-        unimplemented!()
+        self.parts.node
+    }
+
+    /// The database of applied state.
+    pub fn state_engine(&self) -> &Arc<dyn Engine> {
+        &self.state
     }
 
     /// The topology; none before the cluster is initialized.
     pub fn topology(&self) -> watch::Receiver<Option<Arc<Topology>>> {
-        unimplemented!()
+        self.topology.subscribe()
     }
 
     /// A group's replica here.
-    pub fn get(&self, _group: GroupId) -> Option<Arc<Group>> {
-        unimplemented!()
+    pub fn get(&self, group: GroupId) -> Option<Arc<Group>> {
+        self.groups.read().expect("no panic while locked").get(&group).cloned()
     }
 
-    /// All replicas here, the meta group's included, in order of id.
+    /// All replicas here that were started, the meta group's included, in order of id.
     pub fn all(&self) -> Vec<Arc<Group>> {
-        unimplemented!()
+        self.groups.read().expect("no panic while locked").values().cloned().collect()
+    }
+
+    /// How every replica here is, those that do not serve included.
+    pub fn statuses(&self) -> Vec<GroupStatus> {
+        let mut statuses: Vec<_> = self.all().iter().map(|group| group.status()).collect();
+        for (id, problem) in &*self.problems.lock().expect("no panic while locked") {
+            statuses.push(GroupStatus {
+                group: *id,
+                replica: problem.replica,
+                role: problem.role,
+                term: Term(0),
+                last_index: None,
+                applied_index: None,
+                durable_index: None,
+                purged_index: None,
+                leader: None,
+                problem: problem.reason.clone(),
+            });
+        }
+        statuses.sort_by_key(|status| status.group);
+        statuses
     }
 
     /// Where a conversation is; none before the cluster is initialized or while its group is being created.
-    pub fn route(&self, _conversation: ConversationId) -> Option<Route> {
-        unimplemented!()
+    pub fn route(&self, conversation: ConversationId) -> Option<Route> {
+        let topology = self.topology.borrow().clone()?;
+        let hash = conversation.placement();
+        let at = topology.groups.partition_point(|group| group.range.start <= hash);
+        let group = topology.groups.get(at.checked_sub(1)?)?;
+        if !group.range.contains(hash) || !group.active {
+            return None;
+        }
+        let local = self.get(group.id).filter(|local| local.range().is_some());
+        Some(Route {
+            group: group.id,
+            leader: local.as_ref().and_then(|local| local.leader()),
+            local,
+            nodes: group.replicas.iter().map(|replica| replica.node).collect(),
+        })
     }
 }

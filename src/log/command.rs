@@ -330,3 +330,23 @@ pub enum TopologyRefusal {
         actual: Incarnation,
     },
 }
+
+impl Command {
+    /// About how many bytes this command takes in an entry: what batching counts.
+    pub fn encoded_bytes_estimate(&self) -> usize {
+        const ENVELOPE: usize = 96;
+        match self {
+            Command::Append(append) => {
+                let message_bytes = |message: &NewMessage| {
+                    let headers = message.headers.iter();
+                    let headers: usize =
+                        headers.map(|(name, value)| name.len() + value.len()).sum();
+                    ENVELOPE + message.client_msg_id.len() + headers + message.payload.len()
+                };
+                let messages: usize = append.messages.iter().map(message_bytes).sum();
+                ENVELOPE + append.conversation.0.len() + append.sender.len() + messages
+            }
+            _ => ENVELOPE,
+        }
+    }
+}

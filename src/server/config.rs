@@ -352,7 +352,7 @@ impl Default for LimitsConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig { format: LogFormat::Text, filter: "info".to_owned() }
+        LogConfig { format: LogFormat::Text, filter: "info,openraft=warn".to_owned() }
     }
 }
 

@@ -198,10 +198,9 @@ impl Metrics {
         self.queue_depth.get_or_create(&QueueLabel { queue }).set(depth as u64);
     }
 
-    /// Counts a follow or subscription for as long as the guard lives.
-    pub fn subscription_opened(&self) -> OpenSubscription {
-        self.subscriptions.inc();
-        OpenSubscription(self.subscriptions.clone())
+    /// Follows and subscriptions began (or, negative, ended).
+    pub fn subscriptions_changed(&self, by: i64) {
+        self.subscriptions.inc_by(by);
     }
 
     /// Free space on the disk with the node's data.
@@ -230,16 +229,6 @@ impl Metrics {
     }
 }
 
-/// Keeps a subscription counted until dropped.
-#[must_use = "dropping it says that the subscription has ended"]
-pub struct OpenSubscription(Gauge);
-
-impl Drop for OpenSubscription {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,7 +252,7 @@ mod tests {
     #[test]
     fn what_is_measured_appears_on_the_page() {
         let metrics = measured();
-        let open = metrics.subscription_opened();
+        metrics.subscriptions_changed(1);
         let page = metrics.encode();
         for line in [
             "quorate_append_duration_seconds_count 1",
@@ -281,7 +270,7 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");
         }
-        drop(open);
+        metrics.subscriptions_changed(-1);
         metrics.forget_group(GroupId(4));
         let page = metrics.encode();
         assert!(page.contains("quorate_subscriptions 0") && !page.contains("group=\"4\""));

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use super::Table;
 
@@ -45,6 +46,23 @@ pub struct KeyRange {
     pub start: Vec<u8>,
     /// The first key above that is outside.
     pub end: Option<Vec<u8>>,
+}
+
+/// Whether no key can be in the range.
+pub(super) fn is_empty(range: &KeyRange) -> bool {
+    range.end.as_ref().is_some_and(|end| *end <= range.start)
+}
+
+/// Refuses the name of a staging area that could not be a folder's.
+pub(super) fn check_staging_name(name: &str) -> Result<(), StorageError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.is_empty() && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(StorageError::Failed {
+        action: "naming a staging area",
+        reason: format!("{name:?} may have only letters, digits, '-' and '_'"),
+    })
 }
 
 /// Which way a scan goes.
@@ -125,7 +143,8 @@ pub trait Engine: View {
     /// The present state, held for reading until dropped.
     fn pin(&self) -> Arc<dyn View>;
 
-    /// Begins an empty staging area under this name, outside the tables; one of that name is removed first.
+    /// Begins an empty staging area under this name, outside the tables; one of that name is removed first. Names
+    /// have letters, digits, '-' and '_'.
     fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError>;
 
     /// For each table with a range given: removes the range, flushes, and brings in the sealed rows of that table.
@@ -135,8 +154,15 @@ pub trait Engine: View {
     /// Removes a staging area, sealed or not; nothing happens if there is none.
     fn unstage(&self, name: &str) -> Result<(), StorageError>;
 
+    /// Names of the staging areas there are, sealed or not, in order.
+    fn staged(&self) -> Result<Vec<String>, StorageError>;
+
     /// Runs a job that blocks where it delays nobody: on a thread for blocking work, or at once in a simulation.
     fn offload(&self, job: Box<dyn FnOnce() + Send>);
+
+    /// Runs a long-lived task that blocks in calls of this engine: on a thread of its own that bears the name, or
+    /// beside all others in a simulation. Must be called on a runtime; timers work inside while it runs.
+    fn host(&self, name: &'static str, task: BoxFuture<'static, ()>);
 
     /// The first background error since opening; after one the node has to stop.
     fn background_error(&self) -> Option<String>;

@@ -1,13 +1,44 @@
 //! Floor 1: what is on disk. Key layouts, record formats, and the engines that keep them.
 //! Nothing here knows what a command means.
 
+#[cfg(test)]
+mod conformance;
+mod data_dir;
+mod database;
+mod disk_space;
 mod engine;
+mod entries;
+pub mod install;
+pub mod log_writer;
+mod memory;
+mod node_storage;
+#[cfg(feature = "rocksdb")]
+mod open;
 mod overlay;
 pub mod records;
+mod recovery;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+pub mod small_file;
 mod tables;
+mod tuning;
+pub mod watermark;
 
+pub use data_dir::{DataDir, DataDirError, Identity};
+pub use database::Database;
+pub use disk_space::{DiskLimits, DiskMark, free_bytes};
 pub use engine::{
     Batch, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError, View,
 };
+pub use entries::read_entries;
+pub use log_writer::{Done, LogWrite, LogWriter, SyncedWrite, WriterObserver};
+pub use memory::{MemoryDisk, MemoryEngine};
+pub use node_storage::Storage;
+#[cfg(feature = "rocksdb")]
+pub use open::{OpenError, ReadOnlyStorage};
 pub use overlay::Overlay;
+pub use recovery::{GroupLogState, GroupRecovery, recover};
+#[cfg(feature = "rocksdb")]
+pub use rocks::RocksEngine;
 pub use tables::{Table, keys};
+pub use tuning::Tuning;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{StorageError, Table};
 use crate::types::{
-    ConversationName, GroupId, HashRange, LogIndex, ReplicaId, Seq, Term, Timestamp,
+    ConversationId, ConversationName, GroupId, HashRange, LogIndex, ReplicaId, Seq, Term, Timestamp,
 };
 
 const CHECKSUM_BYTES: usize = 4;
@@ -147,6 +147,15 @@ pub struct ConversationHead {
 impl Record for ConversationHead {
     const TABLE: Table = Table::Conversations;
     const WHAT: &'static str = "conversation head";
+}
+
+/// Which conversation has a name. Derived from the head, for listing in the order of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameRow(pub ConversationId);
+
+impl Record for NameRow {
+    const TABLE: Table = Table::Names;
+    const WHAT: &'static str = "name";
 }
 
 /// What became of a client_msg_id. A row is in force while its `issued_at` is not before the group's dedup floor;
@@ -300,3 +309,6 @@ impl Record for EntryRecord {
 pub fn entry_key(group: GroupId, entry: &EntryRecord) -> Vec<u8> {
     super::keys::raft_log(group, entry.log_id.index)
 }
+
+#[cfg(test)]
+mod tests;

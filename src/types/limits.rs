@@ -58,12 +58,31 @@ pub const SUBSCRIPTION_CREDIT_BYTES_DEFAULT: u64 = 1024 * 1024;
 /// Conversations of one page of List.
 pub const LIST_PAGE_MAX: u32 = 1_000;
 
+/// Messages gathered into one response of a stream: envelopes of this many, with the bytes above, stay below gRPC's
+/// 4 MiB.
+pub const RESPONSE_MESSAGES_MAX: usize = 1_000;
+/// Payload and header bytes of one BatchRead response: unary, so all of it has to stay below gRPC's 4 MiB.
+pub const BATCH_READ_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// Messages of one BatchRead response, for the same reason: their envelopes count too.
+pub const BATCH_READ_MESSAGES_MAX: usize = 2_000;
+/// Responses that wait for one caller's stream. With [`RESPONSE_BYTES_TARGET`] this bounds its memory.
+pub const RESPONSE_QUEUE_MAX: usize = 4;
+/// How long a Read waits for its caller to take a response: a stalled one would hold old state on disk.
+pub const READ_STALL_MS_MAX: u64 = 60_000;
+
 /// Appends that wait for a place in an entry, for each group. Past it appends are refused as retryable.
 pub const PROPOSAL_QUEUE_MAX: usize = 8_192;
 /// Entries of one group that its proposer has in flight.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 /// Appends of one session that wait for their outcome.
 pub const SESSION_IN_FLIGHT_MAX: usize = 4_096;
+/// Payload and header bytes of the appends of one session that wait for their outcome.
+pub const SESSION_IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Lanes of one session that have state: something in flight, or broken and not reset. Past it the session ends: its
+/// caller is not listening.
+pub const SESSION_LANES_MAX: usize = 16_384;
+/// Responses that wait for one session's caller. Small ones: an outcome each.
+pub const SESSION_RESPONSE_QUEUE_MAX: usize = 256;
 /// Writes that wait for the node's log writer. Past it Raft groups wait.
 pub const LOG_WRITER_QUEUE_MAX: usize = 4_096;
 /// Bytes of one synced write of the log writer at most, unless one append alone is larger.

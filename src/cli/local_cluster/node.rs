@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::POLL_INTERVAL;
 use super::ports::{self, Ports};
+use super::{LocalClusterOptions, POLL_INTERVAL};
 use crate::server::Config;
 
 /// Lines of a node's log that an error carries.
@@ -24,31 +24,36 @@ pub(super) struct Node {
     config: Config,
     config_file: PathBuf,
     log_file: PathBuf,
+    program: PathBuf,
     child: Option<Child>,
 }
 
 impl Node {
     /// Writes the configuration of the nodes 1 to `count`, or reads what an earlier start wrote: the addresses of a
     /// cluster that exists must not change.
-    pub(super) fn prepare(
-        dir: &Path,
-        count: u32,
-        standard_ports: bool,
-    ) -> anyhow::Result<Vec<Node>> {
+    pub(super) fn prepare(dir: &Path, options: &LocalClusterOptions) -> anyhow::Result<Vec<Node>> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
-        let ports = ports::choose(count, standard_ports)?;
+        let count = options.nodes;
+        let ports = ports::choose(count, options.standard_ports)?;
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().context("cannot find this program's file")?,
+        };
         let mut nodes = Vec::new();
         for (id, ports) in (1..=count).zip(ports) {
             let config_file = dir.join(format!("{id}.toml"));
             if !config_file.exists() {
-                std::fs::write(&config_file, configuration(id, ports, &dir.join(id.to_string())))
+                let mut text = configuration(id, ports, &dir.join(id.to_string()));
+                text.push_str(&options.settings);
+                std::fs::write(&config_file, text)
                     .with_context(|| format!("cannot write {}", config_file.display()))?;
             }
             nodes.push(Node {
                 config: Config::load_with(Some(&config_file), [])?,
                 log_file: dir.join(format!("{id}.log")),
                 config_file,
+                program: program.clone(),
                 child: None,
             });
         }
@@ -81,8 +86,7 @@ impl Node {
             bail!("node {} runs already", self.id());
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log_file)?;
-        let program = std::env::current_exe().context("cannot find this program's file")?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(&self.program);
         command.arg("serve").arg("--config").arg(&self.config_file).arg("--stop-with-stdin");
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         // A group of its own: Ctrl-C in the terminal is for this process, which then stops its nodes in order.

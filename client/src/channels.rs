@@ -1,0 +1,83 @@
+//! Connections to nodes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::proto::cluster_client::ClusterClient;
+use crate::proto::message_log_client::MessageLogClient;
+use crate::{ClientOptions, Error, reason};
+
+/// Encoded bytes of one response at most. Servers stay near 4 MiB; a BatchRead of long tails may not.
+const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Flow-control window of one stream: how much a node may send ahead of the reader.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Flow-control window of a connection: eight streams can lie unread before the ninth stalls.
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
+/// One shared connection for each node, made when it is first used and again when it broke.
+///
+/// Streams that a slow reader may leave unread do not belong on it: they take a [`Channels::dedicated`] one.
+pub(crate) struct Channels {
+    options: ClientOptions,
+    /// One entry for each address that the topology or an endpoint or a leader hint ever named.
+    shared: Mutex<HashMap<Arc<str>, Channel>>,
+}
+
+impl Channels {
+    pub fn new(options: ClientOptions) -> Self {
+        Channels { options, shared: Mutex::default() }
+    }
+
+    /// The connection for short calls and for streams that are always read.
+    pub fn shared(&self, address: &Arc<str>) -> Result<Channel, Error> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = shared.get(address) {
+            return Ok(channel.clone());
+        }
+        let channel = self.dedicated(address)?;
+        shared.insert(address.clone(), channel.clone());
+        Ok(channel)
+    }
+
+    /// A connection of one's own, closed when it is dropped.
+    pub fn dedicated(&self, address: &str) -> Result<Channel, Error> {
+        Ok(self.endpoint(address)?.connect_lazy())
+    }
+
+    /// Checks that an address can be one.
+    pub fn check(&self, address: &str) -> Result<(), Error> {
+        self.endpoint(address).map(|_| ())
+    }
+
+    fn endpoint(&self, address: &str) -> Result<Endpoint, Error> {
+        let uri = match address.contains("://") {
+            true => address.to_owned(),
+            false => format!("http://{address}"),
+        };
+        let endpoint = Endpoint::from_shared(uri).map_err(|source| {
+            let message = format!("{address:?} is not an address of a node: {source}");
+            Error::local(Code::InvalidArgument, reason::BAD_OPTION, message)
+        })?;
+        Ok(endpoint
+            .connect_timeout(self.options.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(self.options.keepalive_interval)
+            .keep_alive_timeout(self.options.keepalive_timeout)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+    }
+}
+
+/// The message log service over a connection.
+pub(crate) fn message_log(channel: Channel) -> MessageLogClient<Channel> {
+    MessageLogClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
+}
+
+/// The cluster service over a connection.
+pub(crate) fn cluster(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
+}

@@ -1,0 +1,193 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::backoff::Backoff;
+use crate::channels::{self, Channels};
+use crate::error::Effect;
+use crate::router::{Destination, Router, Target};
+use crate::topology_watch::{self, AbortOnDrop, TopologyWatch};
+use crate::{Append, ClientOptions, Error, message, proto};
+
+/// A connection to a cluster. Cheap to clone: clones share connections and what is known of the topology.
+///
+/// # Cancellation
+///
+/// Every call may be dropped at any time. A dropped append may still take effect; reads have none.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+    /// Keeps the topology current until the last clone is dropped.
+    _topology: Option<Arc<AbortOnDrop>>,
+}
+
+pub(crate) struct Shared {
+    pub options: ClientOptions,
+    pub channels: Channels,
+    pub router: Router,
+}
+
+/// One attempt of a call.
+pub(crate) struct Attempt {
+    pub channel: Channel,
+    timeout: Duration,
+}
+
+impl Attempt {
+    /// The request with the deadline that the server is to keep.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+}
+
+impl Client {
+    /// Connects to a cluster and, with [`Routing::Leader`](crate::Routing::Leader), learns its topology.
+    ///
+    /// A node that answers is enough, also one that belongs to no cluster yet ([`Client::init`] needs that).
+    ///
+    /// # Errors
+    ///
+    /// `BAD_OPTION` if the options make no sense; otherwise what the last endpoint tried answered, once
+    /// `request_timeout` has passed and none could be reached.
+    pub async fn connect(options: ClientOptions) -> Result<Client, Error> {
+        options.validate()?;
+        let channels = Channels::new(options.clone());
+        for endpoint in &options.endpoints {
+            channels.check(endpoint)?;
+        }
+        let endpoints = options.endpoints.iter().map(|e| Arc::from(e.as_str())).collect();
+        let router = Router::new(options.routing, endpoints);
+        let shared = Arc::new(Shared { options, channels, router });
+        topology_watch::learn_first(&shared).await?;
+        let topology = topology_watch::spawn(&shared).map(Arc::new);
+        Ok(Client { shared, _topology: topology })
+    }
+
+    /// The topology that this client last heard of; absent before the cluster is initialized.
+    pub fn topology(&self) -> Option<Arc<proto::Topology>> {
+        self.shared.router.topology()
+    }
+
+    /// The topology now and whenever it changes.
+    pub fn watch_topology(&self) -> TopologyWatch {
+        TopologyWatch::new(self.clone())
+    }
+
+    /// The group that holds a conversation, where the topology is known.
+    pub fn group_of(&self, conversation: &str) -> Option<u64> {
+        self.shared.router.group_of(conversation)
+    }
+
+    /// Appends one to 1,000 messages to one conversation and returns once they are durable on a quorum.
+    ///
+    /// Retried until `request_timeout`, always with the same ids, so that it takes effect once at most. Not ordered
+    /// against other calls that run at the same time: a [`Session`](crate::Session) is.
+    ///
+    /// # Errors
+    ///
+    /// Whatever [`Error`] says; [`Error::may_have_taken_effect`] covers all attempts.
+    pub async fn append(&self, append: Append) -> Result<proto::AppendResponse, Error> {
+        let request = append.seal(message::now_us());
+        let destination = Destination::LeaderOf(&request.conversation);
+        self.call(destination, Effect::Possible, async |attempt| {
+            let mut log = channels::message_log(attempt.channel.clone());
+            log.append(attempt.request(request.clone())).await.map(Response::into_inner)
+        })
+        .await
+    }
+
+    /// Tells, linearizably, whether a message was committed.
+    ///
+    /// With `settle` the answer is final: an id that was not committed never will be. It then needs the message's
+    /// `issued_at_us`, which is ignored otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As the server says. A settle that failed may have taken effect; it can be repeated.
+    pub async fn outcome(
+        &self,
+        request: proto::GetOutcomeRequest,
+    ) -> Result<proto::GetOutcomeResponse, Error> {
+        let effect = if request.settle { Effect::Possible } else { Effect::None };
+        self.call(Destination::LeaderOf(&request.conversation), effect, async |attempt| {
+            let mut log = channels::message_log(attempt.channel.clone());
+            log.get_outcome(attempt.request(request.clone())).await.map(Response::into_inner)
+        })
+        .await
+    }
+
+    /// Tries a call on one node after another until it succeeds, fails for good, or the deadline passes.
+    pub(crate) async fn call<T>(
+        &self,
+        destination: Destination<'_>,
+        effect: Effect,
+        attempt: impl AsyncFn(Attempt) -> Result<T, Status>,
+    ) -> Result<T, Error> {
+        let deadline = Instant::now() + self.shared.options.request_timeout;
+        self.call_until(deadline, destination, effect, async |one| {
+            attempt(one).await.map_err(|status| Error::from_status(&status, effect))
+        })
+        .await
+    }
+
+    /// As [`Client::call`], with a deadline of the caller's and errors that are decoded already.
+    pub(crate) async fn call_until<T>(
+        &self,
+        deadline: Instant,
+        destination: Destination<'_>,
+        effect: Effect,
+        attempt: impl AsyncFn(Attempt) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut backoff = Backoff::new(&self.shared.options);
+        let mut uncertain = false;
+        loop {
+            let target = self.shared.router.target(destination);
+            let error = match self.attempt(&target, deadline, effect, &attempt).await {
+                Ok(answer) => {
+                    self.shared.router.note_success(&target.address);
+                    return Ok(answer);
+                }
+                Err(error) => error.with_effect(uncertain),
+            };
+            self.shared.router.note_failure(&target, &error);
+            uncertain = error.may_have_taken_effect();
+            if !error.retryable() {
+                return Err(error);
+            }
+            let resume_at = Instant::now() + backoff.next_delay(&error);
+            if resume_at >= deadline {
+                return Err(Error::deadline(Some(&error)));
+            }
+            tracing::debug!(address = %target.address, %error, "an attempt failed, retrying");
+            sleep_until(resume_at).await;
+        }
+    }
+
+    async fn attempt<T>(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        effect: Effect,
+        attempt: &impl AsyncFn(Attempt) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let channel = self.shared.channels.shared(&target.address)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = left.min(self.shared.options.attempt_timeout);
+        let until = Instant::now() + timeout;
+        match timeout_at(until, attempt(Attempt { channel, timeout })).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::deadline(None).with_effect(effect == Effect::Possible)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("options", &self.shared.options).finish_non_exhaustive()
+    }
+}

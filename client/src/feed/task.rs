@@ -1,0 +1,354 @@
+//! The task behind one stream: keeps it open and each of its conversations contiguous.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::conversation::Conversation;
+use super::upstream::{self, Event, Item, Outbox, Upstream};
+use super::{Change, Connections, Delivery, Mode};
+use crate::backoff::Backoff;
+use crate::message::message_bytes;
+use crate::router::{Destination, Target};
+use crate::{Client, Error, proto};
+
+use proto::delivery::Kind;
+use proto::subscribe_request as request;
+
+/// How long a conversation that a node ended for now waits until it is added again.
+const ADD_AGAIN_PAUSE: Duration = Duration::from_millis(500);
+
+/// A delivery and the credit that handing it over frees.
+struct Outgoing {
+    delivery: Delivery,
+    credit_bytes: u64,
+}
+
+pub(super) struct Feed {
+    client: Client,
+    mode: Mode,
+    connections: Arc<Connections>,
+    deliver: mpsc::Sender<Delivery>,
+    /// Held to 10,000 by the server.
+    conversations: HashMap<String, Conversation>,
+    /// Conversations removed whose end the node has not confirmed, and how often: until then what comes under their
+    /// names is of the time before.
+    ending: HashMap<String, u32>,
+    /// Conversations to be added again, in order of time.
+    add_again: VecDeque<(Instant, String)>,
+    upstream: Upstream,
+    target: Option<Target>,
+    outbox: Outbox,
+    /// What one response and one change led to: nothing is read while something is in here.
+    outgoing: VecDeque<Outgoing>,
+    backoff: Backoff,
+}
+
+impl Feed {
+    pub fn new(
+        client: Client,
+        mode: Mode,
+        connections: Arc<Connections>,
+        deliver: mpsc::Sender<Delivery>,
+    ) -> Self {
+        let backoff = Backoff::new(&client.shared.options);
+        Feed {
+            client,
+            mode,
+            connections,
+            deliver,
+            conversations: HashMap::new(),
+            ending: HashMap::new(),
+            add_again: VecDeque::new(),
+            upstream: Upstream::Idle,
+            target: None,
+            outbox: Outbox::default(),
+            outgoing: VecDeque::new(),
+            backoff,
+        }
+    }
+
+    /// Runs until the follow or subscription is dropped, which aborts it.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
+        let deliver = self.deliver.clone();
+        let mut open = true;
+        loop {
+            if matches!(self.upstream, Upstream::Idle) && !self.conversations.is_empty() {
+                self.reopen();
+            }
+            let add_again_at = self.add_again.front().map(|(at, _)| *at);
+            let reading = self.outgoing.is_empty();
+            tokio::select! {
+                place = deliver.reserve(), if !reading => {
+                    let Ok(place) = place else { return };
+                    if let Some(outgoing) = self.outgoing.pop_front() {
+                        let name = conversation_of(&outgoing.delivery).to_owned();
+                        place.send(outgoing.delivery);
+                        self.handed_over(&name, outgoing.credit_bytes);
+                    }
+                    self.upstream.excuse_silence(self.mode);
+                }
+                event = self.upstream.next(self.mode), if reading => self.on_event(event),
+                change = changes.recv(), if open && self.outbox.has_room() => match change {
+                    Some(change) => self.apply(change),
+                    None => open = false,
+                },
+                () = self.outbox.send_next() => {}
+                () = sleep_until(add_again_at.unwrap_or_else(Instant::now)), if add_again_at.is_some() => {
+                    if let Some((_, name)) = self.add_again.pop_front() {
+                        self.add_upstream(&name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a change of the set. The caller of a subscription has checked that it makes sense.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Add { conversation, start, credit } => {
+                self.conversations.insert(conversation.clone(), Conversation::new(start, credit));
+                self.add_upstream(&conversation);
+            }
+            Change::Remove { conversation } => self.end(&conversation, None),
+            Change::Grant { conversation, bytes } => {
+                if let Some(state) = self.conversations.get_mut(&conversation) {
+                    state.grant(bytes);
+                    self.give_credit(&conversation, bytes);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Rested => self.reopen(),
+            Event::Opened => {
+                if let Some(target) = &self.target {
+                    self.client.shared.router.note_success(&target.address);
+                }
+            }
+            Event::Item(item) => {
+                self.backoff.reset();
+                match item {
+                    Item::Delivery(delivery) => self.on_delivery(delivery),
+                    Item::Ended(ended) => self.on_ended(ended),
+                }
+            }
+            Event::Broken(error) => self.on_broken(error),
+        }
+    }
+
+    /// Opens a stream on the node that leads now, with every conversation from where it has come to.
+    fn reopen(&mut self) {
+        let Some(name) = self.conversations.keys().next() else {
+            self.upstream = Upstream::Idle;
+            return;
+        };
+        let target = self.client.shared.router.target(Destination::LeaderOf(name));
+        let channel = match self.connections.to(&target.address) {
+            Ok(channel) => channel,
+            Err(error) => return self.on_broken(error.with_retryable(true)),
+        };
+        self.target = Some(target);
+        self.ending.clear();
+        self.add_again.clear();
+        let limit = self.client.shared.options.attempt_timeout;
+        let opening = match self.mode {
+            Mode::Follow { heartbeat_ms } => {
+                let request = self.follow_request(heartbeat_ms);
+                upstream::follow(channel, request, limit).boxed()
+            }
+            Mode::Subscribe => {
+                let requests = self.outbox_of_all();
+                upstream::subscribe(channel, requests, limit).boxed()
+            }
+        };
+        self.upstream = Upstream::Opening(opening);
+    }
+
+    fn follow_request(&self, heartbeat_ms: u32) -> proto::FollowRequest {
+        let start = |(name, state): (&String, &Conversation)| proto::FollowStart {
+            conversation: name.clone(),
+            start: state.resume_at().into(),
+        };
+        let conversations = self.conversations.iter().map(start).collect();
+        proto::FollowRequest { conversations, heartbeat_ms }
+    }
+
+    fn outbox_of_all(&mut self) -> mpsc::Receiver<proto::SubscribeRequest> {
+        let mut adds = VecDeque::new();
+        for (name, state) in &mut self.conversations {
+            let add = add_request(name, state);
+            state.added = add.is_some();
+            adds.extend(add.map(|add| proto::SubscribeRequest { change: Some(add) }));
+        }
+        self.outbox.reopen(adds)
+    }
+
+    fn on_broken(&mut self, error: Error) {
+        self.outbox.close();
+        self.conversations.values_mut().for_each(|state| state.added = false);
+        if let Some(target) = self.target.take() {
+            tracing::debug!(address = %target.address, %error, "a feed's stream broke");
+            self.client.shared.router.note_failure(&target, &error);
+        }
+        if error.retryable() {
+            self.upstream = Upstream::Resting(Instant::now() + self.backoff.next_delay(&error));
+            return;
+        }
+        self.upstream = Upstream::Idle;
+        let names: Vec<String> = self.conversations.keys().cloned().collect();
+        names.iter().for_each(|name| self.end(name, Some(error.clone())));
+    }
+
+    fn on_delivery(&mut self, delivery: proto::Delivery) {
+        match delivery.kind {
+            Some(Kind::Messages(m)) => self.on_messages(m),
+            Some(Kind::CaughtUp(c)) => self.take(c.conversation, |state, name| {
+                let news = state.take_caught_up(name, c.next_seq)?;
+                let next_seq = state.next_seq().unwrap_or(c.next_seq);
+                Ok(news.then(|| Delivery::CaughtUp { conversation: name.to_owned(), next_seq }))
+            }),
+            Some(Kind::Gap(g)) => self.take(g.conversation, |state, name| {
+                let news = state.take_gap(name, g.from_seq, g.to_seq)?;
+                let conversation = name.to_owned();
+                Ok(news.map(|(from_seq, to_seq)| Delivery::Gap { conversation, from_seq, to_seq }))
+            }),
+            Some(Kind::Heartbeat(_)) | None => {}
+        }
+    }
+
+    fn on_messages(&mut self, delivered: proto::delivery::Messages) {
+        let received: u64 = delivered.messages.iter().map(message_bytes).sum();
+        let name = delivered.conversation.clone();
+        self.take(delivered.conversation, |state, name| {
+            let messages = state.take_messages(name, delivered.messages)?;
+            let conversation = name.to_owned();
+            Ok((!messages.is_empty()).then_some(Delivery::Messages { conversation, messages }))
+        });
+        match self.outgoing.back_mut() {
+            Some(outgoing) if conversation_of(&outgoing.delivery) == name => {
+                outgoing.credit_bytes += received;
+            }
+            // Nothing but repeats: their credit is free at once.
+            _ => self.handed_over(&name, received),
+        }
+    }
+
+    /// Applies what came to its conversation, which leaves the feed if it makes no sense.
+    fn take(
+        &mut self,
+        name: String,
+        apply: impl FnOnce(&mut Conversation, &str) -> Result<Option<Delivery>, Error>,
+    ) {
+        if self.ending.contains_key(&name) {
+            return;
+        }
+        let Some(state) = self.conversations.get_mut(&name) else { return };
+        match apply(state, &name) {
+            Ok(delivery) => self
+                .outgoing
+                .extend(delivery.map(|delivery| Outgoing { delivery, credit_bytes: 0 })),
+            Err(error) => self.end(&name, Some(error)),
+        }
+    }
+
+    /// The node stopped delivering a conversation.
+    fn on_ended(&mut self, ended: proto::subscribe_response::Ended) {
+        let name = ended.conversation;
+        if let Some(count) = self.ending.get_mut(&name) {
+            *count -= 1;
+            if *count == 0 {
+                self.ending.remove(&name);
+            }
+            return;
+        }
+        let Some(state) = self.conversations.get_mut(&name) else { return };
+        state.added = false;
+        let error = ended.failed.map(Error::from_failure);
+        match error {
+            // Nobody removed it, so it is wanted still.
+            None => self.add_again.push_back((Instant::now() + ADD_AGAIN_PAUSE, name)),
+            Some(error) if error.retryable() => {
+                tracing::debug!(conversation = name, %error, "to be added again");
+                self.add_again.push_back((Instant::now() + ADD_AGAIN_PAUSE, name));
+            }
+            Some(error) => {
+                self.conversations.remove(&name);
+                self.tell_ended(name, Some(error));
+            }
+        }
+    }
+
+    /// Takes a conversation out of the feed.
+    fn end(&mut self, name: &str, error: Option<Error>) {
+        let Some(state) = self.conversations.remove(name) else { return };
+        if state.added {
+            *self.ending.entry(name.to_owned()).or_default() += 1;
+            let remove = request::Remove { conversation: name.to_owned() };
+            self.outbox.push(request::Change::Remove(remove));
+        }
+        self.tell_ended(name.to_owned(), error);
+    }
+
+    fn tell_ended(&mut self, conversation: String, error: Option<Error>) {
+        let delivery = Delivery::Ended { conversation, error };
+        self.outgoing.push_back(Outgoing { delivery, credit_bytes: 0 });
+    }
+
+    fn handed_over(&mut self, name: &str, bytes: u64) {
+        let Some(state) = self.conversations.get_mut(name) else { return };
+        if let Some(credit) = state.handed_over(bytes) {
+            self.give_credit(name, credit);
+        }
+    }
+
+    /// Tells the node of credit that the conversation was given.
+    fn give_credit(&mut self, name: &str, credit_bytes: u64) {
+        let added = self.conversations.get(name).is_some_and(|state| state.added);
+        if added {
+            let credit = request::Credit { conversation: name.to_owned(), credit_bytes };
+            self.outbox.push(request::Change::Credit(credit));
+        } else {
+            self.add_upstream(name);
+        }
+    }
+
+    /// Adds a conversation to the stream, if there is one and the conversation has credit.
+    fn add_upstream(&mut self, name: &str) {
+        let streaming = matches!(self.upstream, Upstream::Opening(_) | Upstream::Open(..));
+        if !streaming || self.mode != Mode::Subscribe {
+            return;
+        }
+        let Some(state) = self.conversations.get_mut(name).filter(|state| !state.added) else {
+            return;
+        };
+        if let Some(add) = add_request(name, state) {
+            state.added = true;
+            self.outbox.push(add);
+        }
+    }
+}
+
+fn add_request(name: &str, state: &mut Conversation) -> Option<request::Change> {
+    let credit_bytes = state.credit_to_add()?;
+    Some(request::Change::Add(request::Add {
+        conversation: name.to_owned(),
+        start: state.resume_at().into(),
+        credit_bytes,
+    }))
+}
+
+fn conversation_of(delivery: &Delivery) -> &str {
+    match delivery {
+        Delivery::Messages { conversation, .. }
+        | Delivery::CaughtUp { conversation, .. }
+        | Delivery::Gap { conversation, .. }
+        | Delivery::Ended { conversation, .. } => conversation,
+    }
+}

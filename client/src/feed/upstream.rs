@@ -1,0 +1,217 @@
+//! The stream behind a feed: one Follow or one Subscribe on one node.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::Mode;
+use crate::error::Effect;
+use crate::{Error, channels, proto};
+
+use proto::subscribe_response::Kind as SubscribeKind;
+
+/// Requests that wait for the stream.
+const REQUESTS_MAX: usize = 64;
+/// The heartbeat interval where none is asked for.
+const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
+/// After so many intervals without a sign of life the node is taken for lost.
+const HEARTBEATS_MISSED: u32 = 3;
+
+/// What comes from the node.
+#[derive(Debug)]
+pub(super) enum Item {
+    Delivery(proto::Delivery),
+    Ended(proto::subscribe_response::Ended),
+}
+
+/// The two kinds of stream.
+pub(super) enum Responses {
+    Follow(Streaming<proto::FollowResponse>),
+    Subscribe(Streaming<proto::SubscribeResponse>),
+}
+
+/// What the stream is doing.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one for each stream, and it is nearly always live"
+)]
+pub(super) enum Upstream {
+    /// Nothing is to be carried.
+    Idle,
+    /// Waiting before the next attempt.
+    Resting(Instant),
+    /// The stream is being opened.
+    Opening(BoxFuture<'static, Result<Responses, Error>>),
+    /// Taken as lost when nothing came until the given time.
+    Open(Responses, Instant),
+}
+
+/// What happened to the stream.
+pub(super) enum Event {
+    /// The pause is over.
+    Rested,
+    Opened,
+    Item(Item),
+    Broken(Error),
+}
+
+impl Upstream {
+    /// Waits for what happens next. Cancel safe: the state is kept here.
+    pub async fn next(&mut self, mode: Mode) -> Event {
+        match self {
+            Upstream::Idle => std::future::pending().await,
+            Upstream::Resting(until) => {
+                sleep_until(*until).await;
+                Event::Rested
+            }
+            Upstream::Opening(opening) => match opening.await {
+                Ok(responses) => {
+                    *self = Upstream::Open(responses, silence_ends(mode));
+                    Event::Opened
+                }
+                Err(error) => Event::Broken(error),
+            },
+            Upstream::Open(responses, lost_at) => {
+                match timeout_at(*lost_at, responses.next()).await {
+                    Ok(Ok(item)) => {
+                        *lost_at = silence_ends(mode);
+                        Event::Item(item)
+                    }
+                    Ok(Err(error)) => Event::Broken(error),
+                    Err(_) => Event::Broken(Error::stream_ended(Effect::None)),
+                }
+            }
+        }
+    }
+
+    /// Counts silence anew, after a time in which nothing was read.
+    pub fn excuse_silence(&mut self, mode: Mode) {
+        if let Upstream::Open(_, lost_at) = self {
+            *lost_at = silence_ends(mode);
+        }
+    }
+}
+
+impl Responses {
+    async fn next(&mut self) -> Result<Item, Error> {
+        let item = match self {
+            Responses::Follow(stream) => {
+                let response = stream.message().await.map_err(lost)?.ok_or_else(ended)?;
+                response.delivery.map(Item::Delivery)
+            }
+            Responses::Subscribe(stream) => {
+                let response = stream.message().await.map_err(lost)?.ok_or_else(ended)?;
+                response.kind.map(|kind| match kind {
+                    SubscribeKind::Delivery(delivery) => Item::Delivery(delivery),
+                    SubscribeKind::Ended(ended) => Item::Ended(ended),
+                })
+            }
+        };
+        item.ok_or_else(|| Error::protocol("a response says nothing").with_retryable(true))
+    }
+}
+
+/// Opens a Follow.
+pub(super) async fn follow(
+    channel: Channel,
+    request: proto::FollowRequest,
+    limit: Duration,
+) -> Result<Responses, Error> {
+    let mut log = channels::message_log(channel);
+    let opened = timeout(limit, log.follow(request)).await;
+    let response = opened.map_err(|_| Error::deadline(None))?.map_err(lost)?;
+    Ok(Responses::Follow(response.into_inner()))
+}
+
+/// Opens a Subscribe that sends what comes out of `requests`.
+pub(super) async fn subscribe(
+    channel: Channel,
+    requests: mpsc::Receiver<proto::SubscribeRequest>,
+    limit: Duration,
+) -> Result<Responses, Error> {
+    let mut log = channels::message_log(channel);
+    let opened = timeout(limit, log.subscribe(ReceiverStream::new(requests))).await;
+    let response = opened.map_err(|_| Error::deadline(None))?.map_err(lost)?;
+    Ok(Responses::Subscribe(response.into_inner()))
+}
+
+/// The requests of a Subscribe that wait to be sent. One for each conversation and change, held back only while the
+/// node does not read.
+#[derive(Default)]
+pub(super) struct Outbox {
+    waiting: VecDeque<proto::SubscribeRequest>,
+    stream: Option<mpsc::Sender<proto::SubscribeRequest>>,
+}
+
+impl Outbox {
+    /// Starts over for a new stream. The first requests are in it before it is opened: a node may want one before it
+    /// answers.
+    pub fn reopen(
+        &mut self,
+        first: VecDeque<proto::SubscribeRequest>,
+    ) -> mpsc::Receiver<proto::SubscribeRequest> {
+        let (stream, receiver) = mpsc::channel(REQUESTS_MAX);
+        self.waiting = first;
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(refused) = stream.try_send(request) {
+                self.waiting.push_front(refused.into_inner());
+                break;
+            }
+        }
+        self.stream = Some(stream);
+        receiver
+    }
+
+    /// Forgets what a lost stream was to be told: the next one starts from the present state.
+    pub fn close(&mut self) {
+        self.waiting.clear();
+        self.stream = None;
+    }
+
+    pub fn push(&mut self, change: proto::subscribe_request::Change) {
+        if self.stream.is_some() {
+            self.waiting.push_back(proto::SubscribeRequest { change: Some(change) });
+        }
+    }
+
+    /// Whether more changes can be taken without piling up.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < REQUESTS_MAX
+    }
+
+    /// Sends the next request once the stream takes it; never ends while there is none. Cancel safe.
+    pub async fn send_next(&mut self) {
+        let (Some(stream), false) = (&self.stream, self.waiting.is_empty()) else {
+            return std::future::pending().await;
+        };
+        // A lost stream takes nothing; its responses tell of the loss.
+        let Ok(place) = stream.reserve().await else { return std::future::pending().await };
+        if let Some(request) = self.waiting.pop_front() {
+            place.send(request);
+        }
+    }
+}
+
+fn silence_ends(mode: Mode) -> Instant {
+    let interval = match mode {
+        Mode::Follow { heartbeat_ms } if heartbeat_ms > 0 => {
+            Duration::from_millis(u64::from(heartbeat_ms))
+        }
+        _ => HEARTBEAT_DEFAULT,
+    };
+    Instant::now() + interval * HEARTBEATS_MISSED
+}
+
+fn lost(status: Status) -> Error {
+    Error::from_status(&status, Effect::None)
+}
+
+fn ended() -> Error {
+    Error::stream_ended(Effect::None)
+}

@@ -1,0 +1,254 @@
+//! Which node a call goes to.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::topology::IndexedTopology;
+use crate::{Error, Routing, proto, reason};
+
+/// How long a node that could not be reached is passed over.
+const UNREACHABLE_PASSED_OVER: Duration = Duration::from_secs(1);
+/// How long a node that answered "unavailable" is passed over: long enough to try another, short enough that a
+/// leader in the making is asked again soon.
+const UNAVAILABLE_PASSED_OVER: Duration = Duration::from_millis(200);
+
+/// Whom a call is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Destination<'a> {
+    /// The leader of the group that holds this conversation.
+    LeaderOf(&'a str),
+    /// Any replica of that group.
+    ReplicaOf(&'a str),
+    /// Any node.
+    AnyNode,
+}
+
+/// Where a call goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub address: Arc<str>,
+    /// The group it is about, where the topology tells.
+    pub group: Option<u64>,
+}
+
+/// What is known of the cluster, from the topology and from how nodes answered.
+pub(crate) struct Router {
+    routing: Routing,
+    endpoints: Vec<Arc<str>>,
+    /// The endpoint in use when calls may go anywhere.
+    preferred: AtomicUsize,
+    topology: ArcSwapOption<IndexedTopology>,
+    changes: watch::Sender<Option<Arc<proto::Topology>>>,
+    experience: Mutex<Experience>,
+    stale: Notify,
+    /// Counts what may have changed a target.
+    lessons: AtomicU64,
+    born: Instant,
+}
+
+#[derive(Default)]
+struct Experience {
+    /// Leaders that nodes have named since the topology came, by group.
+    leaders: HashMap<u64, Arc<str>>,
+    /// Nodes that failed, and until when they are passed over. One entry for each address of the cluster at most.
+    passed_over: HashMap<Arc<str>, Instant>,
+}
+
+impl Router {
+    pub fn new(routing: Routing, endpoints: Vec<Arc<str>>) -> Self {
+        Router {
+            routing,
+            endpoints,
+            preferred: AtomicUsize::new(0),
+            topology: ArcSwapOption::empty(),
+            changes: watch::Sender::new(None),
+            experience: Mutex::default(),
+            stale: Notify::new(),
+            lessons: AtomicU64::new(0),
+            born: Instant::now(),
+        }
+    }
+
+    /// The newest topology heard of.
+    pub fn topology(&self) -> Option<Arc<proto::Topology>> {
+        self.topology.load().as_ref().map(|indexed| indexed.topology().clone())
+    }
+
+    /// The topology as it changes.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<proto::Topology>>> {
+        self.changes.subscribe()
+    }
+
+    /// Takes a topology that a node has sent. Leaders named before it are forgotten: if the node knew less than
+    /// they did, the next call is told again.
+    pub fn learn(&self, topology: proto::Topology) {
+        let indexed = Arc::new(IndexedTopology::new(topology));
+        let current = self.topology.load();
+        if current.as_ref().is_some_and(|c| c.topology().version > indexed.topology().version) {
+            return;
+        }
+        self.experience().leaders.clear();
+        self.changes.send_replace(Some(indexed.topology().clone()));
+        self.topology.store(Some(indexed));
+        self.lessons.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// While this is the same, targets are too. Nodes that were passed over come back with time, so it also moves
+    /// once a second.
+    pub fn generation(&self) -> u64 {
+        self.lessons.load(Ordering::Relaxed) + self.born.elapsed().as_secs()
+    }
+
+    /// Asks for the topology to be fetched anew.
+    pub fn note_stale(&self) {
+        self.stale.notify_one();
+    }
+
+    /// Resolves once somebody has asked for that.
+    pub async fn stale(&self) {
+        self.stale.notified().await;
+    }
+
+    /// The group that holds a conversation, where the topology tells and routing cares.
+    pub fn group_of(&self, conversation: &str) -> Option<u64> {
+        if self.routing == Routing::Proxy {
+            return None;
+        }
+        Some(self.topology.load().as_ref()?.group_of(conversation)?.group_id)
+    }
+
+    /// Where to go: the first candidate that did not fail lately, or the first of all if every one did.
+    pub fn target(&self, destination: Destination<'_>) -> Target {
+        let (group, candidates) = self.candidates(destination);
+        let now = Instant::now();
+        let mut experience = self.experience();
+        experience.passed_over.retain(|_, until| *until > now);
+        let usable = candidates.iter().find(|a| !experience.passed_over.contains_key(*a));
+        let soonest = || candidates.iter().min_by_key(|a| experience.passed_over.get(*a));
+        let address = usable
+            .or_else(soonest)
+            .expect("the endpoints are among the candidates and there is one at least");
+        Target { address: address.clone(), group }
+    }
+
+    /// Learns from a failure where the next attempt should go.
+    pub fn note_failure(&self, target: &Target, error: &Error) {
+        if error.is_transport() || error.reason() == reason::NOT_LEADER {
+            self.note_stale();
+        }
+        self.lessons.fetch_add(1, Ordering::Relaxed);
+        let named = error.leader_hint().and_then(|hint| self.resolve(hint));
+        let mut experience = self.experience();
+        match (target.group, named) {
+            (Some(group), Some(leader)) if leader != target.address => {
+                experience.leaders.insert(group, leader);
+                return;
+            }
+            (Some(group), _) => {
+                experience.leaders.remove(&group);
+            }
+            (None, _) => {}
+        }
+        let pause = match error.code() {
+            _ if error.is_transport() => UNREACHABLE_PASSED_OVER,
+            tonic::Code::DeadlineExceeded => UNREACHABLE_PASSED_OVER,
+            tonic::Code::Unavailable => UNAVAILABLE_PASSED_OVER,
+            _ if error.reason() == reason::NOT_LEADER => UNAVAILABLE_PASSED_OVER,
+            _ => return,
+        };
+        experience.passed_over.insert(target.address.clone(), Instant::now() + pause);
+        drop(experience);
+        self.advance_preferred(&target.address);
+    }
+
+    /// Notes that a node answers.
+    pub fn note_success(&self, address: &Arc<str>) {
+        self.experience().passed_over.remove(address);
+    }
+
+    fn candidates(&self, destination: Destination<'_>) -> (Option<u64>, Vec<Arc<str>>) {
+        let topology = self.topology.load();
+        let mut group_id = None;
+        let mut candidates = Vec::new();
+        if self.routing == Routing::Leader
+            && let Some(topology) = topology.as_ref()
+        {
+            let conversation = match destination {
+                Destination::LeaderOf(name) | Destination::ReplicaOf(name) => Some(name),
+                Destination::AnyNode => None,
+            };
+            if let Some(group) = conversation.and_then(|name| topology.group_of(name)) {
+                group_id = Some(group.group_id);
+                let leader_first = matches!(destination, Destination::LeaderOf(_));
+                candidates.extend(self.members(topology, group, leader_first));
+            }
+        }
+        candidates.extend(self.rotated_endpoints());
+        if self.routing == Routing::Leader
+            && let Some(topology) = topology.as_ref()
+        {
+            candidates.extend(topology.all_addresses());
+        }
+        (group_id, candidates)
+    }
+
+    /// The nodes of a group: the leader first, or all in random order so that reads spread.
+    fn members(
+        &self,
+        topology: &IndexedTopology,
+        group: &proto::Group,
+        leader_first: bool,
+    ) -> Vec<Arc<str>> {
+        let mut members: Vec<_> =
+            group.replicas.iter().filter_map(|r| topology.address_of(r.node_id)).collect();
+        if leader_first {
+            let named = self.experience().leaders.get(&group.group_id).cloned();
+            members.splice(0..0, named.or_else(|| topology.address_of(group.leader_node_id)));
+        } else if !members.is_empty() {
+            let first = rand::random_range(0..members.len());
+            members.rotate_left(first);
+        }
+        members
+    }
+
+    fn rotated_endpoints(&self) -> impl Iterator<Item = Arc<str>> + '_ {
+        let first = self.preferred.load(Ordering::Relaxed) % self.endpoints.len();
+        self.endpoints.iter().cycle().skip(first).take(self.endpoints.len()).cloned()
+    }
+
+    /// Goes on to the next endpoint if the one in use is the one that failed.
+    fn advance_preferred(&self, failed: &Arc<str>) {
+        let current = self.preferred.load(Ordering::Relaxed);
+        if self.endpoints[current % self.endpoints.len()] == *failed {
+            // Another task that saw the same failure may have gone on already: then nothing is left to do.
+            let _ = self.preferred.compare_exchange(
+                current,
+                current.wrapping_add(1),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// A leader hint as an address: servers name a host:port, or a node id.
+    fn resolve(&self, hint: &str) -> Option<Arc<str>> {
+        match hint.parse() {
+            Ok(node_id) => self.topology.load().as_ref()?.address_of(node_id),
+            Err(_) => Some(Arc::from(hint)),
+        }
+    }
+
+    fn experience(&self) -> MutexGuard<'_, Experience> {
+        self.experience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

@@ -1,0 +1,100 @@
+use tonic::Code;
+
+use super::*;
+use crate::error::Effect;
+
+fn address(text: &str) -> Arc<str> {
+    Arc::from(text)
+}
+
+fn topology(version: u64, leader_node_id: u64) -> proto::Topology {
+    let node = |node_id: u64| proto::Node {
+        node_id,
+        client_address: format!("n{node_id}:1"),
+        ..proto::Node::default()
+    };
+    let replica = |node_id| proto::Replica { node_id, incarnation: 1 };
+    proto::Topology {
+        version,
+        nodes: (1..=3).map(node).collect(),
+        groups: vec![proto::Group {
+            group_id: 9,
+            leader_node_id,
+            replicas: (1..=3).map(replica).collect(),
+            ..proto::Group::default()
+        }],
+        ..proto::Topology::default()
+    }
+}
+
+fn router(routing: Routing) -> Router {
+    let router = Router::new(routing, vec![address("n1:1"), address("n3:1")]);
+    router.learn(topology(1, 2));
+    router
+}
+
+fn not_leader(hint: &str) -> Error {
+    Error::from_failure(proto::Failure {
+        code: Code::Unavailable.into(),
+        reason: reason::NOT_LEADER.to_owned(),
+        retryable: true,
+        metadata: [("leader".to_owned(), hint.to_owned())].into(),
+        ..proto::Failure::default()
+    })
+}
+
+#[tokio::test]
+async fn calls_go_to_the_leader_and_to_the_one_named_instead() {
+    let router = router(Routing::Leader);
+    let target = router.target(Destination::LeaderOf("c"));
+    assert_eq!(target, Target { address: address("n2:1"), group: Some(9) });
+
+    for hint in ["3", "n3:1"] {
+        router.note_failure(&target, &not_leader(hint));
+        assert_eq!(&*router.target(Destination::LeaderOf("c")).address, "n3:1");
+        router.learn(topology(2, 2));
+    }
+    assert_eq!(&*router.target(Destination::LeaderOf("c")).address, "n2:1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_leader_is_passed_over_for_a_while() {
+    let router = router(Routing::Leader);
+    let target = router.target(Destination::LeaderOf("c"));
+    router.note_failure(&target, &Error::stream_ended(Effect::Possible));
+    assert_eq!(&*router.target(Destination::LeaderOf("c")).address, "n1:1");
+    tokio::time::advance(UNREACHABLE_PASSED_OVER).await;
+    assert_eq!(&*router.target(Destination::LeaderOf("c")).address, "n2:1");
+}
+
+#[tokio::test]
+async fn with_every_node_dead_there_is_still_a_target() {
+    let router = router(Routing::Leader);
+    for _ in 0..5 {
+        let target = router.target(Destination::LeaderOf("c"));
+        router.note_failure(&target, &Error::stream_ended(Effect::Possible));
+    }
+    assert_eq!(router.target(Destination::LeaderOf("c")).group, Some(9));
+}
+
+#[tokio::test]
+async fn a_proxy_is_kept_until_it_fails() {
+    let router = router(Routing::Proxy);
+    let target = router.target(Destination::LeaderOf("c"));
+    assert_eq!(target, Target { address: address("n1:1"), group: None });
+    router.note_failure(&target, &not_leader("2"));
+    router.note_failure(&target, &Error::stream_ended(Effect::None));
+    let next = router.target(Destination::LeaderOf("c"));
+    assert_eq!(&*next.address, "n3:1");
+    // It stays with the one that works even once the first could be used again.
+    router.note_success(&target.address);
+    assert_eq!(&*router.target(Destination::AnyNode).address, "n3:1");
+}
+
+#[tokio::test]
+async fn an_older_topology_is_ignored() {
+    let router = router(Routing::Leader);
+    router.learn(topology(5, 3));
+    router.learn(topology(4, 1));
+    assert_eq!(&*router.target(Destination::LeaderOf("c")).address, "n3:1");
+}

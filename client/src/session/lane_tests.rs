@@ -1,0 +1,110 @@
+use std::time::Duration;
+
+use super::*;
+use crate::error::Effect;
+
+type Outcome = oneshot::Receiver<Result<proto::AppendResponse, Error>>;
+
+fn lane_of(count: u64) -> (Lane, Vec<Outcome>) {
+    let mut lane = Lane::new(false);
+    let outcomes = (0..count)
+        .map(|n| {
+            let (done, outcome) = oneshot::channel();
+            let request = proto::AppendRequest { sender: n.to_string(), ..Default::default() };
+            let deadline = Instant::now() + Duration::from_secs(n + 1);
+            lane.push(Pending::new(request, deadline, done, None));
+            outcome
+        })
+        .collect();
+    (lane, outcomes)
+}
+
+/// Sends all that can be sent and returns who is sent, and on which requests the lane is opened again.
+fn send_all(lane: &mut Lane, first_id: u64) -> Vec<(String, bool)> {
+    let mut sent = Vec::new();
+    while let Some(request) = lane.next_request(first_id + sent.len() as u64) {
+        lane.mark_sent(request.request_id);
+        sent.push((request.append.unwrap().sender, request.reset_lane));
+    }
+    sent
+}
+
+fn failure(retryable: bool, may_have_taken_effect: bool) -> Error {
+    Error::from_failure(proto::Failure {
+        reason: "SOME".to_owned(),
+        retryable,
+        may_have_taken_effect,
+        ..Default::default()
+    })
+}
+
+fn in_order(resets: &[bool], first: u64) -> Vec<(String, bool)> {
+    resets.iter().zip(first..).map(|(reset, n)| (n.to_string(), *reset)).collect()
+}
+
+#[tokio::test]
+async fn a_retryable_failure_sends_the_rest_again_in_order_and_opens_the_lane() {
+    let (mut lane, mut outcomes) = lane_of(3);
+    assert_eq!(send_all(&mut lane, 1), in_order(&[false, false, false], 0));
+    lane.succeed(1, proto::AppendResponse::default()).unwrap();
+    assert!(outcomes.remove(0).await.unwrap().is_ok());
+
+    assert!(matches!(lane.fail(2, &failure(true, false)), Ok(Failed::Again)));
+    assert_eq!(send_all(&mut lane, 10), in_order(&[true, false], 1));
+    lane.succeed(10, proto::AppendResponse::default()).unwrap();
+    lane.succeed(11, proto::AppendResponse::default()).unwrap();
+    assert!(lane.is_empty() && !lane.is_in_flight());
+}
+
+#[tokio::test]
+async fn a_final_failure_fails_the_lane_behind_it() {
+    let (mut lane, outcomes) = lane_of(3);
+    send_all(&mut lane, 1);
+    assert!(matches!(lane.fail(1, &failure(false, false)), Ok(Failed::Broken)));
+    let mut errors = Vec::new();
+    for outcome in outcomes {
+        errors.push(outcome.await.unwrap().unwrap_err());
+    }
+    assert_eq!(errors[0].reason(), "SOME");
+    assert!(errors[1..].iter().all(|e| e.reason() == reason::LANE_BROKEN && e.retryable()));
+    assert!(errors.iter().all(|e| !e.may_have_taken_effect()));
+}
+
+#[tokio::test]
+async fn an_uncertain_attempt_is_remembered_through_later_certain_ones() {
+    let (mut lane, mut outcomes) = lane_of(2);
+    send_all(&mut lane, 1);
+    lane.rewind(&Error::stream_ended(Effect::Possible));
+    send_all(&mut lane, 3);
+    assert!(matches!(lane.fail(3, &failure(false, false)), Ok(Failed::Broken)));
+    for outcome in outcomes.drain(..) {
+        assert!(outcome.await.unwrap().unwrap_err().may_have_taken_effect());
+    }
+}
+
+#[test]
+fn an_answer_out_of_order_is_a_violation_and_changes_nothing() {
+    let (mut lane, _outcomes) = lane_of(2);
+    send_all(&mut lane, 1);
+    assert!(lane.succeed(2, proto::AppendResponse::default()).is_err());
+    assert!(lane.fail(2, &failure(false, false)).is_err());
+    assert_eq!(lane.ids_in_flight().collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_broken_lane_at_the_server_is_sent_again() {
+    let (mut lane, _outcomes) = lane_of(2);
+    send_all(&mut lane, 1);
+    let broken = Error::local(Code::Aborted, reason::LANE_BROKEN, "");
+    assert!(matches!(lane.fail(1, &broken), Ok(Failed::Again)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_appends_deadline_is_the_lanes() {
+    let (mut lane, _outcomes) = lane_of(2);
+    assert!(lane.expired(Instant::now()).is_none());
+    let later = Instant::now() + Duration::from_secs(1);
+    assert!(!lane.expired(later).unwrap().may_have_taken_effect());
+    send_all(&mut lane, 1);
+    assert!(lane.expired(later).unwrap().may_have_taken_effect());
+}

@@ -1,0 +1,78 @@
+//! One append stream to one node.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use crate::error::Effect;
+use crate::{Error, channels, proto};
+
+/// Tells one link from another to the same node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LinkId(pub u64);
+
+/// What a link tells the driver.
+pub(super) enum Event {
+    /// A request was answered.
+    Answered(LinkId, proto::SessionResponse),
+    /// The stream is no more; nothing comes after this.
+    Broken(LinkId, Error),
+}
+
+/// Opens the stream and carries requests out and answers back, until the stream breaks or the driver drops the
+/// requests' sender and all answers are in.
+pub(super) async fn run(
+    id: LinkId,
+    channel: Channel,
+    requests: mpsc::Receiver<proto::SessionRequest>,
+    events: mpsc::Sender<Event>,
+    open_timeout: Duration,
+) {
+    let error = match open(channel, requests, open_timeout).await {
+        Ok(answers) => carry(id, answers, &events).await,
+        Err(error) => error,
+    };
+    // The driver may be gone, together with whoever waits for an answer.
+    let _ = events.send(Event::Broken(id, error)).await;
+}
+
+async fn open(
+    channel: Channel,
+    requests: mpsc::Receiver<proto::SessionRequest>,
+    open_timeout: Duration,
+) -> Result<Streaming<proto::SessionResponse>, Error> {
+    let mut log = channels::message_log(channel);
+    let opened = log.append_session(ReceiverStream::new(requests));
+    match timeout(open_timeout, opened).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(lost(&status)),
+        Err(_) => Err(Error::deadline(None).with_effect(true)),
+    }
+}
+
+async fn carry(
+    id: LinkId,
+    mut answers: Streaming<proto::SessionResponse>,
+    events: &mpsc::Sender<Event>,
+) -> Error {
+    loop {
+        match answers.message().await {
+            Ok(Some(answer)) => {
+                if events.send(Event::Answered(id, answer)).await.is_err() {
+                    return Error::stream_ended(Effect::Possible);
+                }
+            }
+            Ok(None) => return Error::stream_ended(Effect::Possible),
+            Err(status) => return lost(&status),
+        }
+    }
+}
+
+/// Why a stream as a whole broke. What was on it may have arrived, unless there never was a connection.
+fn lost(status: &Status) -> Error {
+    Error::from_status(status, Effect::Possible)
+}

@@ -1,0 +1,159 @@
+//! Learning the topology: once when connecting, then in the background for as long as the client lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Code, Streaming};
+
+use crate::backoff::Backoff;
+use crate::client::Shared;
+use crate::error::Effect;
+use crate::router::{Destination, Target};
+use crate::{Client, Error, Routing, channels, proto};
+
+/// A topology is fetched anew this often at most, however many calls ask for it.
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+
+/// The topology as it changes. Made by [`Client::watch_topology`].
+pub struct TopologyWatch {
+    /// Keeps the background task alive, which ends with the last client.
+    client: Client,
+    changes: watch::Receiver<Option<Arc<proto::Topology>>>,
+}
+
+impl TopologyWatch {
+    pub(crate) fn new(client: Client) -> Self {
+        let mut changes = client.shared.router.watch();
+        changes.mark_changed();
+        TopologyWatch { client, changes }
+    }
+
+    /// The topology at first, then each time it has changed; a reader that fell behind gets the newest only.
+    /// Waits while the cluster is not initialized. Cancel safe.
+    pub async fn next(&mut self) -> Arc<proto::Topology> {
+        loop {
+            if self.changes.changed().await.is_err() {
+                // The sender lives in the client that this watch holds.
+                unreachable!("the router of {:?} outlives its watch", self.client);
+            }
+            if let Some(topology) = self.changes.borrow_and_update().clone() {
+                return topology;
+            }
+        }
+    }
+}
+
+/// Asks the endpoints in turn until one answers, be it only that there is no topology yet.
+pub(crate) async fn learn_first(shared: &Arc<Shared>) -> Result<(), Error> {
+    let deadline = Instant::now() + shared.options.request_timeout;
+    let mut backoff = Backoff::new(&shared.options);
+    loop {
+        let target = shared.router.target(Destination::AnyNode);
+        let error = match timeout_at(deadline, open(shared, &target)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) if !error.is_transport() && error.code() != Code::DeadlineExceeded => {
+                tracing::debug!(%error, "the node has no topology to tell");
+                return Ok(());
+            }
+            Ok(Err(error)) => error,
+            Err(_) => return Err(Error::deadline(None)),
+        };
+        shared.router.note_failure(&target, &error);
+        let resume_at = Instant::now() + backoff.next_delay(&error);
+        if resume_at >= deadline {
+            return Err(Error::deadline(Some(&error)));
+        }
+        tokio::time::sleep_until(resume_at).await;
+    }
+}
+
+/// Starts the task that keeps the topology current; it ends when the guard is dropped. Proxied clients need none.
+pub(crate) fn spawn(shared: &Arc<Shared>) -> Option<AbortOnDrop> {
+    let wanted = shared.options.routing == Routing::Leader;
+    wanted.then(|| AbortOnDrop(tokio::spawn(keep_current(shared.clone())).abort_handle()))
+}
+
+/// Ends a task when it is dropped.
+pub(crate) struct AbortOnDrop(pub AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn keep_current(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new(&shared.options);
+    loop {
+        let target = shared.router.target(Destination::AnyNode);
+        let delay = match open(&shared, &target).await {
+            Ok(stream) => {
+                backoff.reset();
+                match follow(&shared, stream).await {
+                    Ended::Stale => REFRESH_PAUSE,
+                    Ended::Broken(error) => {
+                        shared.router.note_failure(&target, &error);
+                        backoff.next_delay(&error)
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(address = %target.address, %error, "no topology");
+                shared.router.note_failure(&target, &error);
+                backoff.next_delay(&error)
+            }
+        };
+        sleep(delay.max(REFRESH_PAUSE)).await;
+    }
+}
+
+/// Opens a watch and takes its first topology.
+async fn open(
+    shared: &Arc<Shared>,
+    target: &Target,
+) -> Result<Streaming<proto::WatchTopologyResponse>, Error> {
+    let channel = shared.channels.shared(&target.address)?;
+    let first = async {
+        let request = proto::WatchTopologyRequest {};
+        let mut stream = channels::cluster(channel).watch_topology(request).await?.into_inner();
+        let first = stream.message().await?;
+        Ok((stream, first))
+    };
+    let (stream, first) = timeout(shared.options.attempt_timeout, first)
+        .await
+        .map_err(|_| Error::deadline(None))?
+        .map_err(|status| Error::from_status(&status, Effect::None))?;
+    let topology = first.and_then(|response| response.topology);
+    shared.router.learn(topology.ok_or_else(|| Error::stream_ended(Effect::None))?);
+    shared.router.note_success(&target.address);
+    Ok(stream)
+}
+
+/// Why a watch is opened anew.
+enum Ended {
+    /// A call met something that the topology did not say.
+    Stale,
+    Broken(Error),
+}
+
+/// Takes topologies as they come, until the stream breaks or a call finds the topology stale.
+async fn follow(shared: &Shared, mut stream: Streaming<proto::WatchTopologyResponse>) -> Ended {
+    loop {
+        let response = tokio::select! {
+            response = stream.message() => response,
+            () = shared.router.stale() => return Ended::Stale,
+        };
+        match response {
+            Ok(Some(response)) => {
+                if let Some(topology) = response.topology {
+                    shared.router.learn(topology);
+                }
+            }
+            Ok(None) => return Ended::Broken(Error::stream_ended(Effect::None)),
+            Err(status) => return Ended::Broken(Error::from_status(&status, Effect::None)),
+        }
+    }
+}

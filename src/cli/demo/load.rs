@@ -1,0 +1,196 @@
+//! Sends chat at a steady rate and notes every acknowledgement.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use quorate_client::{Append, AppendHandle, Client, NewMessage, Session, SessionOptions};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::REQUEST_TIMEOUT;
+use super::chat::Line;
+
+/// Appends of one session without an outcome.
+const IN_FLIGHT_MAX: usize = 2_048;
+/// An hour: above whatever an append may take.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
+const TICK: Duration = Duration::from_millis(10);
+
+/// What was sent and what was acknowledged.
+pub struct Sent {
+    /// In the order of sending, by conversation.
+    pub lines: BTreeMap<String, Vec<Line>>,
+    /// Seq of each acknowledged message, by client_msg_id.
+    pub acknowledged: BTreeMap<String, u64>,
+    /// Longest time between two acknowledgements while messages were waiting for theirs.
+    pub longest_pause: Duration,
+    /// Microseconds from handing in to acknowledgement.
+    pub latency_us: Histogram<u64>,
+    /// How long it all took.
+    pub took: Duration,
+}
+
+/// A running load.
+pub struct Load {
+    progress: ProgressBar,
+    count: watch::Receiver<usize>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    acknowledgements: Arc<Mutex<Acknowledgements>>,
+    lines: BTreeMap<String, Vec<Line>>,
+    began: Instant,
+}
+
+struct Acknowledgements {
+    seqs: BTreeMap<String, u64>,
+    latency_us: Histogram<u64>,
+    last: Instant,
+    longest_pause: Duration,
+    count: watch::Sender<usize>,
+}
+
+impl Load {
+    /// Begins. A conversation is sent through one node, so that each sender's order is that of the file.
+    pub fn start(
+        clients: &[Client],
+        lines: Vec<Line>,
+        rate: u32,
+        quiet: bool,
+    ) -> anyhow::Result<Load> {
+        let (count, counted) = watch::channel(0);
+        let acknowledgements = Arc::new(Mutex::new(Acknowledgements {
+            seqs: BTreeMap::new(),
+            latency_us: Histogram::new_with_max(LATENCY_US_MAX, 3)?,
+            last: Instant::now(),
+            longest_pause: Duration::ZERO,
+            count,
+        }));
+        let progress = progress_bar(lines.len() as u64, quiet);
+        let mut by_conversation = BTreeMap::<String, Vec<Line>>::new();
+        let mut by_node = vec![Vec::new(); clients.len()];
+        let mut nodes = BTreeMap::new();
+        for line in lines {
+            let next = nodes.len() % clients.len();
+            let node = *nodes.entry(line.conversation.clone()).or_insert(next);
+            by_node[node].push(line.clone());
+            by_conversation.entry(line.conversation.clone()).or_default().push(line);
+        }
+        let total: usize = by_node.iter().map(Vec::len).sum();
+        let mut tasks = JoinSet::new();
+        for (client, lines) in clients.iter().zip(by_node) {
+            let options = SessionOptions {
+                in_flight_max: IN_FLIGHT_MAX,
+                append_timeout: REQUEST_TIMEOUT,
+                ..SessionOptions::default()
+            };
+            let session = client.session(options)?;
+            // Each node's share of the rate is its share of the messages: all end together.
+            let rate = f64::from(rate) * lines.len() as f64 / total as f64;
+            let (handles, receiver) = mpsc::channel(IN_FLIGHT_MAX);
+            tasks.spawn(send(session, lines, rate, handles));
+            tasks.spawn(collect(receiver, acknowledgements.clone(), progress.clone()));
+        }
+        Ok(Load {
+            progress,
+            count: counted,
+            tasks,
+            acknowledgements,
+            lines: by_conversation,
+            began: Instant::now(),
+        })
+    }
+
+    /// Says something without disturbing the progress bar.
+    pub fn note(&self, what: String) {
+        if !self.progress.is_hidden() {
+            self.progress.println(what);
+        }
+    }
+
+    /// Waits until so many messages are acknowledged, or none will be any more.
+    pub async fn wait_for_acknowledged(&self, count: usize) {
+        let mut counted = self.count.clone();
+        let _ = counted.wait_for(|acknowledged| *acknowledged >= count).await;
+    }
+
+    /// Waits for the end.
+    pub async fn finish(mut self) -> anyhow::Result<Sent> {
+        while let Some(ended) = self.tasks.join_next().await {
+            ended??;
+        }
+        self.progress.finish_and_clear();
+        let acknowledgements = Arc::into_inner(self.acknowledgements).context("still counting")?;
+        let acknowledgements = acknowledgements.into_inner()?;
+        Ok(Sent {
+            lines: self.lines,
+            acknowledged: acknowledgements.seqs,
+            longest_pause: acknowledgements.longest_pause,
+            latency_us: acknowledgements.latency_us,
+            took: self.began.elapsed(),
+        })
+    }
+}
+
+fn progress_bar(total: u64, quiet: bool) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let template = "  {bar:40} {pos}/{len} acknowledged, {per_sec}";
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total), target).with_style(style)
+}
+
+type Pending = (String, Instant, AppendHandle);
+
+/// Hands messages in at a rate; where the window is full, later ones wait and the rate is made up for.
+async fn send(
+    session: Session,
+    lines: Vec<Line>,
+    rate: f64,
+    handles: mpsc::Sender<Pending>,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    let mut lines = lines.into_iter();
+    let mut sent = 0;
+    loop {
+        ticks.tick().await;
+        let due = (began.elapsed().as_secs_f64() * rate) as usize;
+        while sent < due {
+            let Some(line) = lines.next() else { return Ok(()) };
+            let message = NewMessage::text(line.text).client_msg_id(line.client_msg_id.clone());
+            let at = Instant::now();
+            let handle = session.append(Append::new(line.conversation, line.sender, message)).await;
+            handles.send((line.client_msg_id, at, handle)).await?;
+            sent += 1;
+        }
+    }
+}
+
+async fn collect(
+    mut handles: mpsc::Receiver<Pending>,
+    acknowledgements: Arc<Mutex<Acknowledgements>>,
+    progress: ProgressBar,
+) -> anyhow::Result<()> {
+    while let Some((id, handed_in, handle)) = handles.recv().await {
+        let outcome = handle.await;
+        let mut noted =
+            acknowledgements.lock().map_err(|_| anyhow::anyhow!("a task has failed"))?;
+        let now = Instant::now();
+        // An acknowledgement is only missed while something waits for it.
+        let pause = now.duration_since(noted.last.max(handed_in));
+        noted.longest_pause = noted.longest_pause.max(pause);
+        noted.last = now;
+        if let Ok(appended) = outcome {
+            let latency = now.duration_since(handed_in).as_micros();
+            noted.latency_us.saturating_record(u64::try_from(latency)?);
+            noted.seqs.insert(id, appended.first_seq);
+            progress.inc(1);
+            noted.count.send_modify(|count| *count += 1);
+        }
+    }
+    Ok(())
+}

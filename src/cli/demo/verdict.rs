@@ -1,0 +1,170 @@
+//! What became of the messages, and the table that says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::Context;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use quorate_client::proto::Message;
+use quorate_client::{Client, Consistency, Read, Start};
+use serde_json::json;
+
+use super::load::Sent;
+
+const PAGE: u32 = 10_000;
+
+/// What became of the messages.
+pub struct Verdict {
+    sent: usize,
+    acknowledged: usize,
+    lost: BTreeSet<String>,
+    duplicated: BTreeSet<String>,
+    out_of_order: usize,
+    /// The digest of each conversation's end on the first replica, and whether all others have the same.
+    digests: BTreeMap<String, Vec<u8>>,
+    identical: bool,
+    replicas: usize,
+    longest_pause: Duration,
+    p50: Duration,
+    p99: Duration,
+    took: Duration,
+}
+
+impl Verdict {
+    /// Nothing was read back yet.
+    pub fn new(sent: &Sent) -> Self {
+        let quantile = |q| Duration::from_micros(sent.latency_us.value_at_quantile(q));
+        Verdict {
+            sent: sent.lines.values().map(Vec::len).sum(),
+            acknowledged: sent.acknowledged.len(),
+            lost: BTreeSet::new(),
+            duplicated: BTreeSet::new(),
+            out_of_order: 0,
+            digests: BTreeMap::new(),
+            identical: true,
+            replicas: 0,
+            longest_pause: sent.longest_pause,
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+            took: sent.took,
+        }
+    }
+
+    /// Reads every conversation from one node's own replica and compares it with what was sent.
+    pub async fn add_replica(&mut self, client: &Client, sent: &Sent) -> anyhow::Result<()> {
+        self.replicas += 1;
+        for (conversation, lines) in &sent.lines {
+            // A linearizable read first: the replica has then applied all that was acknowledged.
+            let barrier = Read::new(conversation).start(Start::Last(1)).limit(1);
+            let tail = client.read(barrier).await.context("reading back")?.tail;
+            let messages = read_all(client, conversation, tail).await?;
+            self.compare(conversation, &messages, lines, sent);
+        }
+        Ok(())
+    }
+
+    fn compare(
+        &mut self,
+        conversation: &str,
+        messages: &[Message],
+        lines: &[super::chat::Line],
+        sent: &Sent,
+    ) {
+        let mut places = BTreeMap::new();
+        for message in messages {
+            if places.insert(message.client_msg_id.as_str(), message.seq).is_some() {
+                self.duplicated.insert(message.client_msg_id.clone());
+            }
+        }
+        let mut last_of_sender = BTreeMap::<&str, u64>::new();
+        for line in lines {
+            let place = places.get(line.client_msg_id.as_str()).copied();
+            let promised = sent.acknowledged.get(&line.client_msg_id).copied();
+            if promised.is_some() && place != promised {
+                self.lost.insert(line.client_msg_id.clone());
+            }
+            let Some(seq) = place else { continue };
+            let last = last_of_sender.entry(&line.sender).or_default();
+            if seq < *last {
+                self.out_of_order += 1;
+            }
+            *last = seq;
+        }
+        let digest = messages.last().map(|last| last.digest.to_vec()).unwrap_or_default();
+        let first = self.digests.entry(conversation.to_owned()).or_insert_with(|| digest.clone());
+        self.identical &= *first == digest;
+    }
+
+    /// Whether everything that was promised was kept.
+    pub fn is_clean(&self) -> bool {
+        self.lost.is_empty()
+            && self.duplicated.is_empty()
+            && self.out_of_order == 0
+            && self.identical
+            && self.acknowledged == self.sent
+    }
+
+    pub fn to_text(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED);
+        let identical = if self.identical { "yes" } else { "NO" };
+        let rows = [
+            ("sent", self.sent.to_string()),
+            ("acknowledged", self.acknowledged.to_string()),
+            ("lost", self.lost.len().to_string()),
+            ("duplicated", self.duplicated.len().to_string()),
+            ("out of order", self.out_of_order.to_string()),
+            ("identical on all replicas", format!("{identical} ({} read)", self.replicas)),
+            ("longest pause", format!("{:.2} s", self.longest_pause.as_secs_f64())),
+            ("acknowledgement p50", format!("{:.2} ms", self.p50.as_secs_f64() * 1e3)),
+            ("acknowledgement p99", format!("{:.2} ms", self.p99.as_secs_f64() * 1e3)),
+            ("took", format!("{:.1} s", self.took.as_secs_f64())),
+        ];
+        for (name, value) in rows {
+            table.add_row([name.to_owned(), value]);
+        }
+        if let Some(column) = table.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut text = format!("{table}\n");
+        let verdict = match self.is_clean() {
+            true => "A leader was killed, and nothing that was acknowledged was lost.",
+            false => "Promises were broken: please report this.",
+        };
+        writeln!(text, "{verdict}").expect("writing to a String cannot fail");
+        text
+    }
+
+    pub fn to_json(&self) -> serde_json::Value {
+        json!({
+            "sent": self.sent,
+            "acknowledged": self.acknowledged,
+            "lost": self.lost.len(),
+            "duplicated": self.duplicated.len(),
+            "out_of_order": self.out_of_order,
+            "identical_on_all_replicas": self.identical,
+            "replicas": self.replicas,
+            "longest_pause_seconds": self.longest_pause.as_secs_f64(),
+            "acknowledgement_p50_seconds": self.p50.as_secs_f64(),
+            "acknowledgement_p99_seconds": self.p99.as_secs_f64(),
+            "took_seconds": self.took.as_secs_f64(),
+        })
+    }
+}
+
+/// All messages below `tail` as this node's replica has them.
+async fn read_all(client: &Client, conversation: &str, tail: u64) -> anyhow::Result<Vec<Message>> {
+    let mut messages: Vec<Message> = Vec::new();
+    let mut next = 1;
+    while next < tail {
+        let read = Read::new(conversation).start(Start::Seq(next)).limit(PAGE);
+        let page =
+            client.read(read.consistency(Consistency::Local)).await.context("reading back")?;
+        let Some(last) = page.messages.last() else { break };
+        next = last.seq + 1;
+        messages.extend(page.messages);
+    }
+    Ok(messages)
+}

@@ -1,0 +1,45 @@
+//! What openraft is configured with, and why.
+
+use std::sync::Arc;
+
+use openraft::{Config, SnapshotPolicy};
+
+use crate::types::GroupId;
+
+/// Raft's clocks. Times in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct RaftTiming {
+    /// How often a leader tells its followers that it lives.
+    pub heartbeat_interval_ms: u64,
+    /// A follower that has heard nothing for the longest timeout, and then for a random time between the two,
+    /// stands for election.
+    pub election_timeout_min_ms: u64,
+    /// See `election_timeout_min_ms`; also the leader's lease: no voter votes for another before it has passed.
+    pub election_timeout_max_ms: u64,
+}
+
+/// Snapshots are taken when the flush coordinator says so, and a follower gets one only where the log it needs has
+/// been purged.
+pub fn raft_config(group: GroupId, timing: &RaftTiming) -> Arc<Config> {
+    let config = Config {
+        cluster_name: format!("group-{group}"),
+        heartbeat_interval: timing.heartbeat_interval_ms,
+        election_timeout_min: timing.election_timeout_min_ms,
+        election_timeout_max: timing.election_timeout_max_ms,
+        // A transfer bounds itself by its progress; openraft's limit is on the whole.
+        install_snapshot_timeout: 24 * 3600 * 1000,
+        replication_lag_threshold: u64::MAX / 2,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX / 2,
+        // Without it an isolated node raises its term without end and deposes the leader when it returns.
+        enable_pre_vote: Some(true),
+        // Liveness in partial partitions: a leader without quorum falls silent now and then.
+        quorum_loss_probe_interval: Some(2 * timing.election_timeout_max_ms + 100),
+        // A restarted leader's applied state may lie behind what it had served: it has to be elected again.
+        enable_leader_restore: Some(false),
+        // A follower's log that goes back is amnesia, and never forgiven.
+        allow_log_reversion: Some(false),
+        ..Config::default()
+    };
+    Arc::new(config.validate().expect("the timing was validated with the node's configuration"))
+}

@@ -1,0 +1,212 @@
+//! What a group needs from the network, as a trait that the transport implements, and its adapter for openraft.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use openraft::OptionalSend;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
+use openraft::impls::EmptyNode;
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+
+use super::raft_types::{RaftVote, TypeConfig};
+use super::snapshot_source::SnapshotSource;
+use super::state_machine::SnapshotData;
+use crate::types::{GroupId, ReplicaId};
+
+/// Delays between attempts to reach a node that cannot be reached.
+const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// Which replica speaks to which. Both ends check it: a replica that was made anew has another id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The group.
+    pub group: GroupId,
+    /// Who sends.
+    pub from: ReplicaId,
+    /// Who is meant.
+    pub to: ReplicaId,
+}
+
+/// Which of a peer's connections carries a stream: heartbeats must not wait behind entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Entries.
+    Entries,
+    /// Heartbeats.
+    Heartbeats,
+}
+
+/// Responses to a stream of append requests, in the order of the requests.
+pub type Appended =
+    BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
+/// Raft's messages to other nodes.
+pub trait RaftTransport: Send + Sync + 'static {
+    /// Sends a stream of append requests. `idle` bounds the wait for each response while one is owed.
+    fn append(
+        &self,
+        route: Route,
+        lane: Lane,
+        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        idle: Duration,
+    ) -> Appended;
+
+    /// Asks for a vote, or whether one would be given.
+    fn vote(
+        &self,
+        route: Route,
+        request: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>>>;
+
+    /// Tells a replica to stand for election at once.
+    fn transfer_leader(
+        &self,
+        route: Route,
+        request: TransferLeaderRequest<TypeConfig>,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>>;
+
+    /// Sends the state of the source's replica; returns the receiver's vote.
+    fn send_snapshot(
+        &self,
+        route: Route,
+        vote: RaftVote,
+        source: SnapshotSource,
+    ) -> BoxFuture<'_, Result<RaftVote, RPCError<TypeConfig>>>;
+}
+
+/// Makes connections of one replica.
+pub struct GroupNetwork {
+    transport: Arc<dyn RaftTransport>,
+    source: SnapshotSource,
+    group: GroupId,
+    own: ReplicaId,
+}
+
+impl GroupNetwork {
+    /// The network of a group's replica.
+    pub fn new(
+        transport: Arc<dyn RaftTransport>,
+        source: SnapshotSource,
+        group: GroupId,
+        own: ReplicaId,
+    ) -> Self {
+        GroupNetwork { transport, source, group, own }
+    }
+
+    fn connection(&self, to: ReplicaId, lane: Lane) -> Connection {
+        Connection {
+            transport: self.transport.clone(),
+            source: self.source.clone(),
+            route: Route { group: self.group, from: self.own, to },
+            lane,
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for GroupNetwork {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: ReplicaId, _node: &EmptyNode) -> Connection {
+        self.connection(target, Lane::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: ReplicaId, _node: &EmptyNode) -> Connection {
+        self.connection(target, Lane::Heartbeats)
+    }
+}
+
+/// One replica's way to another.
+pub struct Connection {
+    transport: Arc<dyn RaftTransport>,
+    source: SnapshotSource,
+    route: Route,
+    lane: Lane,
+}
+
+type AppendStream<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
+impl NetStreamAppend<TypeConfig> for Connection {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendStream<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let idle = option.hard_ttl();
+        let output: AppendStream<'s> =
+            self.transport.append(self.route, self.lane, Box::pin(input), idle);
+        Box::pin(std::future::ready(Ok(output)))
+    }
+}
+
+impl NetVote<TypeConfig> for Connection {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.transport.vote(self.route, request, false, option.soft_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.transport.vote(self.route, request, true, option.soft_ttl()).await
+    }
+}
+
+impl NetSnapshot<TypeConfig> for Connection {
+    type SnapshotData = SnapshotData;
+
+    /// openraft names the snapshot at the durable mark; what is sent is the live state, which holds it and more.
+    async fn full_snapshot(
+        &mut self,
+        vote: RaftVote,
+        _snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let sending = self.transport.send_snapshot(self.route, vote, self.source.clone());
+        tokio::select! {
+            result = sending => Ok(SnapshotResponse::new(result?)),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for Connection {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.transport.transfer_leader(self.route, request, option.soft_ttl()).await
+    }
+}
+
+impl NetBackoff<TypeConfig> for Connection {
+    fn backoff(&self) -> Option<Backoff> {
+        let delays =
+            std::iter::successors(Some(BACKOFF_FIRST), |delay| Some((*delay * 2).min(BACKOFF_MAX)));
+        Some(Backoff::new(delays))
+    }
+}

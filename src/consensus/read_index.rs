@@ -1,0 +1,110 @@
+//! Read barriers: one confirmation of leadership serves every read that waits for it (Raft dissertation, 6.4).
+//!
+//! Guarantees at stake: G3 and G10. A read may use a confirmation only if the confirmation began after the read
+//! arrived, so those that arrive while one is under way wait for the next. No lease reads: a restarted voter of this
+//! openraft forgets the lease it granted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::raft_types::Raft;
+use super::{Barrier, ReadError};
+use crate::types::{Clock, GroupId, LogIndex, NodeId};
+
+/// Reads that wait for a confirmation.
+const WAITING_MAX: usize = 65_536;
+/// How long one confirmation may take before those who wait are told.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Asks another node's replica, which should lead, to confirm. Implemented by the transport.
+pub trait RemoteReadIndex: Send + Sync {
+    /// The index that a read begun before the call has to wait for.
+    fn read_index(
+        &self,
+        leader: NodeId,
+        group: GroupId,
+    ) -> BoxFuture<'_, Result<LogIndex, ReadError>>;
+}
+
+type Reply = oneshot::Sender<Result<Barrier, ReadError>>;
+
+/// Confirms reads of one group.
+pub struct ReadIndex {
+    queue: mpsc::Sender<Reply>,
+}
+
+impl ReadIndex {
+    /// Starts the group's confirmations. They end when the handle is dropped.
+    pub fn start(
+        group: GroupId,
+        raft: Raft,
+        clock: Arc<dyn Clock>,
+        remote: Arc<dyn RemoteReadIndex>,
+    ) -> Self {
+        let (queue, receiver) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(Worker { group, raft, clock, remote }.run(receiver));
+        ReadIndex { queue }
+    }
+
+    /// The index to wait for, confirmed after this call began.
+    pub async fn confirm(&self) -> Result<Barrier, ReadError> {
+        let (reply, result) = oneshot::channel();
+        self.queue.try_send(reply).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => no_quorum("too many reads wait"),
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })?;
+        result.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+fn no_quorum(reason: impl ToString) -> ReadError {
+    ReadError::NoQuorum { reason: reason.to_string() }
+}
+
+fn stopped() -> ReadError {
+    ReadError::Stopped { reason: "the replica is shutting down".into() }
+}
+
+struct Worker {
+    group: GroupId,
+    raft: Raft,
+    clock: Arc<dyn Clock>,
+    remote: Arc<dyn RemoteReadIndex>,
+}
+
+impl Worker {
+    async fn run(self, mut receiver: mpsc::Receiver<Reply>) {
+        let mut waiting = Vec::new();
+        while receiver.recv_many(&mut waiting, WAITING_MAX).await > 0 {
+            let confirmed_from_us = self.clock.elapsed_us();
+            let confirmed = tokio::time::timeout(CONFIRMATION_TIMEOUT, self.confirm_once()).await;
+            let result = confirmed
+                .unwrap_or_else(|_| Err(no_quorum("the confirmation timed out")))
+                .map(|index| Barrier { index, confirmed_from_us });
+            for reply in waiting.drain(..) {
+                let _ = reply.send(result.clone());
+            }
+        }
+    }
+
+    async fn confirm_once(&self) -> Result<LogIndex, ReadError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _applied)) => Ok(LogIndex(read.index())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                let leader = forward.leader_id.map(|replica| replica.node);
+                let own = self.raft.node_id().node;
+                match leader.filter(|leader| *leader != own) {
+                    Some(leader) => self.remote.read_index(leader, self.group).await,
+                    None => Err(no_quorum("no leader is known")),
+                }
+            }
+            Err(RaftError::APIError(other)) => Err(no_quorum(other)),
+            Err(RaftError::Fatal(fatal)) => Err(ReadError::Stopped { reason: fatal.to_string() }),
+        }
+    }
+}

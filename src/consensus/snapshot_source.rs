@@ -1,0 +1,127 @@
+//! The sending side of a snapshot: rows read in bounded parts from a pinned view of the live state.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::state_machine::Applied;
+use crate::storage::records::{GroupRow, Record};
+use crate::storage::{Direction, KeyRange, StorageError, Table, View, keys};
+use crate::types::{GroupId, LogIndex};
+
+/// Bytes of rows read at one time.
+const PART_BYTES_TARGET: usize = 1024 * 1024;
+
+/// What can send a replica's state. Clones share it.
+#[derive(Clone)]
+pub struct SnapshotSource {
+    group: GroupId,
+    applied: Arc<Applied>,
+    /// The applied index of each transfer under way: the log behind it is kept, so that the receiver can go on from
+    /// there.
+    transfers: Arc<Mutex<Vec<LogIndex>>>,
+}
+
+/// One transfer. While it lives, the log that follows it is kept.
+pub struct SnapshotReader {
+    source: SnapshotSource,
+    view: Arc<dyn View>,
+    row: GroupRow,
+    ranges: Vec<(Table, KeyRange)>,
+}
+
+/// A row of a snapshot.
+pub type SnapshotRow = (Table, Bytes, Bytes);
+
+impl SnapshotSource {
+    /// The source of a replica.
+    pub fn new(group: GroupId, applied: Arc<Applied>) -> Self {
+        SnapshotSource { group, applied, transfers: Arc::default() }
+    }
+
+    /// Which group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Pins the present state for one transfer.
+    pub fn open(&self) -> Result<SnapshotReader, StorageError> {
+        let view = self.applied.engine().pin();
+        let key = keys::group(self.group);
+        let stored = view.get(Table::Groups, &key)?;
+        let row = match stored {
+            Some(value) => GroupRow::decode(&key, &value)?,
+            None => GroupRow::blank(self.applied.replica()),
+        };
+        let index = row.applied.map_or(LogIndex(0), |id| id.index);
+        self.transfers.lock().expect("no panic while locked").push(index);
+        // Kept from the back: the reader takes ranges from the end.
+        let mut ranges = match (self.group.is_meta(), row.range) {
+            (true, _) => vec![(Table::Topology, whole_table())],
+            (false, Some(range)) => {
+                let keys = keys::conversations_in(range);
+                Table::BY_CONVERSATION.iter().map(|table| (*table, keys.clone())).collect()
+            }
+            (false, None) => Vec::new(),
+        };
+        ranges.reverse();
+        Ok(SnapshotReader { source: self.clone(), view, row, ranges })
+    }
+
+    /// The log from this index on is needed by a transfer under way.
+    pub fn keep_from(&self) -> Option<LogIndex> {
+        self.transfers.lock().expect("no panic while locked").iter().min().copied()
+    }
+
+    /// Runs a job that reads from disk where it blocks nobody.
+    pub fn offload(&self, job: Box<dyn FnOnce() + Send>) {
+        self.applied.engine().offload(job);
+    }
+}
+
+fn whole_table() -> KeyRange {
+    KeyRange { start: Vec::new(), end: None }
+}
+
+impl SnapshotReader {
+    /// The group's row as of the snapshot.
+    pub fn row(&self) -> &GroupRow {
+        &self.row
+    }
+
+    /// The next rows; none at the end. Blocks on the disk.
+    pub fn next_part(&mut self) -> Result<Vec<SnapshotRow>, StorageError> {
+        let mut part = Vec::new();
+        let mut bytes = 0;
+        while let Some((table, range)) = self.ranges.pop() {
+            let end = range.end.clone();
+            let mut resume = None;
+            for row in self.view.scan(table, range, Direction::Forward) {
+                let (key, value) = row?;
+                bytes += key.len() + value.len();
+                let mut after = key.to_vec();
+                after.push(0);
+                part.push((table, key, value));
+                if bytes >= PART_BYTES_TARGET {
+                    resume = Some(after);
+                    break;
+                }
+            }
+            if let Some(start) = resume {
+                self.ranges.push((table, KeyRange { start, end }));
+                return Ok(part);
+            }
+        }
+        Ok(part)
+    }
+}
+
+impl Drop for SnapshotReader {
+    fn drop(&mut self) {
+        let index = self.row.applied.map_or(LogIndex(0), |id| id.index);
+        let mut transfers = self.source.transfers.lock().expect("no panic while locked");
+        if let Some(at) = transfers.iter().position(|transfer| *transfer == index) {
+            transfers.swap_remove(at);
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Appending a batch: guarantees G2 (one order), G4 (exactly once) and G5 (sender order).
+//!
+//! The order of the checks is part of the contract: idempotency is decided before everything that a first attempt
+//! may have changed (the tail, the lane), so that a retry is told the first outcome.
+
+use std::collections::HashSet;
+
+use super::dedup::{Content, keep_in_force, standing};
+use super::digest;
+use super::rows::{put_row, read_head, read_row};
+use super::{
+    Append, AppendRefusal, Appended, Applied, ApplyError, GroupState, NewMessage, Outcome,
+};
+use crate::storage::records::{
+    ConversationHead, DedupOutcome, DedupRow, Kind, MessageRecord, NameRow,
+};
+use crate::storage::{Overlay, StorageError, keys};
+use crate::types::limits::ISSUED_AT_AHEAD_US_MAX;
+use crate::types::{ConversationId, ConversationName, Seq, Timestamp};
+
+/// Appends all messages of the request or none.
+pub(super) fn append(
+    overlay: &mut Overlay<'_>,
+    group: &GroupState,
+    stamped_at: Timestamp,
+    request: &Append,
+) -> Result<Applied, ApplyError> {
+    match attempt(overlay, group, stamped_at, request) {
+        Ok(applied) => Ok(applied),
+        Err(Stop::Refused(refusal)) => Ok(Applied::without_growth(Outcome::AppendRefused(refusal))),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+/// Refuses what was issued further ahead of the leader's clock than clocks may differ.
+pub(super) fn check_not_ahead(
+    stamped_at: Timestamp,
+    client_msg_id: &str,
+    issued_at: Timestamp,
+) -> Result<(), AppendRefusal> {
+    let latest = stamped_at.plus_us(ISSUED_AT_AHEAD_US_MAX);
+    if issued_at > latest {
+        let client_msg_id = client_msg_id.to_owned();
+        return Err(AppendRefusal::FromTheFuture { client_msg_id, latest });
+    }
+    Ok(())
+}
+
+/// Why an attempt ends without a change.
+enum Stop {
+    Refused(AppendRefusal),
+    Failed(ApplyError),
+}
+
+impl From<AppendRefusal> for Stop {
+    fn from(refusal: AppendRefusal) -> Self {
+        Stop::Refused(refusal)
+    }
+}
+
+impl From<ApplyError> for Stop {
+    fn from(error: ApplyError) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+impl From<StorageError> for Stop {
+    fn from(error: StorageError) -> Self {
+        Stop::Failed(error.into())
+    }
+}
+
+fn attempt(
+    overlay: &mut Overlay<'_>,
+    group: &GroupState,
+    stamped_at: Timestamp,
+    request: &Append,
+) -> Result<Applied, Stop> {
+    let conversation = request.conversation.id();
+    if !group.holds(conversation) {
+        return Err(AppendRefusal::WrongGroup { epoch: group.epoch }.into());
+    }
+    let stored = read_head(overlay, conversation)?;
+    if stored.as_ref().is_some_and(|head| head.name != request.conversation) {
+        return Err(AppendRefusal::NameCollision.into());
+    }
+    let is_new = stored.is_none();
+    let head = stored.unwrap_or_else(|| ConversationHead::blank(request.conversation.clone()));
+    check_ids(&request.messages)?;
+    check_times(group, stamped_at, &request.messages)?;
+    if let Some(appended) = first_outcome(overlay, group, conversation, &head, request)? {
+        return Ok(Applied::without_growth(Outcome::Appended(appended)));
+    }
+    check_predecessor(overlay, group, conversation, request)?;
+    if request.expected_tail.is_some_and(|expected| expected != head.tail) {
+        return Err(AppendRefusal::WrongTail { actual: head.tail }.into());
+    }
+    check_targets(&head, &request.messages)?;
+    if is_new {
+        put_row(overlay, keys::name(&request.conversation), &NameRow(conversation));
+    }
+    let (appended, tail) = write(overlay, conversation, head, stamped_at, request);
+    Ok(Applied { outcome: Outcome::Appended(appended), tail_moved: Some((conversation, tail)) })
+}
+
+impl ConversationHead {
+    /// The head of a conversation that has had no message.
+    fn blank(name: ConversationName) -> ConversationHead {
+        let genesis = digest::genesis(&name, 0);
+        ConversationHead {
+            name,
+            generation: 0,
+            first_seq: Seq::FIRST,
+            tail: Seq::FIRST,
+            bytes: 0,
+            last_commit_time: Timestamp(0),
+            digest: genesis,
+            base_digest: genesis,
+            unread_total: 0,
+        }
+    }
+}
+
+/// No id twice. An empty batch, which nothing lets in, is refused as well: there is no seq to answer with.
+fn check_ids(messages: &[NewMessage]) -> Result<(), AppendRefusal> {
+    if messages.is_empty() {
+        return Err(AppendRefusal::Conflict { seqs: Vec::new() });
+    }
+    let mut seen = HashSet::with_capacity(messages.len());
+    match messages.iter().find(|message| !seen.insert(message.client_msg_id.as_str())) {
+        Some(twice) => Err(AppendRefusal::Repeated { client_msg_id: twice.client_msg_id.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn check_times(
+    group: &GroupState,
+    stamped_at: Timestamp,
+    messages: &[NewMessage],
+) -> Result<(), AppendRefusal> {
+    let floor = group.dedup_floor;
+    if let Some(old) = messages.iter().find(|message| message.issued_at < floor) {
+        let client_msg_id = old.client_msg_id.clone();
+        return Err(AppendRefusal::TooOld { client_msg_id, floor });
+    }
+    messages.iter().try_for_each(|message| {
+        check_not_ahead(stamped_at, &message.client_msg_id, message.issued_at)
+    })
+}
+
+/// The outcome of an earlier attempt, if this is a repeat of one; refuses what is neither wholly new nor wholly a
+/// repeat.
+fn first_outcome(
+    overlay: &mut Overlay<'_>,
+    group: &GroupState,
+    conversation: ConversationId,
+    head: &ConversationHead,
+    request: &Append,
+) -> Result<Option<Appended>, Stop> {
+    let mut rows = Vec::with_capacity(request.messages.len());
+    for message in &request.messages {
+        let id = &message.client_msg_id;
+        rows.push(standing(overlay, group, conversation, &request.sender, id)?);
+    }
+    let found = found_places(&request.messages, &rows)?;
+    let (Some(first), Some(last)) = (found.first(), found.last()) else {
+        return Ok(None);
+    };
+    let contiguous = found.windows(2).all(|pair| pair[0].seq.next() == pair[1].seq);
+    if found.len() < rows.len() || !contiguous || !found.iter().all(|place| place.same_content) {
+        let seqs = found.iter().map(|place| place.seq).collect();
+        return Err(AppendRefusal::Conflict { seqs }.into());
+    }
+    let digest = digest_up_to(overlay, head, last.seq)?;
+    let appended = Appended {
+        first_seq: first.seq,
+        last_seq: last.seq,
+        commit_time: last.commit_time,
+        digest,
+        duplicate: true,
+    };
+    for (message, row) in request.messages.iter().zip(rows.into_iter().flatten()) {
+        let key = keys::dedup(conversation, &request.sender, &message.client_msg_id);
+        keep_in_force(overlay, key, row, message.issued_at);
+    }
+    Ok(Some(appended))
+}
+
+/// Where an id of the batch stands.
+struct Place {
+    seq: Seq,
+    commit_time: Timestamp,
+    same_content: bool,
+}
+
+/// The places of the ids that stand, in the order of the batch. A redacted message counts as the same: its content
+/// can no longer be compared.
+fn found_places(
+    messages: &[NewMessage],
+    rows: &[Option<DedupRow>],
+) -> Result<Vec<Place>, AppendRefusal> {
+    let mut found = Vec::new();
+    for (message, row) in messages.iter().zip(rows) {
+        match row.as_ref().map(|row| &row.outcome) {
+            Some(DedupOutcome::Burnt) => {
+                let client_msg_id = message.client_msg_id.clone();
+                return Err(AppendRefusal::Burnt { client_msg_id });
+            }
+            Some(DedupOutcome::Committed { seq, commit_time, content_hash: stored }) => {
+                let same_content =
+                    stored.is_none_or(|stored| stored == Content::from(message).hash());
+                found.push(Place { seq: *seq, commit_time: *commit_time, same_content });
+            }
+            None => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The digest up to a message that was committed. Once the message was trimmed its digest is known only if it stands
+/// at the trim point; otherwise 32 zero bytes say that it is not known any more.
+fn digest_up_to(
+    overlay: &Overlay<'_>,
+    head: &ConversationHead,
+    seq: Seq,
+) -> Result<digest::Digest, ApplyError> {
+    if seq.next() == head.first_seq {
+        return Ok(head.base_digest);
+    }
+    if seq < head.first_seq {
+        return Ok([0; 32]);
+    }
+    let key = keys::message(head.name.id(), seq);
+    let record: Option<MessageRecord> = read_row(&key, |table, key| overlay.get(table, key))?;
+    record.map(|record| record.digest).ok_or_else(|| ApplyError::Contradiction {
+        what: format!("seq {seq} of {} has a dedup row and no message", head.name),
+    })
+}
+
+fn check_predecessor(
+    overlay: &Overlay<'_>,
+    group: &GroupState,
+    conversation: ConversationId,
+    request: &Append,
+) -> Result<(), Stop> {
+    let Some(id) = &request.predecessor else {
+        return Ok(());
+    };
+    let row = standing(overlay, group, conversation, &id.sender, &id.client_msg_id)?;
+    match row.map(|row| row.outcome) {
+        Some(DedupOutcome::Committed { .. }) => Ok(()),
+        Some(DedupOutcome::Burnt) | None => Err(AppendRefusal::PredecessorMissing.into()),
+    }
+}
+
+/// A replacement names a message that could be read before this append; content and notices name none. Redactions
+/// are not appended: erasing the message is the other half of one.
+fn check_targets(head: &ConversationHead, messages: &[NewMessage]) -> Result<(), AppendRefusal> {
+    let fits = |message: &NewMessage| match (message.kind, message.target_seq) {
+        (Kind::Content | Kind::System, target) => target.is_none(),
+        (Kind::Replacement, Some(target)) => head.first_seq <= target && target < head.tail,
+        (Kind::Replacement, None) | (Kind::Redaction, _) => false,
+    };
+    if messages.iter().all(fits) {
+        Ok(())
+    } else {
+        Err(AppendRefusal::BadTarget { tail: head.tail })
+    }
+}
+
+/// Writes messages, dedup rows and the head. Returns the outcome and the new tail.
+fn write(
+    overlay: &mut Overlay<'_>,
+    conversation: ConversationId,
+    mut head: ConversationHead,
+    stamped_at: Timestamp,
+    request: &Append,
+) -> (Appended, Seq) {
+    let first_seq = head.tail;
+    let mut last_seq = first_seq;
+    head.last_commit_time = head.last_commit_time.max(stamped_at);
+    for message in &request.messages {
+        let record = next_record(&head, conversation, &request.sender, message);
+        last_seq = record.seq;
+        head.tail = record.seq.next();
+        head.bytes += record.content_bytes() as u64;
+        head.unread_total = record.unread_ordinal;
+        head.digest = record.digest;
+        let outcome = DedupOutcome::Committed {
+            seq: record.seq,
+            commit_time: record.commit_time,
+            content_hash: Some(Content::from(message).hash()),
+        };
+        let row = DedupRow { issued_at: message.issued_at, outcome };
+        let id = keys::dedup(conversation, &request.sender, &message.client_msg_id);
+        put_row(overlay, id, &row);
+        put_row(overlay, keys::message(conversation, record.seq), &record);
+    }
+    put_row(overlay, keys::conversation(conversation), &head);
+    let appended = Appended {
+        first_seq,
+        last_seq,
+        commit_time: head.last_commit_time,
+        digest: head.digest,
+        duplicate: false,
+    };
+    (appended, head.tail)
+}
+
+/// The record that `message` gets behind `head`, whose commit time is already that of the batch.
+fn next_record(
+    head: &ConversationHead,
+    conversation: ConversationId,
+    sender: &str,
+    message: &NewMessage,
+) -> MessageRecord {
+    let mut record = MessageRecord {
+        seq: head.tail,
+        kind: message.kind,
+        sender: sender.to_owned(),
+        client_msg_id: message.client_msg_id.clone(),
+        issued_at: message.issued_at,
+        commit_time: head.last_commit_time,
+        content_type: message.content_type.clone(),
+        headers: message.headers.clone(),
+        payload: message.payload.clone(),
+        payload_crc32c: message.payload_crc32c,
+        target_seq: message.target_seq,
+        traceparent: message.traceparent.clone(),
+        unread_ordinal: head.unread_total + u64::from(message.kind == Kind::Content),
+        salt: message.salt,
+        digest: [0; 32],
+    };
+    record.digest = digest::leaf(&head.digest, conversation, head.generation, &record);
+    record
+}

@@ -1,0 +1,91 @@
+//! Idempotency: which ids stand, and whether a message is the one that stands under its id (guarantee G4).
+
+use blake3::Hasher;
+
+use super::digest::{bytes, kind_byte, target_number};
+use super::rows::{put_row, read_row};
+use super::{GroupState, NewMessage};
+use crate::storage::records::{DedupRow, Kind, MessageRecord};
+use crate::storage::{Overlay, StorageError, keys};
+use crate::types::{ConversationId, Seq, Timestamp};
+
+const CONTENT_CONTEXT: &str = "quorate v1 content identity";
+
+/// Whether a row still counts. Later it means nothing, also while it has not been removed yet: removal is not
+/// replicated, so replicas may differ in which expired rows they have.
+pub(super) fn in_force(row: &DedupRow, floor: Timestamp) -> bool {
+    row.issued_at >= floor
+}
+
+/// The row of an id, if it is in force.
+pub(super) fn standing(
+    overlay: &Overlay<'_>,
+    group: &GroupState,
+    conversation: ConversationId,
+    sender: &str,
+    client_msg_id: &str,
+) -> Result<Option<DedupRow>, StorageError> {
+    let key = keys::dedup(conversation, sender, client_msg_id);
+    let row: Option<DedupRow> = read_row(&key, |table, key| overlay.get(table, key))?;
+    Ok(row.filter(|row| in_force(row, group.dedup_floor)))
+}
+
+/// Keeps a standing row in force for at least as long as an id with this `issued_at` could be sent again.
+///
+/// An id is retried with the `issued_at` of its first attempt. If a caller gives another one, it is told what
+/// stands; were the row to expire earlier than that later `issued_at`, the same request would be appended anew.
+pub(super) fn keep_in_force(
+    overlay: &mut Overlay<'_>,
+    key: Vec<u8>,
+    row: DedupRow,
+    issued_at: Timestamp,
+) {
+    if issued_at > row.issued_at {
+        put_row(overlay, key, &DedupRow { issued_at, ..row });
+    }
+}
+
+/// What makes two messages under one id the same message: payload, content type, kind and target.
+#[derive(Clone, Copy)]
+pub(super) struct Content<'a> {
+    pub kind: Kind,
+    pub target_seq: Option<Seq>,
+    pub content_type: &'a str,
+    pub payload: &'a [u8],
+}
+
+impl Content<'_> {
+    /// The first 16 bytes of BLAKE3 in key-derivation mode; fields as in `digest`.
+    pub fn hash(self) -> [u8; 16] {
+        let mut hasher = Hasher::new_derive_key(CONTENT_CONTEXT);
+        hasher.update(&[kind_byte(self.kind)]);
+        hasher.update(&target_number(self.target_seq).to_be_bytes());
+        bytes(&mut hasher, self.content_type.as_bytes());
+        bytes(&mut hasher, self.payload);
+        let mut identity = [0; 16];
+        identity.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        identity
+    }
+}
+
+impl<'a> From<&'a NewMessage> for Content<'a> {
+    fn from(message: &'a NewMessage) -> Self {
+        Content {
+            kind: message.kind,
+            target_seq: message.target_seq,
+            content_type: &message.content_type,
+            payload: &message.payload,
+        }
+    }
+}
+
+impl<'a> From<&'a MessageRecord> for Content<'a> {
+    fn from(message: &'a MessageRecord) -> Self {
+        Content {
+            kind: message.kind,
+            target_seq: message.target_seq,
+            content_type: &message.content_type,
+            payload: &message.payload,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Making the outcome of an id final (guarantee G8).
+
+use super::append::check_not_ahead;
+use super::dedup::{keep_in_force, standing};
+use super::rows::{put_row, read_head};
+use super::{AppendRefusal, ApplyError, GroupState, Outcome, OutcomeState, Settle};
+use crate::storage::records::{DedupOutcome, DedupRow};
+use crate::storage::{Overlay, keys};
+use crate::types::Timestamp;
+
+/// Tells what became of an id; one of which nothing became is burnt. An answer other than a refusal is final for
+/// this id with this `issued_at`.
+pub(super) fn settle(
+    overlay: &mut Overlay<'_>,
+    group: &GroupState,
+    stamped_at: Timestamp,
+    request: &Settle,
+) -> Result<Outcome, ApplyError> {
+    let conversation = request.conversation.id();
+    if !group.holds(conversation) {
+        return Ok(Outcome::AppendRefused(AppendRefusal::WrongGroup { epoch: group.epoch }));
+    }
+    let head = read_head(overlay, conversation)?;
+    if head.is_some_and(|head| head.name != request.conversation) {
+        return Ok(Outcome::AppendRefused(AppendRefusal::NameCollision));
+    }
+    let id = &request.id;
+    if let Err(refusal) = check_not_ahead(stamped_at, &id.client_msg_id, request.issued_at) {
+        return Ok(Outcome::AppendRefused(refusal));
+    }
+    let key = keys::dedup(conversation, &id.sender, &id.client_msg_id);
+    let state = match standing(overlay, group, conversation, &id.sender, &id.client_msg_id)? {
+        Some(row) => {
+            let state = OutcomeState::of(&row);
+            keep_in_force(overlay, key, row, request.issued_at);
+            state
+        }
+        None if request.issued_at < group.dedup_floor => {
+            OutcomeState::TooOld { floor: group.dedup_floor }
+        }
+        None => {
+            let burnt = DedupRow { issued_at: request.issued_at, outcome: DedupOutcome::Burnt };
+            put_row(overlay, key, &burnt);
+            OutcomeState::Burnt
+        }
+    };
+    Ok(Outcome::Settled(state))
+}
+
+impl OutcomeState {
+    /// What a row in force says.
+    pub(super) fn of(row: &DedupRow) -> OutcomeState {
+        match row.outcome {
+            DedupOutcome::Committed { seq, commit_time, .. } => {
+                OutcomeState::Committed { seq, commit_time }
+            }
+            DedupOutcome::Burnt => OutcomeState::Burnt,
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What this node does when a peer, or an operator through it, asks.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+use tokio::time::Instant;
+
+use super::disk::DiskWatch;
+use crate::consensus::{MembershipChangeError, Replicas};
+use crate::log::{Command, Outcome, Topology};
+use crate::service::cluster::{decode_change, own_status};
+use crate::storage::{DataDir, Identity};
+use crate::transport::proto::AdoptReply;
+use crate::transport::proto::change_membership_request::Step;
+use crate::transport::{Adoption, NodeOperations, OperationError, Peers};
+use crate::types::{Clock, GroupId, NodeId, ReplicaId};
+
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the local topology may take to show a replica that is asked for.
+const TOPOLOGY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How others reach this node.
+#[derive(Clone, Debug)]
+pub struct Advertised {
+    /// host:port for clients.
+    pub client: String,
+    /// host:port for nodes.
+    pub peer: String,
+    /// host:port for metrics and health.
+    pub http: String,
+    /// Failure domain.
+    pub zone: String,
+}
+
+/// See `NodeOperations`.
+pub struct Operations {
+    pub(super) replicas: Arc<Replicas>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) data_dir: Arc<DataDir>,
+    pub(super) identity: Mutex<Identity>,
+    pub(super) advertised: Advertised,
+    pub(super) disk: Arc<DiskWatch>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) started_us: u64,
+    /// One adoption at a time.
+    pub(super) adopting: tokio::sync::Mutex<()>,
+}
+
+fn refused(reason: impl ToString) -> OperationError {
+    OperationError::Refused(reason.to_string())
+}
+
+fn unavailable(reason: impl ToString) -> OperationError {
+    OperationError::Unavailable(reason.to_string())
+}
+
+impl Operations {
+    /// The replica first, then the identity: a node whose identity names a cluster has had its meta replica, and
+    /// if that is gone later, it was lost.
+    async fn take_adoption(&self, adoption: Adoption) -> Result<AdoptReply, OperationError> {
+        let _one_at_a_time = self.adopting.lock().await;
+        let known = self.peers.introduction().cluster();
+        if known.is_some_and(|known| known != adoption.cluster) {
+            let node = self.replicas.node();
+            return Err(refused(format!("node {node} belongs to another cluster")));
+        }
+        let own = self.replicas.node();
+        let addresses = adoption.peers.iter().filter(|(node, _)| *node != own).cloned();
+        self.peers.set_addresses(addresses);
+        let replica = ReplicaId { node: own, incarnation: adoption.meta_incarnation };
+        self.replicas.make(GroupId::META, replica).await.map_err(refused)?;
+        let identity = {
+            let mut identity = self.identity.lock().expect("no panic while locked");
+            identity.cluster = Some(adoption.cluster);
+            identity.meta_incarnation = Some(adoption.meta_incarnation);
+            identity.peers = adoption.peers;
+            identity.clone()
+        };
+        let data_dir = self.data_dir.clone();
+        let saved = self.offload(move || data_dir.save_identity(&identity)).await;
+        saved.map_err(unavailable)?;
+        if !self.peers.introduction().join(adoption.cluster) {
+            return Err(refused("the node has joined another cluster meanwhile"));
+        }
+        tracing::info!(cluster = %adoption.cluster, "this node belongs to a cluster");
+        Ok(AdoptReply {
+            client_address: self.advertised.client.clone(),
+            peer_address: self.advertised.peer.clone(),
+            http_address: self.advertised.http.clone(),
+            zone: self.advertised.zone.clone(),
+        })
+    }
+
+    async fn offload<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.replicas.state_engine().offload(Box::new(move || drop(sender.send(job()))));
+        receiver.await.expect("an offloaded job always runs to its end")
+    }
+
+    async fn make_wanted(&self, group: GroupId, replica: ReplicaId) -> Result<(), OperationError> {
+        let mut topology = self.replicas.topology();
+        let wanted = topology.wait_for(|topology| {
+            topology.as_ref().is_some_and(|topology| may_be_blank(topology, group, replica))
+        });
+        if !matches!(tokio::time::timeout(TOPOLOGY_TIMEOUT, wanted).await, Ok(Ok(_))) {
+            return Err(unavailable(format!(
+                "the topology here does not want replica {replica} of group {group} to be made"
+            )));
+        }
+        self.replicas.make(group, replica).await.map(|_| ()).map_err(refused)
+    }
+
+    async fn propose_change(&self, encoded: Bytes) -> Result<String, OperationError> {
+        let change =
+            decode_change(&encoded).ok_or_else(|| refused("the change does not decode"))?;
+        let meta = self.replicas.get(GroupId::META);
+        let meta = meta.ok_or_else(|| unavailable("no meta replica here"))?;
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        match meta.propose(Command::ChangeTopology(change), deadline).await {
+            Ok(Outcome::TopologyRefused(refusal)) => Ok(refusal.to_string()),
+            Ok(_) => Ok(String::new()),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    async fn step_membership(
+        &self,
+        group: GroupId,
+        step: Step,
+        replica: ReplicaId,
+    ) -> Result<(), OperationError> {
+        let found = self.replicas.get(group);
+        let group = found.ok_or_else(|| unavailable(format!("no replica of group {group}")))?;
+        let changed = match step {
+            Step::Remove => group.remove_others(replica).await,
+            Step::AddLearner => group.add_learner(replica).await,
+            Step::Promote => group.promote(replica).await,
+            Step::Unspecified => return Err(refused("no step")),
+        };
+        changed.map_err(|error: MembershipChangeError| unavailable(error))
+    }
+}
+
+/// Whether a replica of this id can never have voted: its group is being created, or it is joining.
+pub fn may_be_blank(topology: &Topology, group: GroupId, replica: ReplicaId) -> bool {
+    let group = topology.groups.iter().find(|known| known.id == group);
+    group.is_some_and(|group| {
+        group.replicas.iter().any(|wanted| {
+            wanted.node == replica.node
+                && wanted.incarnation == replica.incarnation
+                && (wanted.joining || !group.active)
+        })
+    })
+}
+
+impl NodeOperations for Operations {
+    fn adopt(&self, adoption: Adoption) -> BoxFuture<'_, Result<AdoptReply, OperationError>> {
+        self.take_adoption(adoption).boxed()
+    }
+
+    fn ensure_replica(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+    ) -> BoxFuture<'_, Result<(), OperationError>> {
+        self.make_wanted(group, replica).boxed()
+    }
+
+    fn change_topology(&self, change: Bytes) -> BoxFuture<'_, Result<String, OperationError>> {
+        self.propose_change(change).boxed()
+    }
+
+    fn change_membership(
+        &self,
+        group: GroupId,
+        step: Step,
+        replica: ReplicaId,
+    ) -> BoxFuture<'_, Result<(), OperationError>> {
+        self.step_membership(group, step, replica).boxed()
+    }
+
+    fn status(&self) -> Bytes {
+        let uptime_us = self.clock.elapsed_us().saturating_sub(self.started_us);
+        own_status(&self.replicas, self.disk.mark(), self.disk.free_bytes(), uptime_us)
+    }
+}
+
+/// The addresses of all nodes but this one, as the topology has them.
+pub fn other_addresses(topology: &Topology, own: NodeId) -> Vec<(NodeId, String)> {
+    let others = topology.nodes.iter().filter(|node| node.id != own);
+    others.map(|node| (node.id, node.peer_address.clone())).collect()
+}

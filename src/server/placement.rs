@@ -1,0 +1,147 @@
+//! Keeps this node in line with the topology: makes the replicas that are wanted here, brings new groups to life,
+//! and hands leadership to where it is wanted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::operations::{may_be_blank, other_addresses};
+use crate::consensus::{Group, Replicas};
+use crate::log::{Command, Topology, TopologyChange, TopologyGroup, TopologyReplica};
+use crate::service::cluster::change_topology;
+use crate::transport::{NodeOperations, Peers};
+use crate::types::{GroupId, ReplicaId};
+
+/// How often what is wanted is compared with what is, besides at each change of the topology.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// A leader keeps its group for at least this long after the node has started or the group has changed hands.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub struct Placement {
+    pub(super) replicas: Arc<Replicas>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) operations: Arc<dyn NodeOperations>,
+}
+
+impl Placement {
+    /// Runs until the node stops.
+    pub async fn run(self) {
+        let mut topology = self.replicas.topology();
+        let mut meta_changed = None;
+        let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
+        let mut last_handover = Instant::now();
+        loop {
+            // The meta replica may be made long after the node started.
+            if meta_changed.is_none() {
+                let meta = self.replicas.get(GroupId::META);
+                meta_changed = meta.map(|meta| meta.applied().watch_topology());
+            }
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = topology.changed() => {}
+                () = changed(&mut meta_changed) => {}
+            }
+            if let Err(error) = self.replicas.refresh_topology() {
+                tracing::error!(%error, "the topology cannot be read");
+                continue;
+            }
+            let Some(wanted) = topology.borrow_and_update().clone() else { continue };
+            self.peers.set_addresses(other_addresses(&wanted, self.replicas.node()));
+            for group in &wanted.groups {
+                self.reconcile(&wanted, group).await;
+            }
+            if last_handover.elapsed() >= SETTLE_TIME && self.hand_over_one(&wanted).await {
+                last_handover = Instant::now();
+            }
+        }
+    }
+
+    async fn reconcile(&self, topology: &Topology, group: &TopologyGroup) {
+        let own = group.replicas.iter().find(|replica| replica.node == self.replicas.node());
+        let Some(own) = own else { return };
+        let id = raft_id(own);
+        let standing = self.replicas.get(group.id).filter(|standing| standing.replica() == id);
+        let standing = match standing {
+            Some(standing) => standing,
+            None if may_be_blank(topology, group.id, id) => {
+                match self.replicas.make(group.id, id).await {
+                    Ok(made) => made,
+                    Err(error) => {
+                        tracing::error!(group = %group.id, %error, "a replica was not made");
+                        return;
+                    }
+                }
+            }
+            None => {
+                self.replicas.note_missing(group.id, id);
+                return;
+            }
+        };
+        if !group.active {
+            self.bring_to_life(group, &standing).await;
+        }
+    }
+
+    /// The first replica's node initializes a group that is being created; whoever leads it then configures it.
+    async fn bring_to_life(&self, group: &TopologyGroup, standing: &Group) {
+        let first = group.replicas.first().map(raft_id);
+        if first == Some(standing.replica()) {
+            let voters = group.replicas.iter().map(raft_id).collect();
+            if let Err(reason) = standing.initialize(voters).await {
+                tracing::warn!(group = %group.id, reason, "a group was not initialized");
+                return;
+            }
+        }
+        if !standing.is_leader() {
+            return;
+        }
+        let configure = Command::Configure { range: group.range, epoch: group.epoch };
+        if let Err(error) = standing.propose(configure, Instant::now() + STEP_TIMEOUT).await {
+            tracing::debug!(group = %group.id, %error, "a group was not configured yet");
+            return;
+        }
+        let change = TopologyChange::ActivateGroup { group: group.id };
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        let operations = self.operations.as_ref();
+        let done = change_topology(&self.replicas, &self.peers, operations, change, deadline).await;
+        if let Err(error) = done {
+            tracing::debug!(group = %group.id, %error, "a group was not activated yet");
+        }
+    }
+
+    /// Hands one group that this node leads to its preferred leader, if that one is ready. One at a time, so that
+    /// a restarted node gets its groups back without a storm. True if one was handed over.
+    async fn hand_over_one(&self, topology: &Topology) -> bool {
+        for group in &topology.groups {
+            let Some(preferred) = group.replicas.first().map(raft_id) else { continue };
+            if preferred.node == self.replicas.node() {
+                continue;
+            }
+            let Some(standing) = self.replicas.get(group.id) else { continue };
+            if standing.is_leader() && standing.is_caught_up(preferred) {
+                tracing::info!(group = %group.id, to = %preferred, "handing leadership over");
+                standing.transfer_leader(preferred).await;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn raft_id(replica: &TopologyReplica) -> ReplicaId {
+    ReplicaId { node: replica.node, incarnation: replica.incarnation }
+}
+
+async fn changed(watch: &mut Option<tokio::sync::watch::Receiver<()>>) {
+    match watch {
+        Some(receiver) => {
+            if receiver.changed().await.is_err() {
+                *watch = None; // The replica was made anew.
+            }
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,100 @@
+//! Append: to the local replica if it leads, otherwise to the node that does.
+
+use quorate_client::proto::{AppendRequest, AppendResponse, Position};
+use tokio::time::Instant;
+use tonic::Code;
+
+use super::authorize::Resource;
+use super::call::Call;
+use super::errors::{CallError, Effect};
+use super::{Api, convert, forward, validate};
+use crate::consensus::Group;
+use crate::log::{Command, IdKey, Outcome};
+use crate::types::NodeId;
+
+/// Leaders that one call tries: who this node believes leads, and whom that one names instead.
+const LEADERS_TRIED_MAX: usize = 3;
+
+/// Appends a batch.
+///
+/// # Errors
+/// As the state machine refuses it, or retryable; each says whether the batch may have been appended. Cancel safe: a
+/// dropped call may still take effect.
+pub async fn append(
+    api: &Api,
+    call: &Call,
+    mut request: AppendRequest,
+) -> Result<AppendResponse, CallError> {
+    call.authorize(api.authorizer.as_ref(), Resource::Conversation(&request.conversation))?;
+    let name = validate::conversation(&request.conversation)?;
+    validate::append(&mut request)?;
+    let (began, messages) = (Instant::now(), request.messages.len());
+    let route = api.route(&name)?;
+    let mut leader = match route.local.as_ref() {
+        Some(group) if group.is_leader() => Some(api.replicas.node()),
+        _ => route.leader,
+    };
+    let mut result = Err(CallError::not_leader(None));
+    for _ in 0..LEADERS_TRIED_MAX {
+        let Some(node) = leader else { break };
+        result = match route.local.as_ref() {
+            Some(group) if node == api.replicas.node() => {
+                propose(api, group, request.clone(), None, call.deadline).await
+            }
+            _ => hand_on(api, call, node, request.clone()).await,
+        };
+        // Whoever says that it does not lead has done nothing, so that asking another is safe.
+        leader = match &result {
+            Err(error) => error.leader_hint().filter(|hint| *hint != node),
+            Ok(_) => None,
+        };
+    }
+    let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
+    api.observer.appended(messages, code, began.elapsed());
+    result
+}
+
+/// Proposes a validated append to a replica that leads.
+pub async fn propose(
+    api: &Api,
+    group: &Group,
+    request: AppendRequest,
+    predecessor: Option<IdKey>,
+    deadline: Instant,
+) -> Result<AppendResponse, CallError> {
+    let command = convert::append_command(request, predecessor, || (api.salts)());
+    match group.propose(Command::Append(command), deadline).await? {
+        Outcome::Appended(appended) => {
+            Ok(convert::append_response(appended, applied_at(api, group)))
+        }
+        Outcome::AppendRefused(refusal) => Err(refusal.into()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Where a command that has its outcome was applied.
+pub fn applied_at(api: &Api, group: &Group) -> Position {
+    Position {
+        node_id: api.replicas.node().0.into(),
+        group_id: group.id().0,
+        applied_index: group.applied_index().0,
+        age_ms: None,
+    }
+}
+
+/// An outcome of another command than the one proposed.
+pub fn unexpected(outcome: &Outcome) -> CallError {
+    tracing::error!(?outcome, "a command had the outcome of another kind of command");
+    CallError::internal("the command had an unexpected outcome", Effect::Possible)
+}
+
+async fn hand_on(
+    api: &Api,
+    call: &Call,
+    node: NodeId,
+    request: AppendRequest,
+) -> Result<AppendResponse, CallError> {
+    let mut client = forward::client(api, call, node, CallError::not_leader(Some(node)))?;
+    let request = forward::request(api, call, Some(call.deadline), request);
+    forward::answer(node, call.deadline, Effect::Possible, client.append(request)).await
+}

@@ -1,0 +1,108 @@
+//! How the cluster and its nodes are.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use prost::Message as _;
+use quorate_client::proto::{DescribeClusterResponse, NodeStatus, ReplicaStatus};
+
+use super::{ClusterApi, ClusterError};
+use crate::consensus::{GroupStatus, Replicas};
+use crate::storage::DiskMark;
+use crate::transport::proto;
+use crate::types::NodeId;
+
+/// A node that has not answered by then is shown as not reachable.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl ClusterApi {
+    /// The topology as this node has it, and what every node says of itself now.
+    pub(super) async fn describe(&self) -> Result<DescribeClusterResponse, ClusterError> {
+        let topology = self.replicas.topology().borrow().clone();
+        let nodes = self.node_statuses().await;
+        let mut topology = topology.map(|topology| self.topology_to_proto(&topology));
+        if let Some(topology) = &mut topology {
+            fill_leaders(topology, &nodes);
+        }
+        Ok(DescribeClusterResponse { topology, nodes, node_id: self.replicas.node().0.into() })
+    }
+
+    /// Asks every node at the same time.
+    pub(super) async fn node_statuses(&self) -> Vec<NodeStatus> {
+        let own = self.replicas.node();
+        let mut nodes: Vec<NodeId> = match &*self.replicas.topology().borrow() {
+            Some(topology) => topology.nodes.iter().map(|node| node.id).collect(),
+            None => vec![own],
+        };
+        nodes.sort();
+        join_all(nodes.into_iter().map(|node| self.node_status(node))).await
+    }
+
+    async fn node_status(&self, node: NodeId) -> NodeStatus {
+        let status = if node == self.replicas.node() {
+            Some(self.operations.status())
+        } else {
+            tokio::time::timeout(STATUS_TIMEOUT, self.ask_status(node)).await.ok().flatten()
+        };
+        let unreachable = || NodeStatus { node_id: node.0.into(), ..NodeStatus::default() };
+        status.and_then(|encoded| NodeStatus::decode(encoded).ok()).unwrap_or_else(unreachable)
+    }
+
+    async fn ask_status(&self, node: NodeId) -> Option<Bytes> {
+        let mut client = self.peers.client(node).ok()?;
+        let hello = Some(self.peers.introduction().hello(node));
+        let reply = client.status(proto::StatusRequest { hello }).await.ok()?;
+        Some(reply.into_inner().status)
+    }
+}
+
+/// Leaders of groups without a replica on this node, as their own nodes tell.
+fn fill_leaders(topology: &mut quorate_client::proto::Topology, nodes: &[NodeStatus]) {
+    for group in topology.groups.iter_mut().filter(|group| group.leader_node_id == 0) {
+        let leads = |node: &&NodeStatus| {
+            node.replicas.iter().any(|r| r.group_id == group.group_id && r.role == "leader")
+        };
+        group.leader_node_id = nodes.iter().find(leads).map_or(0, |node| node.node_id);
+    }
+}
+
+/// This node's status in its travelling form.
+pub fn own_status(
+    replicas: &Replicas,
+    disk: DiskMark,
+    disk_free_bytes: u64,
+    uptime_us: u64,
+) -> Bytes {
+    let mark = match disk {
+        DiskMark::Ok => "OK",
+        DiskMark::Soft => "SOFT",
+        DiskMark::Hard => "HARD",
+    };
+    let status = NodeStatus {
+        node_id: replicas.node().0.into(),
+        reachable: true,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        replicas: replicas.statuses().iter().map(replica_to_proto).collect(),
+        disk_free_bytes,
+        disk_mark: mark.to_owned(),
+        uptime_us,
+    };
+    Bytes::from(status.encode_to_vec())
+}
+
+fn replica_to_proto(status: &GroupStatus) -> ReplicaStatus {
+    let index = |index: Option<crate::types::LogIndex>| index.map_or(0, |index| index.0);
+    ReplicaStatus {
+        group_id: status.group.0,
+        role: status.role.to_owned(),
+        term: status.term.0,
+        last_index: index(status.last_index),
+        applied_index: index(status.applied_index),
+        durable_index: index(status.durable_index),
+        purged_index: index(status.purged_index),
+        leader_node_id: status.leader.map_or(0, |leader| leader.0.into()),
+        problem: status.problem.clone(),
+        incarnation: status.replica.incarnation.0,
+    }
+}

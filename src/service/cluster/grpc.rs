@@ -1,0 +1,92 @@
+//! Where calls of the `Cluster` service enter.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use quorate_client::proto::cluster_server::Cluster;
+use quorate_client::proto::{
+    DescribeClusterRequest, DescribeClusterResponse, InitRequest, InitResponse, ReplaceRequest,
+    ReplaceResponse, WatchTopologyRequest, WatchTopologyResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tonic::{Request, Response, Status, async_trait};
+
+use std::sync::Arc;
+
+use super::ClusterApi;
+use crate::service::authorize::{Operation, Resource};
+use crate::service::call::Call;
+use crate::service::errors::CallError;
+
+/// Progress reports that wait for the caller; past it the work waits too.
+const PROGRESS_QUEUE_MAX: usize = 16;
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl ClusterApi {
+    fn enter<T>(&self, operation: Operation, request: &Request<T>) -> Result<(), CallError> {
+        let call = Call::new(operation, request.metadata());
+        call.authorize(self.authorizer.as_ref(), Resource::Cluster)
+    }
+}
+
+/// The service as tonic wants it: shared, because a replacement goes on after its handler has returned.
+pub struct ClusterService(pub Arc<ClusterApi>);
+
+#[async_trait]
+impl Cluster for ClusterService {
+    type WatchTopologyStream = Responses<WatchTopologyResponse>;
+    type ReplaceStream = Responses<ReplaceResponse>;
+
+    async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
+        self.0.enter(Operation::Init, &request)?;
+        let response = self.0.init(request.into_inner()).await.map_err(CallError::from)?;
+        Ok(Response::new(response))
+    }
+
+    async fn describe_cluster(
+        &self,
+        request: Request<DescribeClusterRequest>,
+    ) -> Result<Response<DescribeClusterResponse>, Status> {
+        self.0.enter(Operation::DescribeCluster, &request)?;
+        let response = self.0.describe().await.map_err(CallError::from)?;
+        Ok(Response::new(response))
+    }
+
+    async fn watch_topology(
+        &self,
+        request: Request<WatchTopologyRequest>,
+    ) -> Result<Response<Self::WatchTopologyStream>, Status> {
+        self.0.enter(Operation::WatchTopology, &request)?;
+        let api = self.0.clone();
+        let topologies = WatchStream::new(api.replicas.topology());
+        let responses = topologies.filter_map(move |topology| {
+            let topology = topology.map(|topology| api.topology_to_proto(&topology));
+            let response =
+                topology.map(|topology| Ok(WatchTopologyResponse { topology: Some(topology) }));
+            std::future::ready(response)
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn replace(
+        &self,
+        request: Request<ReplaceRequest>,
+    ) -> Result<Response<Self::ReplaceStream>, Status> {
+        self.0.enter(Operation::Replace, &request)?;
+        let request = request.into_inner();
+        let api = self.0.clone();
+        let (sender, progress) = mpsc::channel(PROGRESS_QUEUE_MAX);
+        // The last item is the error, if there was one; the work ends when the caller goes.
+        let work = futures::stream::once(async move {
+            match api.replace(request, sender).await {
+                Ok(()) => None,
+                Err(error) => Some(Err(Status::from(CallError::from(error)))),
+            }
+        });
+        let end = work.filter_map(std::future::ready);
+        let responses = futures::stream::select(ReceiverStream::new(progress).map(Ok), end);
+        Ok(Response::new(Box::pin(responses)))
+    }
+}

@@ -1,0 +1,297 @@
+//! Making a cluster out of nodes that belong to none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quorate_client::proto::{InitRequest, InitResponse};
+use tokio::time::Instant;
+
+use super::{ClusterApi, ClusterError};
+use crate::consensus::ReadError;
+use crate::log::{Topology, TopologyChange, TopologyGroup, TopologyNode, TopologyReplica};
+use crate::transport::{Adoption, FEATURE_LEVEL, PeerError, proto};
+use crate::types::{
+    ClusterId, GroupId, HashRange, Incarnation, LogIndex, NodeId, ReplicaId, limits,
+};
+
+/// Voters of the meta group; further nodes learn from them.
+pub const META_VOTERS_MAX: usize = 5;
+/// The first making of every replica of a new cluster.
+const FIRST: Incarnation = Incarnation(1);
+/// How long all groups may take to become active.
+const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a valid request asks for.
+struct Plan {
+    nodes: BTreeMap<NodeId, String>,
+    groups: u32,
+    replication_factor: usize,
+}
+
+impl ClusterApi {
+    /// Makes the cluster, or finishes making it, or finds that it is there.
+    pub(super) async fn init(&self, request: InitRequest) -> Result<InitResponse, ClusterError> {
+        let plan = self.plan(request)?;
+        if let Some(topology) = self.replicas.topology().borrow().clone() {
+            return same_cluster(&topology, &plan);
+        }
+        let cluster = self.free_cluster_id(&plan).await?;
+        let mut nodes = Vec::with_capacity(plan.nodes.len());
+        // This node first: it then keeps the id for whoever has to finish the work.
+        let own = self.replicas.node();
+        let others = plan.nodes.keys().copied().filter(|node| *node != own);
+        for node in std::iter::once(own).chain(others) {
+            nodes.push(self.adopt(node, cluster, &plan).await?);
+        }
+        nodes.sort_by_key(|node| node.id);
+        self.start_meta_group(&nodes).await?;
+        let topology = first_topology(cluster, nodes, &plan);
+        let deadline = Instant::now() + ACTIVATION_TIMEOUT;
+        self.change_topology(TopologyChange::Create(topology), deadline).await?;
+        self.wait_active(deadline).await?;
+        Ok(InitResponse { cluster_id: cluster.to_string(), created: true })
+    }
+
+    fn plan(&self, request: InitRequest) -> Result<Plan, ClusterError> {
+        let invalid = |field, message: String| ClusterError::Invalid { field, message };
+        let count = request.nodes.len();
+        if count == 0 || count > limits::NODES_MAX {
+            let message = format!("nodes: 1 to {} are needed, not {count}", limits::NODES_MAX);
+            return Err(invalid("nodes", message));
+        }
+        let mut nodes = BTreeMap::new();
+        let mut addresses = BTreeSet::new();
+        for node in request.nodes {
+            let id = u32::try_from(node.node_id).ok().filter(|id| *id > 0);
+            let id = NodeId(id.ok_or_else(|| {
+                invalid("node_id", format!("node_id: {} is out of range", node.node_id))
+            })?);
+            if !addresses.insert(node.peer_address.clone()) || node.peer_address.is_empty() {
+                let message = format!("peer_address: node {id} has none of its own");
+                return Err(invalid("peer_address", message));
+            }
+            if nodes.insert(id, node.peer_address).is_some() {
+                return Err(invalid("node_id", format!("node_id: {id} occurs twice")));
+            }
+        }
+        if !nodes.contains_key(&self.replicas.node()) {
+            let own = self.replicas.node();
+            return Err(invalid(
+                "nodes",
+                format!("nodes: the node that is asked, {own}, is not one of them"),
+            ));
+        }
+        let groups = match request.groups {
+            0 => 12.max(4 * count as u32),
+            groups if groups <= limits::GROUPS_MAX => groups,
+            groups => {
+                let message = format!("groups: {groups} is above {}", limits::GROUPS_MAX);
+                return Err(invalid("groups", message));
+            }
+        };
+        let replication_factor = replication_factor(request.replication_factor, count)?;
+        Ok(Plan { nodes, groups, replication_factor })
+    }
+
+    /// The id of a cluster whose making was cut off, or a new one; refused if a node belongs elsewhere.
+    async fn free_cluster_id(&self, plan: &Plan) -> Result<ClusterId, ClusterError> {
+        let begun = self.peers.introduction().cluster();
+        for (node, address) in plan.nodes.iter().filter(|(node, _)| **node != self.replicas.node())
+        {
+            let mut client = self.peers.client_at(*node, address)?;
+            let request =
+                proto::StatusRequest { hello: Some(self.peers.introduction().hello(*node)) };
+            let reply = client.status(request).await.map_err(|status| failed(*node, status))?;
+            let theirs = reply.into_inner().cluster_id;
+            let ours = begun.map(|cluster| cluster.0.to_be_bytes().to_vec()).unwrap_or_default();
+            if !theirs.is_empty() && theirs != ours {
+                let message = format!("node {node} belongs to another cluster");
+                return Err(ClusterError::Refused(message));
+            }
+        }
+        Ok(begun.unwrap_or_else(|| ClusterId(rand::random())))
+    }
+
+    /// Takes a node into the cluster and learns its addresses.
+    async fn adopt(
+        &self,
+        node: NodeId,
+        cluster: ClusterId,
+        plan: &Plan,
+    ) -> Result<TopologyNode, ClusterError> {
+        let peers = plan.nodes.iter().map(|(node, address)| (*node, address.clone())).collect();
+        let adoption = Adoption { cluster, meta_incarnation: FIRST, peers };
+        let reply = self.adopt_node(node, adoption, &plan.nodes[&node]).await?;
+        Ok(TopologyNode {
+            id: node,
+            client_address: reply.client_address,
+            peer_address: plan.nodes[&node].clone(),
+            http_address: reply.http_address,
+            zone: reply.zone,
+            meta_incarnation: FIRST,
+        })
+    }
+
+    /// Tells a node, maybe this one, that it belongs to a cluster.
+    pub(super) async fn adopt_node(
+        &self,
+        node: NodeId,
+        adoption: Adoption,
+        address: &str,
+    ) -> Result<proto::AdoptReply, ClusterError> {
+        if node == self.replicas.node() {
+            return Ok(self.operations.adopt(adoption).await?);
+        }
+        let peers = adoption.peers.into_iter();
+        let request = proto::AdoptRequest {
+            hello: Some(self.peers.introduction().hello(node)),
+            cluster_id: bytes::Bytes::copy_from_slice(&adoption.cluster.0.to_be_bytes()),
+            meta_incarnation: adoption.meta_incarnation.0,
+            peers: peers
+                .map(|(node, address)| proto::PeerAddress { node: node.0, address })
+                .collect(),
+        };
+        let mut client = self.peers.client_at(node, address)?;
+        let reply = client.adopt(request).await.map_err(|status| failed(node, status))?;
+        Ok(reply.into_inner())
+    }
+
+    /// Initializes the meta group unless it was, and waits until it leads or is led.
+    async fn start_meta_group(&self, nodes: &[TopologyNode]) -> Result<(), ClusterError> {
+        let meta = self.replicas.get(GroupId::META);
+        let meta = meta.ok_or_else(|| ClusterError::Unavailable("no meta replica here".into()))?;
+        let replica =
+            |node: &TopologyNode| ReplicaId { node: node.id, incarnation: node.meta_incarnation };
+        let voters: Vec<_> = nodes.iter().take(META_VOTERS_MAX).map(replica).collect();
+        meta.initialize(voters).await.map_err(ClusterError::Unavailable)?;
+        let deadline = Instant::now() + ACTIVATION_TIMEOUT;
+        let led = meta.wait_applied(LogIndex(1), deadline).await;
+        led.map_err(|error: ReadError| ClusterError::Unavailable(error.to_string()))?;
+        for node in nodes.iter().skip(META_VOTERS_MAX) {
+            let step = proto::change_membership_request::Step::AddLearner;
+            self.change_membership(GroupId::META, step, replica(node), deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_active(&self, deadline: Instant) -> Result<(), ClusterError> {
+        let mut topology = self.replicas.topology();
+        let active = topology.wait_for(|topology| {
+            topology
+                .as_ref()
+                .is_some_and(|topology| topology.groups.iter().all(|group| group.active))
+        });
+        match tokio::time::timeout_at(deadline, active).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ClusterError::Unavailable("not all groups have become active yet".into())),
+        }
+    }
+}
+
+fn failed(node: NodeId, status: tonic::Status) -> ClusterError {
+    PeerError::Failed { node, status }.into()
+}
+
+fn replication_factor(asked: u32, nodes: usize) -> Result<usize, ClusterError> {
+    let invalid = |message: String| ClusterError::Invalid { field: "replication_factor", message };
+    match asked {
+        0 if nodes >= 3 => Ok(3),
+        0 => Ok(1),
+        asked if asked % 2 == 0 || asked > limits::REPLICATION_FACTOR_MAX => {
+            let max = limits::REPLICATION_FACTOR_MAX;
+            Err(invalid(format!("replication_factor: {asked} is not odd and at most {max}")))
+        }
+        asked if asked as usize > nodes => Err(invalid(format!(
+            "replication_factor: {asked} is above the number of nodes, {nodes}"
+        ))),
+        asked => Ok(asked as usize),
+    }
+}
+
+/// A repeated init of the same nodes finds the cluster; of others it is refused.
+fn same_cluster(topology: &Topology, plan: &Plan) -> Result<InitResponse, ClusterError> {
+    let there: BTreeSet<_> = topology.nodes.iter().map(|node| node.id).collect();
+    let asked: BTreeSet<_> = plan.nodes.keys().copied().collect();
+    if there != asked {
+        let message =
+            format!("this node belongs to cluster {}, which has other nodes", topology.cluster);
+        return Err(ClusterError::Refused(message));
+    }
+    Ok(InitResponse { cluster_id: topology.cluster.to_string(), created: false })
+}
+
+fn first_topology(cluster: ClusterId, nodes: Vec<TopologyNode>, plan: &Plan) -> Topology {
+    let groups = HashRange::divide(plan.groups).into_iter().zip(0..);
+    let groups = groups.map(|(range, at)| TopologyGroup {
+        id: GroupId(at + 1),
+        range,
+        epoch: 1,
+        active: false,
+        replicas: place(&nodes, at as usize, plan.replication_factor),
+    });
+    Topology { cluster, version: 1, feature_level: FEATURE_LEVEL, groups: groups.collect(), nodes }
+}
+
+/// The replicas of a group: going round the nodes from another start for each group, zones that have none first.
+fn place(nodes: &[TopologyNode], start: usize, count: usize) -> Vec<TopologyReplica> {
+    let mut chosen: Vec<&TopologyNode> = Vec::with_capacity(count);
+    while chosen.len() < count {
+        let round = (0..nodes.len()).map(|step| &nodes[(start + step) % nodes.len()]);
+        let free = round.filter(|node| !chosen.iter().any(|other| other.id == node.id));
+        let crowding = |node: &&TopologyNode| {
+            chosen.iter().filter(|other| !node.zone.is_empty() && other.zone == node.zone).count()
+        };
+        match free.min_by_key(crowding) {
+            Some(node) => chosen.push(node),
+            None => break,
+        }
+    }
+    let replica =
+        |node: &TopologyNode| TopologyReplica { node: node.id, incarnation: FIRST, joining: false };
+    chosen.into_iter().map(replica).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u32, zone: &str) -> TopologyNode {
+        TopologyNode {
+            id: NodeId(id),
+            client_address: String::new(),
+            peer_address: String::new(),
+            http_address: String::new(),
+            zone: zone.to_owned(),
+            meta_incarnation: FIRST,
+        }
+    }
+
+    #[test]
+    fn replicas_go_to_distinct_nodes_and_zones_and_leaders_are_spread() {
+        let nodes: Vec<_> = [(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "c")]
+            .map(|(id, zone)| node(id, zone))
+            .into();
+        let mut leaders = BTreeMap::<NodeId, usize>::new();
+        for group in 0..20 {
+            let replicas = place(&nodes, group, 3);
+            let zone = |replica: &TopologyReplica| {
+                nodes.iter().find(|node| node.id == replica.node).map(|node| node.zone.clone())
+            };
+            let zones: BTreeSet<_> = replicas.iter().map(zone).collect();
+            assert_eq!(zones.len(), 3, "group {group}: {replicas:?}");
+            *leaders.entry(replicas[0].node).or_default() += 1;
+        }
+        assert_eq!(leaders.len(), 5);
+        assert!(leaders.values().all(|count| *count == 4));
+    }
+
+    #[test]
+    fn replication_factors_are_odd_and_fit() {
+        assert_eq!(replication_factor(0, 5).unwrap(), 3);
+        assert_eq!(replication_factor(0, 2).unwrap(), 1);
+        assert_eq!(replication_factor(5, 5).unwrap(), 5);
+        for (asked, nodes) in [(2, 3), (5, 3), (9, 20)] {
+            assert!(replication_factor(asked, nodes).is_err(), "{asked} of {nodes}");
+        }
+    }
+}

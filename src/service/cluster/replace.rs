@@ -1,0 +1,354 @@
+//! Making a wiped or damaged node's replicas anew, one group at a time.
+//!
+//! Guarantees at stake: G1 and G9. A replica that lost its data must never vote or acknowledge under its old id:
+//! somebody may still count on what it promised. So its id is removed from the membership and a new incarnation comes
+//! in as a learner; and before that one counts, the topology says that it has been made, so that it too is never
+//! taken for blank again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prost::Message as _;
+use quorate_client::proto::{NodeStatus, ReplaceRequest, ReplaceResponse, ReplicaStatus};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::init::META_VOTERS_MAX;
+use super::{ClusterApi, ClusterError};
+use crate::log::{Topology, TopologyChange};
+use crate::transport::proto::change_membership_request::Step;
+use crate::transport::{Adoption, PeerError, proto};
+use crate::types::{GroupId, Incarnation, NodeId, ReplicaId};
+
+/// How long one step may take to be committed.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Who hears of the progress.
+pub(super) struct Progress {
+    sender: mpsc::Sender<ReplaceResponse>,
+    groups_done: u32,
+    groups_total: u32,
+}
+
+impl Progress {
+    async fn tell(
+        &self,
+        group: GroupId,
+        step: &str,
+        applied: u64,
+        target: u64,
+    ) -> Result<(), ClusterError> {
+        let response = ReplaceResponse {
+            group_id: group.0,
+            step: step.to_owned(),
+            applied_index: applied,
+            target_index: target,
+            groups_done: self.groups_done,
+            groups_total: self.groups_total,
+        };
+        let gone = |_| ClusterError::Unavailable("the caller has gone".into());
+        self.sender.send(response).await.map_err(gone)
+    }
+}
+
+impl ClusterApi {
+    /// Replaces what has to be replaced on a node: first its replica of the meta group, then the others.
+    pub(super) async fn replace(
+        &self,
+        request: ReplaceRequest,
+        sender: mpsc::Sender<ReplaceResponse>,
+    ) -> Result<(), ClusterError> {
+        let topology = self.known_topology()?;
+        let node = u32::try_from(request.node_id).ok().map(NodeId);
+        let node = node.and_then(|node| topology.nodes.iter().find(|known| known.id == node));
+        let node = node.cloned().ok_or_else(|| ClusterError::Invalid {
+            field: "node_id",
+            message: format!("node_id: there is no node {}", request.node_id),
+        })?;
+        if !request.peer_address.is_empty() && request.peer_address != node.peer_address {
+            let mut moved = node.clone();
+            moved.peer_address = request.peer_address;
+            self.peers.set_addresses([(moved.id, moved.peer_address.clone())]);
+            self.change_topology(TopologyChange::UpdateNode(moved), step_deadline()).await?;
+        }
+        let groups: Vec<_> = std::iter::once(GroupId::META)
+            .chain(
+                topology
+                    .groups
+                    .iter()
+                    .filter(|group| group.replicas.iter().any(|replica| replica.node == node.id))
+                    .map(|group| group.id),
+            )
+            .collect();
+        let groups_total = groups.len() as u32;
+        let mut progress = Progress { sender, groups_done: 0, groups_total };
+        for group in groups {
+            self.replace_one(group, node.id, request.all, &progress).await?;
+            progress.groups_done += 1;
+            progress.tell(group, "done", 0, 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn replace_one(
+        &self,
+        group: GroupId,
+        node: NodeId,
+        all: bool,
+        progress: &Progress,
+    ) -> Result<(), ClusterError> {
+        let status = self.replica_statuses(node).await?.remove(&group);
+        let wanted = wanted_incarnation(self.known_topology()?.as_ref(), group, node)?;
+        let standing = status.filter(|status| {
+            status.incarnation == wanted.0
+                && !["damaged", "missing", "stopped"].contains(&status.role.as_str())
+        });
+        let replica = match standing {
+            Some(status) if status.role != "learner" && !all => {
+                return progress
+                    .tell(group, "skipped", status.applied_index, status.applied_index)
+                    .await;
+            }
+            // A learner is what an earlier attempt left: it goes on from there.
+            Some(status) if status.role == "learner" => ReplicaId { node, incarnation: wanted },
+            _ => {
+                progress.tell(group, "removing", 0, 0).await?;
+                self.renew(group, node, Incarnation(wanted.0 + 1)).await?
+            }
+        };
+        self.join(group, replica, progress).await
+    }
+
+    /// Gives the replica a new id, takes the old one out, and makes the new one, blank.
+    async fn renew(
+        &self,
+        group: GroupId,
+        node: NodeId,
+        incarnation: Incarnation,
+    ) -> Result<ReplicaId, ClusterError> {
+        let replica = ReplicaId { node, incarnation };
+        let renewal = TopologyChange::RenewReplica { group, node, incarnation };
+        self.change_topology(renewal, step_deadline()).await?;
+        self.change_membership(group, Step::Remove, replica, step_deadline()).await?;
+        if group.is_meta() {
+            self.adopt_again(replica).await?;
+        } else {
+            self.ensure_replica(group, replica).await?;
+            let made = TopologyChange::ReplicaMade { group, node, incarnation };
+            self.change_topology(made, step_deadline()).await?;
+        }
+        Ok(replica)
+    }
+
+    /// Brings a made replica in: learner, caught up, voter.
+    async fn join(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        progress: &Progress,
+    ) -> Result<(), ClusterError> {
+        if !group.is_meta() {
+            // An attempt that was cut off may not have said so.
+            let ReplicaId { node, incarnation } = replica;
+            let made = TopologyChange::ReplicaMade { group, node, incarnation };
+            self.change_topology(made, step_deadline()).await?;
+        }
+        progress.tell(group, "learner", 0, 0).await?;
+        self.change_membership(group, Step::AddLearner, replica, step_deadline()).await?;
+        self.catch_up(group, replica, progress).await?;
+        if group.is_meta() && !self.is_meta_voter(replica.node)? {
+            return Ok(());
+        }
+        progress.tell(group, "voter", 0, 0).await?;
+        self.change_membership(group, Step::Promote, replica, step_deadline()).await
+    }
+
+    /// Waits until the new replica has applied what the group had applied when the wait began.
+    async fn catch_up(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        progress: &Progress,
+    ) -> Result<(), ClusterError> {
+        let target = self.highest_applied(group, replica.node).await;
+        let mut last_applied = 0;
+        let mut stalled_at = Instant::now() + STEP_TIMEOUT;
+        loop {
+            let status = self.replica_statuses(replica.node).await?.remove(&group);
+            let applied = status.map_or(0, |status| status.applied_index);
+            progress.tell(group, "catching_up", applied, target).await?;
+            if applied >= target {
+                return Ok(());
+            }
+            if applied > last_applied {
+                last_applied = applied;
+                stalled_at = Instant::now() + STEP_TIMEOUT;
+            }
+            if Instant::now() > stalled_at {
+                let message =
+                    format!("group {group}: the new replica makes no progress at index {applied}");
+                return Err(ClusterError::Unavailable(message));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn highest_applied(&self, group: GroupId, except: NodeId) -> u64 {
+        let statuses = self.node_statuses().await;
+        let others = statuses.iter().filter(|status| status.node_id != u64::from(except.0));
+        let replicas = others.flat_map(|status| &status.replicas);
+        let of_group = replicas.filter(|replica| replica.group_id == group.0);
+        of_group.map(|replica| replica.applied_index).max().unwrap_or(0)
+    }
+
+    async fn replica_statuses(
+        &self,
+        node: NodeId,
+    ) -> Result<BTreeMap<GroupId, ReplicaStatus>, ClusterError> {
+        let encoded = if node == self.replicas.node() {
+            self.operations.status()
+        } else {
+            let mut client = self.peers.client(node)?;
+            let hello = Some(self.peers.introduction().hello(node));
+            let reply = client.status(proto::StatusRequest { hello }).await;
+            reply.map_err(|status| PeerError::Failed { node, status })?.into_inner().status
+        };
+        let status = NodeStatus::decode(encoded);
+        let status = status.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
+        Ok(status
+            .replicas
+            .into_iter()
+            .map(|replica| (GroupId(replica.group_id), replica))
+            .collect())
+    }
+
+    async fn adopt_again(&self, replica: ReplicaId) -> Result<(), ClusterError> {
+        let topology = self.known_topology()?;
+        let address = topology.nodes.iter().find(|node| node.id == replica.node);
+        let address = address.map(|node| node.peer_address.clone()).unwrap_or_default();
+        let adoption = Adoption {
+            cluster: topology.cluster,
+            meta_incarnation: replica.incarnation,
+            peers: topology.nodes.iter().map(|node| (node.id, node.peer_address.clone())).collect(),
+        };
+        self.adopt_node(replica.node, adoption, &address).await.map(|_| ())
+    }
+
+    async fn ensure_replica(&self, group: GroupId, replica: ReplicaId) -> Result<(), ClusterError> {
+        let node = replica.node;
+        if node == self.replicas.node() {
+            return Ok(self.operations.ensure_replica(group, replica).await?);
+        }
+        let mut client = self.peers.client(node)?;
+        let request = proto::EnsureReplicaRequest {
+            hello: Some(self.peers.introduction().hello(node)),
+            group: group.0,
+            replica: Some(proto::ReplicaId { node: node.0, incarnation: replica.incarnation.0 }),
+        };
+        let reply = client.ensure_replica(request).await;
+        reply.map_err(|status| PeerError::Failed { node, status })?;
+        Ok(())
+    }
+
+    /// One step of a change of membership, at whichever node leads the group.
+    pub(super) async fn change_membership(
+        &self,
+        group: GroupId,
+        step: Step,
+        replica: ReplicaId,
+        deadline: Instant,
+    ) -> Result<(), ClusterError> {
+        loop {
+            let error = match self.change_membership_once(group, step, replica).await {
+                Ok(()) => return Ok(()),
+                Err(error @ ClusterError::Invalid { .. }) => return Err(error),
+                Err(error) => error,
+            };
+            if Instant::now() + POLL_INTERVAL >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn change_membership_once(
+        &self,
+        group: GroupId,
+        step: Step,
+        replica: ReplicaId,
+    ) -> Result<(), ClusterError> {
+        let leader = self.find_leader(group).await?;
+        if leader == self.replicas.node() {
+            return Ok(self.operations.change_membership(group, step, replica).await?);
+        }
+        let mut client = self.peers.client(leader)?;
+        let request = proto::ChangeMembershipRequest {
+            hello: Some(self.peers.introduction().hello(leader)),
+            group: group.0,
+            step: step.into(),
+            replica: Some(proto::ReplicaId {
+                node: replica.node.0,
+                incarnation: replica.incarnation.0,
+            }),
+        };
+        let reply = client.change_membership(request).await;
+        reply.map_err(|status| PeerError::Failed { node: leader, status })?;
+        Ok(())
+    }
+
+    async fn find_leader(&self, group: GroupId) -> Result<NodeId, ClusterError> {
+        if let Some(leader) = self.replicas.get(group).and_then(|local| local.leader()) {
+            return Ok(leader);
+        }
+        let statuses = self.node_statuses().await;
+        let leads = |status: &&NodeStatus| {
+            status.replicas.iter().any(|r| r.group_id == group.0 && r.role == "leader")
+        };
+        let leader =
+            statuses.iter().find(leads).and_then(|status| u32::try_from(status.node_id).ok());
+        let none = || ClusterError::Unavailable(format!("group {group} has no leader"));
+        leader.map(NodeId).ok_or_else(none)
+    }
+
+    fn is_meta_voter(&self, node: NodeId) -> Result<bool, ClusterError> {
+        let topology = self.known_topology()?;
+        Ok(topology.nodes.iter().take(META_VOTERS_MAX).any(|voter| voter.id == node))
+    }
+
+    pub(super) fn known_topology(&self) -> Result<std::sync::Arc<Topology>, ClusterError> {
+        let topology = self.replicas.topology().borrow().clone();
+        topology.ok_or_else(|| ClusterError::Unavailable("the cluster is not initialized".into()))
+    }
+
+    pub(super) async fn change_topology(
+        &self,
+        change: TopologyChange,
+        deadline: Instant,
+    ) -> Result<(), ClusterError> {
+        let (replicas, peers) = (&self.replicas, &self.peers);
+        let operations = self.operations.as_ref();
+        Ok(super::meta::change_topology(replicas, peers, operations, change, deadline).await?)
+    }
+}
+
+fn step_deadline() -> Instant {
+    Instant::now() + STEP_TIMEOUT
+}
+
+fn wanted_incarnation(
+    topology: &Topology,
+    group: GroupId,
+    node: NodeId,
+) -> Result<Incarnation, ClusterError> {
+    let found = if group.is_meta() {
+        topology.nodes.iter().find(|known| known.id == node).map(|known| known.meta_incarnation)
+    } else {
+        let group = topology.groups.iter().find(|known| known.id == group);
+        let replica = group.and_then(|g| g.replicas.iter().find(|replica| replica.node == node));
+        replica.map(|replica| replica.incarnation)
+    };
+    found.ok_or_else(|| {
+        ClusterError::Refused(format!("group {group} has no replica on node {node}"))
+    })
+}

@@ -1,0 +1,235 @@
+//! How fresh a read is: G3 and G10.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::proto;
+use tokio::time::{Instant, timeout_at};
+
+use super::Api;
+use super::errors::CallError;
+use super::reads;
+use super::validate::{Problem, Violation};
+use crate::consensus::{Barrier, Group};
+use crate::storage::records::{ConversationHead, GroupRow};
+use crate::storage::{StorageError, View};
+use crate::types::{Clock, ConversationName, LogIndex, Seq};
+
+/// The longest staleness that can be asked for.
+const MAX_STALENESS_MS_MAX: u64 = 3_600_000;
+
+/// How fresh a read has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Holds what was acknowledged before the call.
+    Linearizable,
+    /// Holds this seq.
+    AtLeast(Seq),
+    /// Was confirmed by a quorum not longer ago than this.
+    MaxStaleness(Duration),
+    /// Whatever the node asked has applied.
+    Local,
+}
+
+impl Level {
+    /// The level asked for.
+    ///
+    /// # Errors
+    /// A staleness of nothing or of more than an hour.
+    pub fn from_proto(consistency: Option<proto::Consistency>) -> Result<Level, Violation> {
+        use proto::consistency::Level as Asked;
+        match consistency.and_then(|consistency| consistency.level) {
+            None | Some(Asked::Linearizable(_)) => Ok(Level::Linearizable),
+            Some(Asked::AtLeast(at_least)) => Ok(Level::AtLeast(Seq(at_least.seq))),
+            Some(Asked::Local(_)) => Ok(Level::Local),
+            Some(Asked::MaxStaleness(bound)) => match bound.max_staleness_ms {
+                0 => Err(Violation::of("max_staleness_ms", Problem::Empty)),
+                ms if ms > MAX_STALENESS_MS_MAX => {
+                    let problem = Problem::OverLimit(MAX_STALENESS_MS_MAX);
+                    Err(Violation::of("max_staleness_ms", problem))
+                }
+                ms => Ok(Level::MaxStaleness(Duration::from_millis(ms))),
+            },
+        }
+    }
+}
+
+/// A conversation at one moment: everything read through `view` agrees with the rest.
+#[derive(Clone)]
+pub struct ReadPoint {
+    /// The state, held.
+    pub view: Arc<dyn View>,
+    /// The group's row.
+    pub row: GroupRow,
+    /// The conversation's head; none if it has never had a message.
+    pub head: Option<ConversationHead>,
+    /// What the response says of it.
+    pub position: proto::Position,
+}
+
+impl ReadPoint {
+    /// `[first, tail)` can be read.
+    pub fn bounds(&self) -> (Seq, Seq) {
+        match &self.head {
+            Some(head) => (head.first_seq, head.tail),
+            None => (Seq::FIRST, Seq::FIRST),
+        }
+    }
+}
+
+/// A conversation on this node's replica, as fresh as `level` asks.
+///
+/// # Errors
+/// Retryable if the level cannot be honoured before the deadline. Cancel safe.
+pub async fn open(
+    api: &Api,
+    group: &Arc<Group>,
+    name: &ConversationName,
+    level: Level,
+    deadline: Instant,
+) -> Result<ReadPoint, CallError> {
+    if let Level::AtLeast(seq) = level {
+        return open_at_least(api, group, name, seq, deadline).await;
+    }
+    let barrier = confirm(api, group, level, deadline).await?;
+    let point = look(api, group, name, barrier).await?;
+    check_age(level, &point.position)?;
+    Ok(point)
+}
+
+/// The confirmation that a read at `level` rests on. AT_LEAST and LOCAL reads need none.
+pub async fn confirm(
+    api: &Api,
+    group: &Group,
+    level: Level,
+    deadline: Instant,
+) -> Result<Option<Barrier>, CallError> {
+    match level {
+        Level::AtLeast(_) | Level::Local => Ok(None),
+        Level::Linearizable => Ok(Some(group.barrier(deadline).await?)),
+        Level::MaxStaleness(bound) => {
+            let young = |barrier: &Barrier| age(api.clock.as_ref(), barrier) <= bound;
+            match group.last_barrier().filter(young) {
+                Some(barrier) => Ok(Some(barrier)),
+                None => Ok(Some(group.barrier(deadline).await?)),
+            }
+        }
+    }
+}
+
+/// Fails a read whose confirmation has grown older than its level allows.
+pub fn check_age(level: Level, position: &proto::Position) -> Result<(), CallError> {
+    match (level, position.age_ms) {
+        (Level::MaxStaleness(bound), Some(age_ms)) if u128::from(age_ms) > bound.as_millis() => {
+            Err(CallError::too_stale(age_ms))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A conversation as this node has applied it now: at least as far as `barrier`, if that was awaited before.
+///
+/// # Errors
+/// WRONG_GROUP if the group does not hold the conversation (any more): this is why ranges are checked after the
+/// barrier and not when the call is routed.
+pub async fn look(
+    api: &Api,
+    group: &Arc<Group>,
+    name: &ConversationName,
+    barrier: Option<Barrier>,
+) -> Result<ReadPoint, CallError> {
+    let view = group.pin();
+    let (id, pinned, wanted) = (group.id(), view.clone(), name.clone());
+    let found = group.offload(move || -> Result<_, StorageError> {
+        let row = reads::group_row(pinned.as_ref(), id)?;
+        Ok((row, reads::head(pinned.as_ref(), &wanted)?))
+    });
+    let (row, head) = found.await?;
+    let placement = name.id().placement();
+    let row = row
+        .filter(|row| row.range.is_some_and(|range| range.contains(placement)))
+        .ok_or_else(CallError::wrong_group)?;
+    let applied = row.applied.map_or(LogIndex(0), |log_id| log_id.index);
+    let position = proto::Position {
+        node_id: api.replicas.node().0.into(),
+        group_id: id.0,
+        applied_index: applied.0,
+        age_ms: barrier.map(|barrier| whole_ms(age(api.clock.as_ref(), &barrier))),
+    };
+    Ok(ReadPoint { view, row, head, position })
+}
+
+async fn open_at_least(
+    api: &Api,
+    group: &Arc<Group>,
+    name: &ConversationName,
+    seq: Seq,
+    deadline: Instant,
+) -> Result<ReadPoint, CallError> {
+    let mut tail_moves = group.tails().watch(name.id());
+    loop {
+        let point = look(api, group, name, None).await?;
+        let (_, tail) = point.bounds();
+        if tail > seq {
+            return Ok(point);
+        }
+        drop(point);
+        if timeout_at(deadline, tail_moves.changed()).await.is_err() {
+            return Err(CallError::seq_not_reached(seq, tail));
+        }
+    }
+}
+
+fn age(clock: &dyn Clock, barrier: &Barrier) -> Duration {
+    Duration::from_micros(clock.elapsed_us().saturating_sub(barrier.confirmed_from_us))
+}
+
+/// Rounded up: a read is never said to be younger than it is.
+fn whole_ms(age: Duration) -> u64 {
+    age.as_micros().div_ceil(1_000) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(level: proto::consistency::Level) -> Result<Level, Violation> {
+        Level::from_proto(Some(proto::Consistency { level: Some(level) }))
+    }
+
+    fn staleness(max_staleness_ms: u64) -> Result<Level, Violation> {
+        asked(proto::consistency::Level::MaxStaleness(proto::consistency::MaxStaleness {
+            max_staleness_ms,
+        }))
+    }
+
+    #[test]
+    fn nothing_said_means_linearizable() {
+        assert_eq!(Level::from_proto(None), Ok(Level::Linearizable));
+        let empty = proto::Consistency { level: None };
+        assert_eq!(Level::from_proto(Some(empty)), Ok(Level::Linearizable));
+    }
+
+    #[test]
+    fn staleness_has_bounds() {
+        assert_eq!(staleness(1), Ok(Level::MaxStaleness(Duration::from_millis(1))));
+        assert_eq!(staleness(0).unwrap_err().problem, Problem::Empty);
+        assert_eq!(staleness(3_600_001).unwrap_err().problem, Problem::OverLimit(3_600_000));
+    }
+
+    #[test]
+    fn a_read_that_became_too_old_fails() {
+        let at = |age_ms| proto::Position { age_ms: Some(age_ms), ..proto::Position::default() };
+        let level = Level::MaxStaleness(Duration::from_millis(100));
+        assert!(check_age(level, &at(100)).is_ok());
+        assert_eq!(check_age(level, &at(101)).unwrap_err().reason(), "TOO_STALE");
+        assert!(check_age(Level::Linearizable, &at(101)).is_ok());
+    }
+
+    #[test]
+    fn ages_are_rounded_up() {
+        assert_eq!(whole_ms(Duration::from_micros(1)), 1);
+        assert_eq!(whole_ms(Duration::from_micros(1_000)), 1);
+        assert_eq!(whole_ms(Duration::from_micros(1_001)), 2);
+    }
+}

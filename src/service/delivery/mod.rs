@@ -1,0 +1,319 @@
+//! What Follow and Subscribe share: many conversations on one stream, each from its start on, in order, once (G6).
+//!
+//! Each conversation is a small task that reads the local replica (`local`), or one of those that another node
+//! delivers (`relay`). All put what they have on one short queue, which bounds memory and makes them take turns.
+
+mod conversations;
+mod credit;
+mod local;
+mod progress;
+mod relay;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use quorate_client::proto::delivery::{CaughtUp, Gap, Heartbeat, Kind};
+use quorate_client::proto::subscribe_request::{Add, Change, Credit as Grant, Remove};
+use quorate_client::proto::subscribe_response::{Ended, Kind as Response};
+use quorate_client::proto::{Delivery, Start, SubscribeRequest, SubscribeResponse};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tracing::Instrument;
+
+use self::conversations::{Conversations, Source, Task};
+use self::credit::Credit;
+use self::local::LocalDelivery;
+use self::relay::Relay;
+use super::authorize::Resource;
+use super::call::Call;
+use super::errors::CallError;
+use super::observer::OpenStream;
+use super::read::{StartAt, elsewhere, validate_start};
+use super::{Api, forward, validate};
+use crate::consensus::Route;
+use crate::service::consistency::Level;
+use crate::types::{ConversationName, NodeId, Seq, limits};
+
+/// A heartbeat when nothing else was sent for this long, unless the caller asks for another interval.
+pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Where responses go.
+pub type Out = mpsc::Sender<Result<SubscribeResponse, Status>>;
+
+/// Who limits what may be sent of each conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pacing {
+    /// The stream's own flow control, for all conversations together.
+    Stream,
+    /// The caller, by credits.
+    Credits,
+}
+
+/// The conversations of one stream. Dropping it ends them all.
+pub struct Subscription {
+    api: Api,
+    call: Call,
+    pacing: Pacing,
+    conversations: Conversations,
+    relays: HashMap<NodeId, RelayHandle>,
+    relays_opened: u64,
+    out: Out,
+    _open: OpenStream,
+}
+
+struct RelayHandle {
+    stream: u64,
+    requests: mpsc::Sender<SubscribeRequest>,
+    _task: Task,
+}
+
+impl Subscription {
+    /// A subscription without conversations, and what it yields.
+    pub fn new(
+        api: &Api,
+        call: &Call,
+        pacing: Pacing,
+        heartbeat: Duration,
+    ) -> (Self, impl Stream<Item = Result<SubscribeResponse, Status>> + Send + use<>) {
+        let (out, responses) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
+        let subscription = Subscription {
+            api: api.clone(),
+            call: call.clone(),
+            pacing,
+            conversations: Conversations::default(),
+            relays: HashMap::new(),
+            relays_opened: 0,
+            out,
+            _open: OpenStream::new(api.observer.clone(), call.operation),
+        };
+        (subscription, with_heartbeats(responses, heartbeat, api.replicas.node()))
+    }
+
+    /// Where responses go: closed once the caller is gone.
+    pub fn out(&self) -> &Out {
+        &self.out
+    }
+
+    /// Starts a conversation. If that is not possible the conversation ends at once, and says why.
+    ///
+    /// # Errors
+    /// If the subscription has the conversation already: an end could not be told from that of the first.
+    pub async fn add(
+        &mut self,
+        conversation: String,
+        start: Option<Start>,
+        credit_bytes: u64,
+    ) -> Result<(), CallError> {
+        if self.conversations.contains(&conversation) {
+            return Err(CallError::already_subscribed(&conversation));
+        }
+        if let Err(error) = self.begin(&conversation, start, credit_bytes).await {
+            self.end(conversation, Some(error)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends a conversation. Nothing of it is delivered after its end. One that has left already is left alone: its
+    /// end is on the way.
+    pub async fn remove(&mut self, conversation: String) {
+        if let Some(stream) = self.conversations.relayed_by(&conversation) {
+            // Its end comes from the node that delivers it, behind what is on the way.
+            let removed = Change::Remove(Remove { conversation });
+            self.tell(stream, removed).await;
+        } else if let Some(task) = self.conversations.take_local(&conversation) {
+            task.stop().await;
+            self.end(conversation, None).await;
+        }
+    }
+
+    /// Lets more of a conversation be sent.
+    pub async fn grant(&mut self, conversation: String, credit_bytes: u64) {
+        if let Some(stream) = self.conversations.relayed_by(&conversation) {
+            let granted = Change::Credit(Grant { conversation, credit_bytes });
+            self.tell(stream, granted).await;
+        } else if let Some(credit) = self.conversations.credit(&conversation) {
+            credit.grant(credit_bytes);
+        }
+    }
+
+    async fn begin(
+        &mut self,
+        conversation: &str,
+        start: Option<Start>,
+        credit_bytes: u64,
+    ) -> Result<(), CallError> {
+        let resource = Resource::Conversation(conversation);
+        self.call.authorize(self.api.authorizer.as_ref(), resource)?;
+        let name = validate::conversation(conversation)?;
+        let start_at = validate_start(start.as_ref())?;
+        let (held, limit) = (self.conversations.len(), limits::SUBSCRIPTION_CONVERSATIONS_MAX);
+        validate::at_most("conversations", held + 1, limit)?;
+        let limit = limits::SUBSCRIPTION_CREDIT_BYTES_MAX as usize;
+        validate::at_most("credit_bytes", credit_bytes as usize, limit)?;
+        let credit_bytes = match credit_bytes {
+            0 => limits::SUBSCRIPTION_CREDIT_BYTES_DEFAULT,
+            asked => asked,
+        };
+        let route = self.api.route(&name)?;
+        match route.local.is_some() {
+            true => {
+                self.begin_here(name, route, start_at, credit_bytes);
+                Ok(())
+            }
+            false => self.begin_there(name, &route, start, credit_bytes).await,
+        }
+    }
+
+    fn begin_here(
+        &mut self,
+        name: ConversationName,
+        route: Route,
+        start: StartAt,
+        credit_bytes: u64,
+    ) {
+        let Some(group) = route.local else { return };
+        let credit = match self.pacing {
+            Pacing::Credits => Some(Arc::new(Credit::new(credit_bytes))),
+            Pacing::Stream => None,
+        };
+        let delivery = LocalDelivery {
+            api: self.api.clone(),
+            call: self.call.clone(),
+            group,
+            name: name.clone(),
+            start,
+            credit: credit.clone(),
+            out: self.out.clone(),
+        };
+        let (conversations, out) = (self.conversations.clone(), self.out.clone());
+        let conversation = name.0.clone();
+        let span = self.call.span();
+        // The entry is made before the task can end, which takes it out again.
+        self.conversations.insert_local(name.0, credit, || {
+            let run = async move {
+                let error = delivery.run().await;
+                if conversations.leave(&conversation) {
+                    // If the caller is gone nobody needs to know.
+                    let _ = out.send(Ok(ended(conversation, Some(error)))).await;
+                }
+            };
+            Task::spawn(run.instrument(span))
+        });
+    }
+
+    async fn begin_there(
+        &mut self,
+        name: ConversationName,
+        route: &Route,
+        start: Option<Start>,
+        credit_bytes: u64,
+    ) -> Result<(), CallError> {
+        // Not LOCAL: like any read, a subscription may be served by another node.
+        let node = elsewhere(&self.api, route, Level::Linearizable)?;
+        let stream = self.relay(node)?;
+        self.conversations.insert(name.0.clone(), Source::Relayed { stream });
+        let added = Add { conversation: name.0, start, credit_bytes };
+        self.tell(stream, Change::Add(added)).await;
+        Ok(())
+    }
+
+    /// The stream to a node: the one there is, or a new one.
+    fn relay(&mut self, node: NodeId) -> Result<u64, CallError> {
+        if let Some(relay) = self.relays.get(&node)
+            && !relay.requests.is_closed()
+        {
+            return Ok(relay.stream);
+        }
+        let client = forward::client(&self.api, &self.call, node, CallError::replica_gone())?;
+        let (requests, receiver) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
+        self.relays_opened += 1;
+        let stream = self.relays_opened;
+        let relay = Relay {
+            node,
+            stream,
+            client,
+            requests: requests.clone(),
+            conversations: self.conversations.clone(),
+            out: self.out.clone(),
+            gives_credit: self.pacing == Pacing::Stream,
+        };
+        let request = forward::request(&self.api, &self.call, None, ReceiverStream::new(receiver));
+        let task = Task::spawn(relay.run(request).instrument(self.call.span()));
+        self.relays.insert(node, RelayHandle { stream, requests, _task: task });
+        Ok(stream)
+    }
+
+    /// Tells the other end of a relay. If that has ended, so have its conversations, and the relay says so.
+    async fn tell(&self, stream: u64, change: Change) {
+        if let Some(relay) = self.relays.values().find(|relay| relay.stream == stream) {
+            let request = SubscribeRequest { change: Some(change) };
+            if relay.requests.send(request).await.is_err() {
+                tracing::debug!("a relay ended before a change of the subscription reached it");
+            }
+        }
+    }
+
+    async fn end(&self, conversation: String, error: Option<CallError>) {
+        // If the caller is gone nobody needs to know.
+        let _ = self.out.send(Ok(ended(conversation, error))).await;
+    }
+}
+
+/// Responses as they come, and a heartbeat whenever nothing came for `every`.
+fn with_heartbeats(
+    responses: mpsc::Receiver<Result<SubscribeResponse, Status>>,
+    every: Duration,
+    node: NodeId,
+) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
+    stream::unfold(responses, move |mut responses| async move {
+        match timeout(every, responses.recv()).await {
+            Ok(response) => response.map(|response| (response, responses)),
+            Err(_) => {
+                let heartbeat = Kind::Heartbeat(Heartbeat { node_id: node.0.into() });
+                Some((Ok(delivered(heartbeat)), responses))
+            }
+        }
+    })
+}
+
+fn delivered(kind: Kind) -> SubscribeResponse {
+    SubscribeResponse { kind: Some(Response::Delivery(Delivery { kind: Some(kind) })) }
+}
+
+fn gap(conversation: String, from: Seq, to: Seq) -> SubscribeResponse {
+    delivered(Kind::Gap(Gap { conversation, from_seq: from.0, to_seq: to.0 }))
+}
+
+fn caught_up(conversation: String, next: Seq) -> SubscribeResponse {
+    delivered(Kind::CaughtUp(CaughtUp { conversation, next_seq: next.0 }))
+}
+
+fn ended(conversation: String, error: Option<CallError>) -> SubscribeResponse {
+    let failed = error.map(Into::into);
+    SubscribeResponse { kind: Some(Response::Ended(Ended { conversation, failed })) }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_quiet_stream_beats_and_ends_with_its_source() {
+        let (out, responses) = mpsc::channel(1);
+        let every = Duration::from_millis(10);
+        let mut stream = Box::pin(with_heartbeats(responses, every, NodeId(7)));
+        let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));
+        assert_eq!(stream.next().await.unwrap().unwrap(), beat);
+        out.send(Ok(caught_up("a".into(), Seq(1)))).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), caught_up("a".into(), Seq(1)));
+        assert_eq!(stream.next().await.unwrap().unwrap(), beat);
+        drop(out);
+        assert!(stream.next().await.is_none());
+    }
+}

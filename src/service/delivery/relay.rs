@@ -1,0 +1,112 @@
+//! The conversations of a subscription that another node delivers, over one Subscribe stream to that node.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use quorate_client::proto::subscribe_request::{Change, Credit};
+use quorate_client::proto::subscribe_response::Kind;
+use quorate_client::proto::{self, SubscribeRequest, SubscribeResponse};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Streaming};
+
+use super::{Conversations, HEARTBEAT_DEFAULT, Out, ended};
+use crate::service::convert;
+use crate::service::errors::{CallError, Effect};
+use crate::types::NodeId;
+use quorate_client::proto::message_log_client::MessageLogClient;
+use tonic::transport::Channel;
+
+/// A node that says nothing for this long, not even that it is alive, is given up.
+const SILENCE_MAX: Duration = HEARTBEAT_DEFAULT.saturating_mul(3);
+
+/// Passes on what another node delivers.
+pub struct Relay {
+    pub node: NodeId,
+    /// Which stream of the subscription this is.
+    pub stream: u64,
+    pub client: MessageLogClient<Channel>,
+    /// To the other node. Its other sender is the subscription's.
+    pub requests: mpsc::Sender<SubscribeRequest>,
+    pub conversations: Conversations,
+    pub out: Out,
+    /// Whether credit is given back as messages are passed on: for Follow, whose caller gives none.
+    pub gives_credit: bool,
+}
+
+impl Relay {
+    /// Runs until the stream ends; its conversations then leave the subscription. Never waits for the
+    /// subscription's own task, which may be waiting for this one's requests to be taken.
+    pub async fn run(mut self, request: Request<ReceiverStream<SubscribeRequest>>) {
+        let error = match self.client.subscribe(request).await {
+            Ok(responses) => self.pass_on(responses.into_inner()).await,
+            Err(status) => CallError::from_peer(self.node, &status, Effect::None),
+        };
+        for conversation in self.conversations.take_relayed(self.stream) {
+            if self.out.send(Ok(ended(conversation, Some(error.clone())))).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn pass_on(&self, mut responses: Streaming<SubscribeResponse>) -> CallError {
+        let mut owed: HashMap<String, u64> = HashMap::new();
+        loop {
+            let response = tokio::select! {
+                Ok(place) = self.requests.reserve(), if !owed.is_empty() => {
+                    if let Some(conversation) = owed.keys().next().cloned() {
+                        let credit_bytes = owed.remove(&conversation).unwrap_or_default();
+                        place.send(credit(conversation, credit_bytes));
+                    }
+                    continue;
+                }
+                response = timeout(SILENCE_MAX, responses.message()) => response,
+            };
+            let response = match response {
+                Ok(Ok(Some(response))) => response,
+                Ok(Ok(None)) => return CallError::replica_gone(),
+                Ok(Err(status)) => return CallError::from_peer(self.node, &status, Effect::None),
+                Err(_) => {
+                    let message = format!("node {} has gone silent", self.node);
+                    return CallError::unreachable(self.node, message, Effect::None);
+                }
+            };
+            if !self.is_wanted(&response) {
+                continue;
+            }
+            if self.gives_credit
+                && let Some((conversation, bytes)) = delivered_bytes(&response)
+            {
+                *owed.entry(conversation.to_owned()).or_default() += bytes;
+            }
+            if self.out.send(Ok(response)).await.is_err() {
+                return CallError::shutting_down();
+            }
+        }
+    }
+
+    /// Heartbeats are each node's own. An end is passed on once, by whoever takes the conversation out.
+    fn is_wanted(&self, response: &SubscribeResponse) -> bool {
+        match &response.kind {
+            Some(Kind::Ended(end)) => {
+                self.conversations.take_if_relayed(&end.conversation, self.stream)
+            }
+            Some(Kind::Delivery(delivery)) => {
+                !matches!(delivery.kind, None | Some(proto::delivery::Kind::Heartbeat(_)))
+            }
+            None => false,
+        }
+    }
+}
+
+fn credit(conversation: String, credit_bytes: u64) -> SubscribeRequest {
+    SubscribeRequest { change: Some(Change::Credit(Credit { conversation, credit_bytes })) }
+}
+
+fn delivered_bytes(response: &SubscribeResponse) -> Option<(&str, u64)> {
+    let Some(Kind::Delivery(delivery)) = &response.kind else { return None };
+    let Some(proto::delivery::Kind::Messages(messages)) = &delivery.kind else { return None };
+    let bytes = messages.messages.iter().map(convert::content_bytes).sum();
+    Some((&messages.conversation, bytes))
+}

@@ -1,0 +1,259 @@
+//! What the floors below report, as callers see it.
+
+use tonic::Code;
+
+use super::{CallError, RETRY_LATER, RETRY_MUCH_LATER, RETRY_SOON, reason};
+use crate::consensus::{ProposeError, ReadError};
+use crate::log::AppendRefusal;
+use crate::service::cluster::ClusterError;
+use crate::service::validate::{Problem, Violation};
+use crate::storage::StorageError;
+use crate::types::Seq;
+
+impl From<Violation> for CallError {
+    fn from(violation: Violation) -> CallError {
+        let reason = match violation.problem {
+            Problem::Empty => reason::EMPTY_FIELD,
+            Problem::OverLimit(_) => reason::LIMIT_EXCEEDED,
+            Problem::Invalid(_) => reason::INVALID_FIELD,
+            Problem::ChecksumMismatch => reason::CHECKSUM_MISMATCH,
+        };
+        let mut error = CallError::new(Code::InvalidArgument, reason, violation.to_string())
+            .with("field", violation.field);
+        if let Problem::OverLimit(limit) = violation.problem {
+            error = error.with("limit", limit);
+        }
+        if let Some(index) = violation.message_index {
+            error = error.with("message_index", index);
+        }
+        error
+    }
+}
+
+impl From<ProposeError> for CallError {
+    fn from(error: ProposeError) -> CallError {
+        let message = error.to_string();
+        match error {
+            ProposeError::NotLeader { leader } => CallError::not_leader(leader),
+            ProposeError::Overloaded => {
+                CallError::new(Code::ResourceExhausted, reason::OVERLOADED, message)
+                    .retry_after(RETRY_SOON)
+            }
+            ProposeError::DiskLow => {
+                CallError::new(Code::ResourceExhausted, reason::DISK_LOW, message)
+                    .retry_after(RETRY_MUCH_LATER)
+            }
+            ProposeError::ClockUntrusted => {
+                CallError::unavailable(reason::CLOCK_UNTRUSTED, message, RETRY_LATER)
+            }
+            ProposeError::Expired => CallError::expired(message),
+            ProposeError::Unknown { .. } => CallError::outcome_unknown(message),
+            ProposeError::Stopped { .. } => {
+                CallError::unavailable(reason::REPLICA_STOPPED, message, RETRY_LATER)
+            }
+        }
+    }
+}
+
+impl From<ReadError> for CallError {
+    fn from(error: ReadError) -> CallError {
+        let reason = match error {
+            ReadError::NoQuorum { .. } => reason::NO_QUORUM,
+            ReadError::Expired => reason::EXPIRED,
+            ReadError::Stopped { .. } => reason::REPLICA_STOPPED,
+        };
+        CallError::unavailable(reason, error.to_string(), RETRY_LATER)
+    }
+}
+
+impl From<StorageError> for CallError {
+    /// Another replica can serve what this one cannot, so it is worth another try.
+    fn from(error: StorageError) -> CallError {
+        tracing::error!(%error, "a read from storage failed");
+        CallError::unavailable(reason::REPLICA_STOPPED, error.to_string(), RETRY_LATER)
+    }
+}
+
+impl From<AppendRefusal> for CallError {
+    fn from(refusal: AppendRefusal) -> CallError {
+        let message = refusal.to_string();
+        let error = |code, reason| CallError::new(code, reason, message.as_str());
+        match refusal {
+            AppendRefusal::WrongGroup { .. } => CallError::wrong_group(),
+            AppendRefusal::NameCollision => error(Code::FailedPrecondition, reason::NAME_COLLISION)
+                .with("field", "conversation"),
+            AppendRefusal::TooOld { floor, .. } => error(Code::FailedPrecondition, reason::TOO_OLD)
+                .with("field", "issued_at_us")
+                .with("limit", floor.0),
+            AppendRefusal::FromTheFuture { latest, .. } => {
+                error(Code::InvalidArgument, reason::ISSUED_IN_FUTURE)
+                    .with("field", "issued_at_us")
+                    .with("limit", latest.0)
+            }
+            AppendRefusal::Conflict { seqs } => error(Code::AlreadyExists, reason::ID_CONFLICT)
+                .with("field", "client_msg_id")
+                .with("seqs", joined(&seqs)),
+            AppendRefusal::Repeated { .. } => {
+                error(Code::InvalidArgument, reason::ID_REPEATED).with("field", "client_msg_id")
+            }
+            AppendRefusal::Burnt { .. } => {
+                error(Code::FailedPrecondition, reason::ID_BURNT).with("field", "client_msg_id")
+            }
+            AppendRefusal::WrongTail { actual } => {
+                error(Code::FailedPrecondition, reason::WRONG_TAIL).with("tail", actual)
+            }
+            AppendRefusal::PredecessorMissing => {
+                error(Code::Aborted, reason::PREDECESSOR_MISSING).retry_after(RETRY_SOON)
+            }
+            AppendRefusal::BadTarget { tail } => error(Code::InvalidArgument, reason::BAD_TARGET)
+                .with("field", "target_seq")
+                .with("tail", tail),
+        }
+    }
+}
+
+impl From<ClusterError> for CallError {
+    fn from(error: ClusterError) -> CallError {
+        match error {
+            ClusterError::Invalid { field, message } => {
+                CallError::new(Code::InvalidArgument, reason::INVALID_FIELD, message)
+                    .with("field", field)
+            }
+            ClusterError::Refused(message) => {
+                CallError::new(Code::FailedPrecondition, reason::CLUSTER_REFUSED, message)
+            }
+            ClusterError::Unavailable(message) => {
+                let mut error =
+                    CallError::unavailable(reason::CLUSTER_UNAVAILABLE, message, RETRY_LATER);
+                // Steps that were made stay made; asking again goes on from there.
+                error.may_have_taken_effect = true;
+                error
+            }
+        }
+    }
+}
+
+fn joined(seqs: &[Seq]) -> String {
+    seqs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{NodeId, Timestamp};
+
+    /// (code, reason, retryable, may have taken effect)
+    fn seen(error: impl Into<CallError>) -> (Code, String, bool, bool) {
+        let error = error.into();
+        let reason = error.reason().to_owned();
+        (error.code(), reason, error.is_retryable(), error.may_have_taken_effect())
+    }
+
+    fn row(code: Code, reason: &str, retryable: bool, effect: bool) -> (Code, String, bool, bool) {
+        (code, reason.to_owned(), retryable, effect)
+    }
+
+    #[test]
+    fn only_an_unknown_outcome_may_have_taken_effect() {
+        let reason = || "x".to_owned();
+        let table = [
+            (ProposeError::NotLeader { leader: None }, Code::Unavailable, reason::NO_LEADER, false),
+            (
+                ProposeError::NotLeader { leader: Some(NodeId(1)) },
+                Code::Unavailable,
+                reason::NOT_LEADER,
+                false,
+            ),
+            (ProposeError::Overloaded, Code::ResourceExhausted, reason::OVERLOADED, false),
+            (ProposeError::DiskLow, Code::ResourceExhausted, reason::DISK_LOW, false),
+            (ProposeError::ClockUntrusted, Code::Unavailable, reason::CLOCK_UNTRUSTED, false),
+            (ProposeError::Expired, Code::Unavailable, reason::EXPIRED, false),
+            (
+                ProposeError::Unknown { reason: reason() },
+                Code::Unavailable,
+                reason::OUTCOME_UNKNOWN,
+                true,
+            ),
+            (
+                ProposeError::Stopped { reason: reason() },
+                Code::Unavailable,
+                reason::REPLICA_STOPPED,
+                false,
+            ),
+        ];
+        for (error, code, reason, effect) in table {
+            assert_eq!(seen(error), row(code, reason, true, effect));
+        }
+    }
+
+    #[test]
+    fn refusals_change_nothing_and_are_final_unless_the_place_was_wrong() {
+        let id = || "m1".to_owned();
+        let table = [
+            (AppendRefusal::NameCollision, Code::FailedPrecondition, reason::NAME_COLLISION),
+            (
+                AppendRefusal::TooOld { client_msg_id: id(), floor: Timestamp(7) },
+                Code::FailedPrecondition,
+                reason::TOO_OLD,
+            ),
+            (
+                AppendRefusal::FromTheFuture { client_msg_id: id(), latest: Timestamp(7) },
+                Code::InvalidArgument,
+                reason::ISSUED_IN_FUTURE,
+            ),
+            (
+                AppendRefusal::Conflict { seqs: vec![Seq(3)] },
+                Code::AlreadyExists,
+                reason::ID_CONFLICT,
+            ),
+            (
+                AppendRefusal::Repeated { client_msg_id: id() },
+                Code::InvalidArgument,
+                reason::ID_REPEATED,
+            ),
+            (
+                AppendRefusal::Burnt { client_msg_id: id() },
+                Code::FailedPrecondition,
+                reason::ID_BURNT,
+            ),
+            (
+                AppendRefusal::WrongTail { actual: Seq(9) },
+                Code::FailedPrecondition,
+                reason::WRONG_TAIL,
+            ),
+            (AppendRefusal::BadTarget { tail: Seq(9) }, Code::InvalidArgument, reason::BAD_TARGET),
+        ];
+        for (refusal, code, reason) in table {
+            assert_eq!(seen(refusal), row(code, reason, false, false));
+        }
+        assert_eq!(
+            seen(AppendRefusal::WrongGroup { epoch: 2 }),
+            row(Code::Unavailable, reason::WRONG_GROUP, true, false)
+        );
+        assert_eq!(
+            seen(AppendRefusal::PredecessorMissing),
+            row(Code::Aborted, reason::PREDECESSOR_MISSING, true, false)
+        );
+    }
+
+    #[test]
+    fn refusals_carry_what_the_caller_needs() {
+        let conflict = CallError::from(AppendRefusal::Conflict { seqs: vec![Seq(3), Seq(5)] });
+        assert_eq!(conflict.metadata("seqs"), Some("3,5"));
+        let tail = CallError::from(AppendRefusal::WrongTail { actual: Seq(9) });
+        assert_eq!(tail.metadata("tail"), Some("9"));
+    }
+
+    #[test]
+    fn a_violation_names_field_limit_and_message() {
+        let error = CallError::from(Violation {
+            field: "payload",
+            problem: Problem::OverLimit(10),
+            message_index: Some(2),
+        });
+        assert_eq!(seen(error.clone()), row(Code::InvalidArgument, "LIMIT_EXCEEDED", false, false));
+        assert_eq!(error.metadata("field"), Some("payload"));
+        assert_eq!(error.metadata("limit"), Some("10"));
+        assert_eq!(error.metadata("message_index"), Some("2"));
+    }
+}

@@ -1,0 +1,234 @@
+//! List: conversations by prefix, in name order, merged from this node's replicas and, for groups that have none
+//! here, from one other node each.
+
+use std::collections::BTreeMap;
+
+use futures::future::try_join_all;
+use quorate_client::proto::{Conversation, ListRequest, ListResponse};
+
+use super::authorize::Resource;
+use super::call::Call;
+use super::errors::{CallError, Effect};
+use super::validate::{Problem, Violation};
+use super::{Api, convert, forward, reads, validate};
+use crate::log::{Topology, TopologyGroup};
+use crate::types::{ConversationId, ConversationName, HashRange, NodeId, PlacementHash, limits};
+
+/// Conversations of a page when the caller does not say.
+const PAGE_DEFAULT: u32 = 100;
+
+/// Lists a page of conversations.
+///
+/// # Errors
+/// Retryable if a group can be asked nowhere: a list with holes would look complete.
+pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListResponse, CallError> {
+    call.authorize(api.authorizer.as_ref(), Resource::Prefix(&request.prefix))?;
+    validate::at_most("prefix", request.prefix.len(), limits::CONVERSATION_NAME_BYTES_MAX)?;
+    validate::at_most("page_size", request.page_size as usize, limits::LIST_PAGE_MAX as usize)?;
+    let after = parse_token(&request.page_token)?;
+    let page_size = if request.page_size == 0 { PAGE_DEFAULT } else { request.page_size } as usize;
+    let topology = api.replicas.topology().borrow().clone();
+    let topology = topology.ok_or_else(CallError::not_initialized)?;
+
+    let mut sources = Vec::new();
+    if let Some(here) = list_here(api, &topology, &request.prefix, after, page_size).await? {
+        sources.push(here);
+    }
+    if !call.forwarded {
+        let missing = missing_here(api, &topology)?;
+        let asks = missing
+            .into_iter()
+            .map(|(node, ranges)| list_there(api, call, node, ranges, request.clone(), page_size));
+        sources.extend(try_join_all(asks).await?);
+    }
+    Ok(merge(sources, page_size))
+}
+
+/// One node's part of a page: complete up to `complete_to`, or to the end.
+struct Source {
+    conversations: Vec<Conversation>,
+    complete_to: Option<String>,
+}
+
+async fn list_here(
+    api: &Api,
+    topology: &Topology,
+    prefix: &str,
+    after: Option<String>,
+    page_size: usize,
+) -> Result<Option<Source>, CallError> {
+    let held: Vec<(HashRange, _)> = topology
+        .groups
+        .iter()
+        .filter(|group| api.replicas.get(group.id).is_some())
+        .map(|group| (group.range, group.id))
+        .collect();
+    // All replicas of a node share one state database, so that any of them shows the names of all.
+    let any = held.first().and_then(|(_, group)| api.replicas.get(*group));
+    let Some(any) = any else { return Ok(None) };
+    let (view, prefix) = (any.pin(), prefix.to_owned());
+    let list = move || {
+        let group_of = |hash: PlacementHash| {
+            held.iter().find(|(range, _)| range.contains(hash)).map(|(_, group)| *group)
+        };
+        let is_held = |conversation: ConversationId| group_of(conversation.placement()).is_some();
+        let after = after.map(ConversationName);
+        let heads = reads::list(view.as_ref(), is_held, &prefix, after.as_ref(), page_size)?;
+        let conversations = heads.into_iter().filter_map(|head| {
+            let group = group_of(head.name.id().placement())?;
+            Some(convert::conversation(head, group))
+        });
+        Ok::<Vec<_>, crate::storage::StorageError>(conversations.collect())
+    };
+    let conversations = any.offload(list).await?;
+    let complete_to = match conversations.len() < page_size {
+        true => None,
+        false => conversations.last().map(|last| last.name.clone()),
+    };
+    Ok(Some(Source { conversations, complete_to }))
+}
+
+/// For each node to be asked, the ranges that it is asked for.
+fn missing_here(
+    api: &Api,
+    topology: &Topology,
+) -> Result<BTreeMap<NodeId, Vec<HashRange>>, CallError> {
+    let here = api.replicas.node();
+    let mut missing: BTreeMap<NodeId, Vec<HashRange>> = BTreeMap::new();
+    for group in topology.groups.iter().filter(|group| api.replicas.get(group.id).is_none()) {
+        let node = source_of(group, here, &missing).ok_or_else(CallError::replica_gone)?;
+        missing.entry(node).or_default().push(group.range);
+    }
+    Ok(missing)
+}
+
+/// A node with a replica: preferably one that is asked anyway.
+fn source_of(
+    group: &TopologyGroup,
+    here: NodeId,
+    asked: &BTreeMap<NodeId, Vec<HashRange>>,
+) -> Option<NodeId> {
+    let nodes = || group.replicas.iter().filter(|r| !r.joining).map(|r| r.node);
+    let others = || nodes().filter(|node| *node != here);
+    others().find(|node| asked.contains_key(node)).or_else(|| others().next())
+}
+
+async fn list_there(
+    api: &Api,
+    call: &Call,
+    node: NodeId,
+    ranges: Vec<HashRange>,
+    request: ListRequest,
+    page_size: usize,
+) -> Result<Source, CallError> {
+    let mut client = forward::client(api, call, node, CallError::replica_gone())?;
+    let request = ListRequest { page_size: page_size as u32, ..request };
+    let request = forward::request(api, call, Some(call.deadline), request);
+    let page = forward::answer(node, call.deadline, Effect::None, client.list(request)).await?;
+    let complete_to = parse_token(&page.next_page_token)
+        .map_err(|_| CallError::internal("a node sent a bad page token", Effect::None))?;
+    let wanted = |conversation: &Conversation| {
+        let hash = ConversationName(conversation.name.clone()).id().placement();
+        ranges.iter().any(|range| range.contains(hash))
+    };
+    let conversations = page.conversations.into_iter().filter(wanted).collect();
+    Ok(Source { conversations, complete_to })
+}
+
+/// One page of what the sources hold, up to where all of them are complete. May be empty with more to come.
+fn merge(sources: Vec<Source>, page_size: usize) -> ListResponse {
+    let mut complete_to = sources.iter().filter_map(|s| s.complete_to.clone()).min();
+    let mut conversations: Vec<Conversation> = sources
+        .into_iter()
+        .flat_map(|source| source.conversations)
+        .filter(|found| complete_to.as_ref().is_none_or(|end| found.name <= *end))
+        .collect();
+    conversations.sort_by(|a, b| a.name.cmp(&b.name));
+    if conversations.len() > page_size {
+        conversations.truncate(page_size);
+        complete_to = conversations.last().map(|last| last.name.clone());
+    }
+    let next_page_token = complete_to.map_or_else(String::new, |name| token(&name));
+    ListResponse { conversations, next_page_token }
+}
+
+/// The last name of a page, in hexadecimal: opaque to callers, and it outlives the node that gave it.
+fn token(name: &str) -> String {
+    name.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_token(token: &str) -> Result<Option<String>, Violation> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let bytes: Option<Vec<u8>> = token
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect();
+    let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    match name {
+        Some(name) => Ok(Some(name)),
+        None => Err(Violation::of("page_token", Problem::Invalid("a next_page_token"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(names: &[&str], complete_to: Option<&str>) -> Source {
+        let conversation =
+            |name: &&str| Conversation { name: (*name).into(), ..Conversation::default() };
+        Source {
+            conversations: names.iter().map(conversation).collect(),
+            complete_to: complete_to.map(str::to_owned),
+        }
+    }
+
+    fn merged(sources: Vec<Source>, page_size: usize) -> (Vec<String>, Option<String>) {
+        let page = merge(sources, page_size);
+        let names = page.conversations.into_iter().map(|found| found.name).collect();
+        (names, parse_token(&page.next_page_token).unwrap())
+    }
+
+    #[test]
+    fn tokens_come_back_and_nonsense_is_refused() {
+        for name in ["a", "acme/room-42", "ü"] {
+            assert_eq!(parse_token(&token(name)).unwrap().as_deref(), Some(name));
+        }
+        assert_eq!(parse_token("").unwrap(), None);
+        for nonsense in ["x", "6", "zz", "ff"] {
+            assert_eq!(parse_token(nonsense).unwrap_err().field, "page_token");
+        }
+    }
+
+    #[test]
+    fn complete_sources_merge_in_name_order() {
+        let page = merged(vec![source(&["b", "d"], None), source(&["a", "c"], None)], 10);
+        assert_eq!(page, (vec!["a".into(), "b".into(), "c".into(), "d".into()], None));
+    }
+
+    #[test]
+    fn a_page_ends_where_a_source_may_have_more() {
+        let sources = vec![source(&["a", "c"], Some("c")), source(&["b", "d"], None)];
+        let page = merged(sources, 10);
+        assert_eq!(page, (vec!["a".into(), "b".into(), "c".into()], Some("c".into())));
+    }
+
+    #[test]
+    fn a_full_page_ends_with_its_last_name() {
+        let sources = vec![source(&["a", "c"], None), source(&["b", "d"], None)];
+        assert_eq!(merged(sources, 3).1, Some("c".into()));
+    }
+
+    #[test]
+    fn a_page_may_be_empty_with_more_to_come() {
+        let sources = vec![source(&[], Some("b")), source(&["x"], None)];
+        assert_eq!(merged(sources, 10), (Vec::new(), Some("b".into())));
+    }
+}

@@ -1,0 +1,104 @@
+//! Requests that cannot be decoded, such as text that is not UTF-8. tonic calls that INTERNAL, as if it were our
+//! fault; callers are told that it is theirs, and which field it is.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tonic::codegen::http::{Request, Response};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::errors::CallError;
+
+/// How the text of prost's decoding errors begins.
+const DECODING_FAILED: &str = "failed to decode Protobuf message";
+
+/// Turns decoding failures into INVALID_ARGUMENT with a reason. Goes around the services of the API.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MalformedLayer;
+
+/// See [`MalformedLayer`].
+#[derive(Clone, Debug)]
+pub struct MalformedService<S> {
+    inner: S,
+}
+
+impl<S> Layer<S> for MalformedLayer {
+    type Service = MalformedService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        MalformedService { inner }
+    }
+}
+
+impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for MalformedService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<ResponseBody>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = response.await?;
+            if let Some(status) = Status::from_header_map(response.headers())
+                && let Some(error) = decoding_failure(&status)
+                && Status::from(error).add_header(response.headers_mut()).is_err()
+            {
+                tracing::warn!("an error could not be put into headers");
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// The caller's mistake behind a status that tonic made of a request it could not decode.
+pub fn decoding_failure(status: &Status) -> Option<CallError> {
+    let failed = status.code() == Code::Internal && status.message().starts_with(DECODING_FAILED);
+    failed.then(|| CallError::malformed(status.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    async fn answered(status: Status) -> Status {
+        let inner = tower::service_fn(move |_: Request<()>| {
+            let response = status.clone().into_http::<tonic::body::Body>();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let mut service = MalformedLayer.layer(inner);
+        let response = service.call(Request::new(())).await.unwrap();
+        Status::from_header_map(response.headers()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_cannot_be_decoded_is_the_callers_mistake() {
+        let text = "failed to decode Protobuf message: ReadRequest.conversation: invalid string value: \
+                    data is not UTF-8 encoded";
+        let status = answered(Status::internal(text)).await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!(info.reason, "MALFORMED");
+        assert_eq!(info.metadata["field"], "conversation");
+    }
+
+    #[tokio::test]
+    async fn other_failures_are_left_alone() {
+        let status = answered(Status::internal("a bug")).await;
+        assert_eq!((status.code(), status.message()), (Code::Internal, "a bug"));
+    }
+}

@@ -1,0 +1,78 @@
+//! Floor 5: the API `quorate.v1.MessageLog`, one file for each family of RPCs.
+//!
+//! A call enters in `api`, passes `authorize`, is checked by `validate`, and is answered from a replica of this node
+//! or handed on by `forward`, one hop. What fails becomes a status in `errors` and nowhere else. Follow and Subscribe
+//! share `delivery`.
+//!
+//! Deliberately absent: anything durable or shared between calls. A node that dies takes no session state with it.
+
+mod api;
+mod append;
+mod authorize;
+mod batch_read;
+mod call;
+pub mod cluster;
+mod consistency;
+mod convert;
+mod delivery;
+mod errors;
+mod follow;
+mod forward;
+mod list;
+mod malformed;
+mod observer;
+mod outcome;
+mod read;
+mod reads;
+mod session;
+mod subscribe;
+mod validate;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use authorize::{AllowAll, Authorizer, Operation, Principal, Resource, authorize};
+pub use call::{Call, FORWARDED, REQUEST_ID};
+pub use errors::{CallError, DOMAIN, Effect, reason};
+pub use forward::Peers;
+pub use malformed::MalformedLayer;
+pub use observer::{ServiceObserver, Unobserved};
+
+use crate::consensus::{Replicas, Route};
+use crate::types::{Clock, ConversationName, NodeId};
+
+/// The API of one node. Cheap to clone: every clone is the same node.
+#[derive(Clone)]
+pub struct Api {
+    /// The replicas of this node.
+    pub replicas: Arc<Replicas>,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// For the age of reads.
+    pub clock: Arc<dyn Clock>,
+    /// Draws the salts of new messages: 16 bytes that nobody can guess. Simulations bring repeatable ones.
+    pub salts: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
+    /// Who may do what.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Whoever counts.
+    pub observer: Arc<dyn ServiceObserver>,
+    /// Cancelled when the node is about to stop: long streams then end with a retryable error.
+    pub stopping: CancellationToken,
+}
+
+impl Api {
+    /// Where a conversation is.
+    ///
+    /// # Errors
+    /// NOT_INITIALIZED.
+    fn route(&self, name: &ConversationName) -> Result<Route, CallError> {
+        self.replicas.route(name.id()).ok_or_else(CallError::not_initialized)
+    }
+
+    /// Another node that can read what `route` leads to: the leader if it is known.
+    fn reader(&self, route: &Route) -> Option<NodeId> {
+        let here = self.replicas.node();
+        route.leader.into_iter().chain(route.nodes.iter().copied()).find(|node| *node != here)
+    }
+}

@@ -1,0 +1,237 @@
+//! A node's data directory: whose it is, and that nobody else uses it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+use serde::{Deserialize, Serialize};
+
+use super::StorageError;
+use super::small_file::{DiskFile, SmallFile};
+use crate::types::{ClusterId, Incarnation, NodeId};
+
+/// Version of everything below a data directory.
+const FORMAT_VERSION: u32 = 1;
+const CHECKSUM_LINE: &str = "# crc32c ";
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// The operating system refused.
+    #[error("cannot use the data directory {}: {action}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another process holds it.
+    #[error("the data directory {} is in use by another process", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It belongs to another node.
+    #[error("the data directory {} belongs to node {found}, and this is node {asked}", path.display())]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Who asks.
+        asked: NodeId,
+    },
+    /// The identity cannot be trusted.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Who a node is, kept in `IDENTITY`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Version of the whole directory.
+    pub format_version: u32,
+    /// Which node.
+    pub node: NodeId,
+    /// The cluster it belongs to, once it was taken into one.
+    #[serde(default, with = "cluster_text")]
+    pub cluster: Option<ClusterId>,
+    /// Incarnation of its replica of the meta group.
+    #[serde(default)]
+    pub meta_incarnation: Option<Incarnation>,
+    /// Where the nodes were when it was taken in: used until the topology tells.
+    #[serde(default)]
+    pub peers: Vec<(NodeId, String)>,
+}
+
+mod cluster_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::types::ClusterId;
+
+    pub fn serialize<S: Serializer>(id: &Option<ClusterId>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&id.map(|id| id.to_string()).unwrap_or_default())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ClusterId>, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Identity {
+    fn of_new(node: NodeId) -> Self {
+        Identity {
+            format_version: FORMAT_VERSION,
+            node,
+            cluster: None,
+            meta_incarnation: None,
+            peers: Vec::new(),
+        }
+    }
+
+    fn encode(&self) -> String {
+        let body = toml::to_string(self).expect("an identity serializes without failure");
+        format!("{body}{CHECKSUM_LINE}{:08x}\n", crc32c::crc32c(body.as_bytes()))
+    }
+
+    fn decode(text: &[u8], place: &str) -> Result<Self, StorageError> {
+        let damaged = |reason: &str| StorageError::Damaged {
+            place: place.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let text = std::str::from_utf8(text).map_err(|_| damaged("it is not UTF-8"))?;
+        let (body, checksum) =
+            text.rsplit_once(CHECKSUM_LINE).ok_or_else(|| damaged("it has no checksum"))?;
+        if checksum.trim() != format!("{:08x}", crc32c::crc32c(body.as_bytes())) {
+            return Err(damaged("its checksum does not match"));
+        }
+        let identity: Identity =
+            toml::from_str(body).map_err(|error| damaged(&error.to_string()))?;
+        if identity.format_version > FORMAT_VERSION {
+            let (found, known) = (identity.format_version, FORMAT_VERSION);
+            return Err(StorageError::Newer { what: "the data directory", found, known });
+        }
+        Ok(identity)
+    }
+}
+
+/// An open data directory. The lock is held until this is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens or creates a node's directory. Blocks.
+    ///
+    /// # Errors
+    /// The directory is in use, belongs to another node, or cannot be read or written.
+    pub fn open(path: &Path, node: NodeId) -> Result<(DataDir, Identity), DataDirError> {
+        let io = |action| move |source| DataDirError::Io { path: path.to_owned(), action, source };
+        fs::create_dir_all(path.join("log")).map_err(io("creating it"))?;
+        fs::create_dir_all(path.join("state")).map_err(io("creating it"))?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(path.join("LOCK"));
+        let lock = lock.map_err(io("opening LOCK"))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| DataDirError::Locked { path: path.to_owned() })?;
+        let data_dir = DataDir { path: path.to_owned(), _lock: lock };
+        let identity = match data_dir.read_identity()? {
+            Some(identity) => identity,
+            None => {
+                let identity = Identity::of_new(node);
+                data_dir.save_identity(&identity)?;
+                identity
+            }
+        };
+        if identity.node != node {
+            let (path, found) = (path.to_owned(), identity.node);
+            return Err(DataDirError::OtherNode { path, found, asked: node });
+        }
+        Ok((data_dir, identity))
+    }
+
+    /// Reads whose directory it is, without opening or locking it.
+    pub fn peek(path: &Path) -> Result<Option<Identity>, StorageError> {
+        let file = DiskFile::new(path.join("IDENTITY"));
+        file.load()?.map(|text| Identity::decode(&text, &file.place())).transpose()
+    }
+
+    /// Keeps an identity: on stable storage when this returns. Blocks.
+    pub fn save_identity(&self, identity: &Identity) -> Result<(), StorageError> {
+        self.identity_file().replace(identity.encode().as_bytes())
+    }
+
+    /// Makes sure that a file of this size can be deleted by people when the disk is full. Blocks. A disk without
+    /// room for it goes without.
+    pub fn keep_ballast(&self, bytes: u64) -> io::Result<()> {
+        let path = self.path.join("ballast");
+        if fs::metadata(&path).is_ok_and(|file| file.len() == bytes) {
+            return Ok(());
+        }
+        if bytes == 0 {
+            return match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let file = File::create(&path)?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+        file.sync_all()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_identity(&self) -> Result<Option<Identity>, StorageError> {
+        Self::peek(&self.path)
+    }
+
+    fn identity_file(&self) -> DiskFile {
+        DiskFile::new(self.path.join("IDENTITY"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_one_nodes_and_one_processs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (open, mut identity) = DataDir::open(folder.path(), NodeId(1)).unwrap();
+        let twice = DataDir::open(folder.path(), NodeId(1));
+        assert!(matches!(twice, Err(DataDirError::Locked { .. })), "{twice:?}");
+        identity.cluster = Some(ClusterId(42));
+        identity.meta_incarnation = Some(Incarnation(3));
+        identity.peers = vec![(NodeId(2), "127.0.0.1:7202".to_owned())];
+        open.save_identity(&identity).unwrap();
+        drop(open);
+        let other = DataDir::open(folder.path(), NodeId(2));
+        assert!(matches!(other, Err(DataDirError::OtherNode { .. })), "{other:?}");
+        let (_open, again) = DataDir::open(folder.path(), NodeId(1)).unwrap();
+        assert_eq!(again, identity);
+    }
+
+    #[test]
+    fn a_changed_identity_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(DataDir::open(folder.path(), NodeId(1)).unwrap());
+        let path = folder.path().join("IDENTITY");
+        let text = fs::read_to_string(&path).unwrap().replace("node = 1", "node = 2");
+        fs::write(&path, text).unwrap();
+        let refused = DataDir::open(folder.path(), NodeId(2));
+        assert!(matches!(refused, Err(DataDirError::Storage(StorageError::Damaged { .. }))));
+    }
+}

@@ -1,0 +1,137 @@
+//! Opening a node's storage: everything is checked and rolled forward before Raft sees any of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::log_writer::WriterObserver;
+use super::small_file::{DiskFile, SmallFile};
+use super::watermark::WatermarkFile;
+use super::{
+    DataDir, DataDirError, Engine, GroupRecovery, Identity, LogWriter, RocksEngine, Storage,
+    StorageError, Tuning, install, recover,
+};
+use crate::types::{GroupId, NodeId};
+
+/// Why a node's storage did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A database or file in it.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What opening reads, before the writer runs.
+struct Opened {
+    data_dir: Arc<DataDir>,
+    identity: Identity,
+    log: Arc<dyn Engine>,
+    state: Arc<dyn Engine>,
+    watermark: WatermarkFile,
+    groups: BTreeMap<GroupId, GroupRecovery>,
+}
+
+impl Storage {
+    /// Opens or creates a node's storage. Must be called on a runtime; what blocks runs on a thread for it.
+    pub async fn open(
+        path: &Path,
+        node: NodeId,
+        tuning: Tuning,
+        observer: Arc<dyn WriterObserver>,
+    ) -> Result<Storage, OpenError> {
+        let path = path.to_owned();
+        let opened = super::rocks::blocking(move || open_blocking(&path, node, &tuning)).await?;
+        let writer = LogWriter::start(opened.log.clone(), opened.watermark, observer);
+        Ok(Storage {
+            data_dir: opened.data_dir,
+            identity: opened.identity,
+            log: opened.log,
+            state: opened.state,
+            writer,
+            groups: opened.groups,
+        })
+    }
+}
+
+fn open_blocking(path: &Path, node: NodeId, tuning: &Tuning) -> Result<Opened, OpenError> {
+    let (data_dir, identity) = DataDir::open(path, node)?;
+    let log: Arc<dyn Engine> = Arc::new(RocksEngine::open_log(&path.join("log"), tuning)?);
+    let state: Arc<dyn Engine> = Arc::new(RocksEngine::open_state(&path.join("state"), tuning)?);
+    for group in install::roll_forward(state.as_ref())? {
+        tracing::info!(%group, "finished the install of a snapshot that a stop had interrupted");
+    }
+    let mut watermark = open_watermark(path, log.as_ref(), state.as_ref())?;
+    let groups = recover(log.as_ref(), state.as_ref(), watermark.stored())?;
+    remember_damage(&mut watermark, &groups)?;
+    Ok(Opened { data_dir: Arc::new(data_dir), identity, log, state, watermark, groups })
+}
+
+/// Damage is not forgotten by a restart: what a later opening cannot see any more may still be missing.
+fn remember_damage(
+    watermark: &mut WatermarkFile,
+    groups: &BTreeMap<GroupId, GroupRecovery>,
+) -> Result<(), StorageError> {
+    let mut marks = watermark.stored().clone();
+    for (group, recovery) in groups {
+        if let GroupRecovery::Damaged { reason } = recovery {
+            marks.groups.entry(*group).or_default().damaged = Some(reason.clone());
+        }
+    }
+    watermark.store(marks)
+}
+
+/// The watermark file. Missing is right only in a directory that never had a group.
+fn open_watermark(
+    path: &Path,
+    log: &dyn Engine,
+    state: &dyn Engine,
+) -> Result<WatermarkFile, StorageError> {
+    let file = DiskFile::new(path.join("watermark"));
+    let place = file.place();
+    if let Some(watermark) = WatermarkFile::load(Box::new(file.clone()))? {
+        return Ok(watermark);
+    }
+    if !recover(log, state, &Default::default())?.is_empty() {
+        return Err(StorageError::Damaged {
+            place,
+            reason: "it is missing, and the databases have groups; make this node's replicas anew \
+                     (`quorate node replace`) on an empty directory"
+                .to_owned(),
+        });
+    }
+    WatermarkFile::create(Box::new(file))
+}
+
+/// A stopped node's data, opened for reading only.
+pub struct ReadOnlyStorage {
+    /// Who the node is; none in a directory that has no identity.
+    pub identity: Option<Identity>,
+    /// Raft logs and votes.
+    pub log: RocksEngine,
+    /// Applied state, as of the last flush.
+    pub state: RocksEngine,
+    /// What each group's log holds, or why it cannot be relied on.
+    pub groups: BTreeMap<GroupId, GroupRecovery>,
+}
+
+impl ReadOnlyStorage {
+    /// Opens the data of a stopped node. Writes nothing. Blocks.
+    ///
+    /// # Errors
+    /// There is no data, it cannot be read, or a node has it open.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let identity = DataDir::peek(path)?;
+        let tuning = Tuning::default();
+        let log = RocksEngine::open_read_only(&path.join("log"), super::Database::Log, &tuning)?;
+        let state =
+            RocksEngine::open_read_only(&path.join("state"), super::Database::State, &tuning)?;
+        let file = DiskFile::new(path.join("watermark"));
+        let watermark = WatermarkFile::load(Box::new(file))?;
+        let stored = watermark.map(|file| file.stored().clone()).unwrap_or_default();
+        let groups = recover(&log, &state, &stored)?;
+        Ok(ReadOnlyStorage { identity, log, state, groups })
+    }
+}

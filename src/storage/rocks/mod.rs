@@ -1,0 +1,269 @@
+//! The engine on RocksDB. Nothing outside this folder names the crate, and no thread is started elsewhere.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "threads for blocking work start here and nowhere else"
+)]
+
+mod options;
+mod staging;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use rocksdb::properties::BACKGROUND_ERRORS;
+use rocksdb::{DB, ErrorKind, FlushOptions, WriteBatch, WriteOptions};
+
+use super::engine::is_empty;
+use super::{
+    Batch, Database, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError,
+    Table, Tuning, View,
+};
+use view::PinnedView;
+
+/// Above every key of every table: keys are shorter and never this many 0xff bytes. RocksDB knows no range without
+/// an end.
+const ABOVE_ALL_KEYS: [u8; 1024] = [0xff; 1024];
+
+/// One of a node's two databases, on RocksDB.
+pub struct RocksEngine {
+    db: Arc<DB>,
+    database: Database,
+    tuning: Tuning,
+    staging: PathBuf,
+    read_only: bool,
+    failure: OnceLock<StorageError>,
+}
+
+impl RocksEngine {
+    /// Opens or creates the log database. What its write-ahead log holds is in durable table files when this
+    /// returns. Blocks. Damage in the middle of the write-ahead log is an error; a torn tail is cut off, which the
+    /// watermark tells apart from damage.
+    pub fn open_log(path: &Path, tuning: &Tuning) -> Result<Self, StorageError> {
+        Self::open(path, Database::Log, tuning, false)
+    }
+
+    /// Opens or creates the state database, as of its last completed flush. Blocks. Staging areas are folders in
+    /// `staging` beside it.
+    pub fn open_state(path: &Path, tuning: &Tuning) -> Result<Self, StorageError> {
+        Self::open(path, Database::State, tuning, false)
+    }
+
+    /// Opens either database for reading only: writes no file and fails if there is none. What the write-ahead log
+    /// holds is visible.
+    pub fn open_read_only(
+        path: &Path,
+        database: Database,
+        tuning: &Tuning,
+    ) -> Result<Self, StorageError> {
+        Self::open(path, database, tuning, true)
+    }
+
+    fn open(
+        path: &Path,
+        database: Database,
+        tuning: &Tuning,
+        read_only: bool,
+    ) -> Result<Self, StorageError> {
+        let mut options = options::of_database(database, tuning);
+        let tables = options::of_tables(database, tuning);
+        let db = if read_only {
+            // The crate creates the folder even then, and `check` must leave no trace.
+            if !path.join("CURRENT").exists() {
+                return Err(StorageError::Damaged {
+                    place: path.display().to_string(),
+                    reason: "there is no database".to_owned(),
+                });
+            }
+            options.create_if_missing(false);
+            options.create_missing_column_families(false);
+            DB::open_cf_descriptors_read_only(&options, path, tables, false)
+        } else {
+            DB::open_cf_descriptors(&options, path, tables)
+        };
+        let db = db.map_err(|error| match storage_error("opening a database", error) {
+            StorageError::Damaged { reason, .. } => {
+                StorageError::Damaged { place: path.display().to_string(), reason }
+            }
+            other => other,
+        })?;
+        let staging = path.parent().unwrap_or(Path::new(".")).join("staging");
+        Ok(RocksEngine {
+            db: Arc::new(db),
+            database,
+            tuning: tuning.clone(),
+            staging,
+            read_only,
+            failure: OnceLock::new(),
+        })
+    }
+
+    /// After a failed write what is on disk is not known: nothing is written any more.
+    fn check_writable(&self) -> Result<(), StorageError> {
+        if self.read_only {
+            return Err(StorageError::Failed {
+                action: "writing",
+                reason: "the database was opened for reading only".to_owned(),
+            });
+        }
+        self.failure.get().cloned().map_or(Ok(()), Err)
+    }
+
+    fn sticky<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        result.inspect_err(|error| {
+            let _ = self.failure.set(error.clone());
+        })
+    }
+
+    fn rocks_batch(&self, batch: &Batch) -> Result<WriteBatch, StorageError> {
+        let mut out = WriteBatch::default();
+        for op in &batch.ops {
+            match op {
+                Op::Put(table, key, value) => {
+                    out.put_cf(view::family(&self.db, *table)?, key, value);
+                }
+                Op::Delete(table, key) => out.delete_cf(view::family(&self.db, *table)?, key),
+                Op::DeleteRange(_, range) if is_empty(range) => {}
+                Op::DeleteRange(table, range) => {
+                    let end = range.end.as_deref().unwrap_or(&ABOVE_ALL_KEYS);
+                    out.delete_range_cf(view::family(&self.db, *table)?, &range.start[..], end);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn flush_all(&self) -> Result<(), StorageError> {
+        let families = self.database.tables().iter();
+        let families =
+            families.map(|table| view::family(&self.db, *table)).collect::<Result<Vec<_>, _>>()?;
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db
+            .flush_cfs_opt(&families, &options)
+            .map_err(|error| storage_error("flushing a database", error))
+    }
+
+    fn write_batch(&self, batch: &Batch, durability: Durability) -> Result<(), StorageError> {
+        let batch = self.rocks_batch(batch)?;
+        let mut options = WriteOptions::default();
+        match durability {
+            Durability::Synced => options.set_sync(true),
+            Durability::Flushed => options.disable_wal(true),
+        }
+        self.db
+            .write_opt(batch, &options)
+            .map_err(|error| storage_error("writing a database", error))
+    }
+}
+
+impl View for RocksEngine {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        view::get(&self.db, None, table, key)
+    }
+
+    fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
+        view::scan(&self.db, None, table, range, direction)
+    }
+}
+
+impl Engine for RocksEngine {
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+        self.check_writable()?;
+        self.database.check(&batch, durability)?;
+        self.sticky(self.write_batch(&batch, durability))
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        self.check_writable()?;
+        self.sticky(self.flush_all())
+    }
+
+    fn pin(&self) -> Arc<dyn View> {
+        Arc::new(PinnedView::new(self.db.clone()))
+    }
+
+    fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError> {
+        self.check_writable()?;
+        let folder = staging::folder(&self.staging, name)?;
+        Ok(Box::new(staging::StagingFolder::create(folder, &self.tuning)?))
+    }
+
+    fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError> {
+        self.check_writable()?;
+        let folder = staging::folder(&self.staging, name)?;
+        let mut batch = Batch::default();
+        for (table, range) in clear {
+            self.database.check_table(*table)?;
+            batch.delete_range(*table, range.clone());
+        }
+        self.sticky(self.write_batch(&batch, Durability::Flushed))?;
+        // The ranges are empty on disk before anything comes in, and no memtable overlaps what does.
+        self.sticky(self.flush_all())?;
+        let mut tables: Vec<Table> = clear.iter().map(|(table, _)| *table).collect();
+        tables.sort();
+        tables.dedup();
+        for table in tables {
+            self.sticky(staging::ingest(&self.db, &folder, table))?;
+        }
+        Ok(())
+    }
+
+    fn unstage(&self, name: &str) -> Result<(), StorageError> {
+        staging::remove(&staging::folder(&self.staging, name)?)
+    }
+
+    fn staged(&self) -> Result<Vec<String>, StorageError> {
+        staging::names(&self.staging)
+    }
+
+    fn offload(&self, job: Box<dyn FnOnce() + Send>) {
+        drop(tokio::task::spawn_blocking(job));
+    }
+
+    fn host(&self, name: &'static str, task: BoxFuture<'static, ()>) {
+        let runtime = tokio::runtime::Handle::current();
+        let run = move || {
+            let _timers = runtime.enter();
+            futures::executor::block_on(task);
+        };
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(run)
+            .expect("a node that cannot start its own few threads cannot run");
+    }
+
+    fn background_error(&self) -> Option<String> {
+        if let Some(failure) = self.failure.get() {
+            return Some(failure.to_string());
+        }
+        match self.db.property_int_value(BACKGROUND_ERRORS) {
+            Ok(None | Some(0)) => None,
+            Ok(Some(count)) => Some(format!(
+                "RocksDB counts {count} failed flushes or compactions in {}; its LOG file says why",
+                self.db.path().display()
+            )),
+            Err(error) => Some(error.into_string()),
+        }
+    }
+}
+
+fn storage_error(action: &'static str, error: rocksdb::Error) -> StorageError {
+    match error.kind() {
+        ErrorKind::Corruption => {
+            StorageError::Damaged { place: "RocksDB".to_owned(), reason: error.into_string() }
+        }
+        _ => StorageError::Failed { action, reason: error.into_string() },
+    }
+}
+
+/// Runs what blocks on a thread for it and waits for its result.
+pub(super) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(job).await.expect("opening does not panic")
+}

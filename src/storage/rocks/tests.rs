@@ -1,0 +1,190 @@
+//! What only the engine on disk can do: notice damage, leave no trace, stay failed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::storage::conformance::copy_folder;
+
+const ROWS: u32 = 300;
+
+fn written(table: Table, number: u32) -> Batch {
+    let mut batch = Batch::default();
+    batch.put(table, number.to_be_bytes().to_vec(), vec![number as u8; 100]);
+    batch
+}
+
+/// A log database with synced rows in its write-ahead log, as a crash leaves it.
+fn crashed_log(folder: &Path) {
+    let source = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open_log(&source.path().join("log"), &Tuning::small()).unwrap();
+    for number in 0..ROWS {
+        engine.write(written(Table::RaftLog, number), Durability::Synced).unwrap();
+    }
+    copy_folder(source.path(), folder);
+}
+
+fn count(engine: &RocksEngine, table: Table) -> usize {
+    let all = KeyRange { start: Vec::new(), end: None };
+    engine.scan(table, all, Direction::Forward).inspect(|row| assert!(row.is_ok())).count()
+}
+
+/// The largest file with an extension.
+fn file(folder: &Path, extension: &str) -> PathBuf {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .max_by_key(|path| fs::metadata(path).unwrap().len())
+        .unwrap_or_else(|| panic!("there is no .{extension} file"))
+}
+
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), fs::read(path).unwrap());
+        }
+    }
+    found
+}
+
+fn flip_bit(path: &Path, position: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[position] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn recovered_rows_are_in_table_files_once_open() {
+    let folder = tempfile::tempdir().unwrap();
+    crashed_log(folder.path());
+    let log = folder.path().join("log");
+    assert!(contents(&log).keys().all(|path| path.extension().is_none_or(|e| e != "sst")));
+    let engine = RocksEngine::open_log(&log, &Tuning::small()).unwrap();
+    assert_eq!(count(&engine, Table::RaftLog), ROWS as usize);
+    assert!(fs::metadata(file(&log, "sst")).unwrap().len() > 0);
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_of_the_write_ahead_log_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    crashed_log(folder.path());
+    let log = folder.path().join("log");
+    let wal = file(&log, "log");
+    flip_bit(&wal, fs::metadata(&wal).unwrap().len() as usize / 2);
+    let error = RocksEngine::open_log(&log, &Tuning::small()).err().expect("damage was overlooked");
+    assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_torn_tail_of_the_write_ahead_log_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    crashed_log(folder.path());
+    let log = folder.path().join("log");
+    let wal = file(&log, "log");
+    let length = fs::metadata(&wal).unwrap().len();
+    fs::File::options().write(true).open(&wal).unwrap().set_len(length - 7).unwrap();
+    let engine = RocksEngine::open_log(&log, &Tuning::small()).unwrap();
+    assert_eq!(count(&engine, Table::RaftLog), ROWS as usize - 1);
+}
+
+#[test]
+fn damage_in_a_table_file_is_noticed_when_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    for number in 0..ROWS {
+        engine.write(written(Table::Dedup, number), Durability::Flushed).unwrap();
+    }
+    engine.flush().unwrap();
+    drop(engine);
+    flip_bit(&file(&path, "sst"), 40);
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    let all = KeyRange { start: Vec::new(), end: None };
+    let result: Result<Vec<_>, _> = engine.scan(Table::Dedup, all, Direction::Forward).collect();
+    assert!(matches!(result, Err(StorageError::Damaged { .. })));
+    let key = 0u32.to_be_bytes();
+    assert!(matches!(engine.get(Table::Dedup, &key), Err(StorageError::Damaged { .. })));
+}
+
+#[test]
+fn damage_in_a_blob_file_is_noticed_when_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    let mut payload = vec![0; 100_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut payload);
+    let mut batch = Batch::default();
+    batch.put(Table::Messages, b"large".to_vec(), payload.clone());
+    engine.write(batch, Durability::Flushed).unwrap();
+    engine.flush().unwrap();
+    assert_eq!(engine.get(Table::Messages, b"large").unwrap().unwrap(), payload);
+    drop(engine);
+    flip_bit(&file(&path, "blob"), 50_000);
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    assert!(matches!(engine.get(Table::Messages, b"large"), Err(StorageError::Damaged { .. })));
+}
+
+#[test]
+fn reading_only_sees_the_write_ahead_log_and_changes_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    crashed_log(folder.path());
+    let before = contents(folder.path());
+    let log = folder.path().join("log");
+    let engine = RocksEngine::open_read_only(&log, Database::Log, &Tuning::small()).unwrap();
+    assert_eq!(count(&engine, Table::RaftLog), ROWS as usize);
+    assert!(engine.write(written(Table::RaftLog, 1), Durability::Synced).is_err());
+    assert!(engine.flush().is_err());
+    drop(engine);
+    assert!(contents(folder.path()) == before, "a file was made, changed or removed");
+}
+
+#[test]
+fn reading_only_makes_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent");
+    assert!(RocksEngine::open_read_only(&absent, Database::State, &Tuning::small()).is_err());
+    assert!(!absent.exists());
+}
+
+#[test]
+fn a_flush_that_fails_stays_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    engine.write(written(Table::Dedup, 1), Durability::Flushed).unwrap();
+    // A flush cannot make its file in a folder that is gone.
+    fs::rename(&path, folder.path().join("moved")).unwrap();
+    assert!(engine.flush().is_err());
+    assert!(engine.background_error().is_some());
+    fs::rename(folder.path().join("moved"), &path).unwrap();
+    assert!(engine.write(written(Table::Dedup, 2), Durability::Flushed).is_err());
+    assert!(engine.flush().is_err());
+}
+
+#[tokio::test]
+async fn hosted_tasks_have_timers_and_a_thread_that_bears_their_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open_log(&folder.path().join("log"), &Tuning::small()).unwrap();
+    let (report, reported) = tokio::sync::oneshot::channel();
+    let task = Box::pin(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        let name = std::thread::current().name().map(str::to_owned);
+        report.send(name).unwrap();
+    });
+    engine.host("hosted", task);
+    assert_eq!(reported.await.unwrap().as_deref(), Some("hosted"));
+}
+
+#[tokio::test]
+async fn offloaded_jobs_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open_log(&folder.path().join("log"), &Tuning::small()).unwrap();
+    let (report, reported) = tokio::sync::oneshot::channel();
+    engine.offload(Box::new(move || report.send(1).unwrap()));
+    assert_eq!(reported.await.unwrap(), 1);
+}

@@ -1,0 +1,101 @@
+//! Reading, of the present state and of a pinned one.
+
+#![allow(clippy::mem_forget, reason = "what self_cell generates")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, Snapshot};
+use self_cell::self_cell;
+
+use super::storage_error;
+use crate::storage::engine::is_empty;
+use crate::storage::{Direction, KeyRange, Rows, StorageError, Table, View};
+
+self_cell!(
+    /// A snapshot together with the database that it borrows from.
+    struct OwnedSnapshot {
+        owner: Arc<DB>,
+        #[covariant]
+        dependent: Snapshot,
+    }
+);
+
+/// The state at one moment, until dropped.
+pub(super) struct PinnedView {
+    snapshot: OwnedSnapshot,
+}
+
+impl PinnedView {
+    pub(super) fn new(db: Arc<DB>) -> Self {
+        PinnedView { snapshot: OwnedSnapshot::new(db, |db| db.snapshot()) }
+    }
+}
+
+impl View for PinnedView {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        get(self.snapshot.borrow_owner(), Some(self.snapshot.borrow_dependent()), table, key)
+    }
+
+    fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
+        let snapshot = Some(self.snapshot.borrow_dependent());
+        scan(self.snapshot.borrow_owner(), snapshot, table, range, direction)
+    }
+}
+
+pub(super) fn family(db: &DB, table: Table) -> Result<&ColumnFamily, StorageError> {
+    db.cf_handle(table.name()).ok_or_else(|| StorageError::Failed {
+        action: "choosing a table",
+        reason: format!("{} is not in {}", table.name(), db.path().display()),
+    })
+}
+
+pub(super) fn get(
+    db: &DB,
+    snapshot: Option<&Snapshot<'_>>,
+    table: Table,
+    key: &[u8],
+) -> Result<Option<Bytes>, StorageError> {
+    db.get_cf_opt(family(db, table)?, key, &read_options(snapshot))
+        .map(|value| value.map(Bytes::from))
+        .map_err(|error| storage_error("reading a row", error))
+}
+
+pub(super) fn scan<'a>(
+    db: &'a DB,
+    snapshot: Option<&'a Snapshot<'_>>,
+    table: Table,
+    range: KeyRange,
+    direction: Direction,
+) -> Rows<'a> {
+    if is_empty(&range) {
+        return Box::new(std::iter::empty());
+    }
+    let family = match family(db, table) {
+        Ok(family) => family,
+        Err(error) => return Box::new(std::iter::once(Err(error))),
+    };
+    let mut options = read_options(snapshot);
+    options.set_iterate_lower_bound(range.start);
+    if let Some(end) = range.end {
+        options.set_iterate_upper_bound(end);
+    }
+    let mode = match direction {
+        Direction::Forward => IteratorMode::Start,
+        Direction::Backward => IteratorMode::End,
+    };
+    let rows = db.iterator_cf_opt(family, options, mode).map(|row| {
+        row.map(|(key, value)| (Bytes::from(key), Bytes::from(value)))
+            .map_err(|error| storage_error("scanning rows", error))
+    });
+    Box::new(rows)
+}
+
+fn read_options(snapshot: Option<&Snapshot<'_>>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_verify_checksums(true);
+    if let Some(snapshot) = snapshot {
+        options.set_snapshot(snapshot);
+    }
+    options
+}

@@ -1,0 +1,249 @@
+//! The sending side of the multiplexed append streams to one node, over one connection that is made again whenever
+//! it breaks. A broken connection fails every stream on it; openraft opens them again from what was acknowledged.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use openraft::AnyError;
+use openraft::errors::{NetworkError, RPCError, Unreachable};
+use openraft::raft::AppendEntriesRequest;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::MESSAGE_BYTES_MAX;
+use super::frames::outbound;
+use super::hello::Introduction;
+use super::proto::{self, AppendFrame, append_frame::Step, peer_client::PeerClient};
+use super::wire::{append_to_wire, result_from_wire};
+use crate::consensus::network::{Appended, Route};
+use crate::consensus::raft_types::TypeConfig;
+use crate::types::{NodeId, limits};
+
+/// Requests of one stream without a response yet.
+const WINDOW: usize = 64;
+/// How long a connection may take to be made and greeted.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const RECONNECT_FIRST: Duration = Duration::from_millis(20);
+const RECONNECT_MAX: Duration = Duration::from_millis(500);
+
+type Failure = RPCError<TypeConfig>;
+
+/// Streams to one node over one connection.
+pub struct AppendClient {
+    node: NodeId,
+    shared: Arc<Mutex<Shared>>,
+    /// Ends the connection with the client.
+    _stop: tokio_util::sync::DropGuard,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Present while connected.
+    queue: Option<mpsc::Sender<AppendFrame>>,
+    streams: HashMap<u64, mpsc::Sender<proto::AppendResponse>>,
+    next_stream: u64,
+}
+
+impl Shared {
+    fn disconnect(&mut self) {
+        self.queue = None;
+        self.streams.clear();
+    }
+}
+
+struct Opened {
+    stream: u64,
+    queue: mpsc::Sender<AppendFrame>,
+    responses: mpsc::Receiver<proto::AppendResponse>,
+}
+
+impl AppendClient {
+    /// Connects to a node and stays connected while the client lives.
+    pub fn start(node: NodeId, channel: Channel, own: Arc<Introduction>) -> Self {
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let stop = CancellationToken::new();
+        let connection = stay_connected(node, channel, own, shared.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(connection));
+        AppendClient { node, shared, _stop: stop.drop_guard() }
+    }
+
+    /// Sends a stream of requests. Dropping the result ends the stream.
+    pub fn append(
+        &self,
+        route: Route,
+        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        idle: Duration,
+    ) -> Appended {
+        let Some(opened) = self.open() else {
+            let reason = format!("node {} is not connected", self.node);
+            let error = Failure::Unreachable(Unreachable::new(&AnyError::error(reason)));
+            return futures::stream::once(std::future::ready(Err(error))).boxed();
+        };
+        let stop = CancellationToken::new();
+        let (owed, tickets) = mpsc::channel(WINDOW);
+        let pump =
+            Pump { route, stream: opened.stream, queue: opened.queue, shared: self.shared.clone() };
+        tokio::spawn(pump.run(input, owed, stop.clone()));
+        let output =
+            Output { tickets, responses: opened.responses, idle, _stop: stop.drop_guard() };
+        futures::stream::unfold(Some(output), |output| async {
+            let mut output = output?;
+            let result = output.next().await?;
+            let next = result.is_ok().then_some(output);
+            Some((result, next))
+        })
+        .boxed()
+    }
+
+    fn open(&self) -> Option<Opened> {
+        let mut shared = self.shared.lock().expect("no panic while locked");
+        let queue = shared.queue.clone()?;
+        let stream = shared.next_stream;
+        shared.next_stream += 1;
+        // One place more than the window: a response to every request, and a refusal.
+        let (sender, responses) = mpsc::channel(WINDOW + 2);
+        shared.streams.insert(stream, sender);
+        Some(Opened { stream, queue, responses })
+    }
+}
+
+/// Carries requests from openraft to the connection.
+struct Pump {
+    route: Route,
+    stream: u64,
+    queue: mpsc::Sender<AppendFrame>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl Pump {
+    async fn run(
+        self,
+        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        owed: mpsc::Sender<()>,
+        stop: CancellationToken,
+    ) {
+        let stopped = stop.run_until_cancelled(self.forward(input, owed)).await.is_none();
+        if !stopped {
+            // The output still waits for responses; it stops us when it has them.
+            stop.cancelled().await;
+        }
+        self.shared.lock().expect("no panic while locked").streams.remove(&self.stream);
+        let close = Step::Close(proto::Close {});
+        let _ = self.queue.send(AppendFrame { stream: self.stream, step: Some(close) }).await;
+    }
+
+    async fn forward(
+        &self,
+        mut input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        owed: mpsc::Sender<()>,
+    ) {
+        let mut route = Some(self.route);
+        while let Some(request) = input.next().await {
+            let request = append_to_wire(self.route.group, route.take(), &request);
+            let step = Some(Step::Request(request));
+            // The ticket first: the response may come before the send returns.
+            if owed.send(()).await.is_err()
+                || self.queue.send(AppendFrame { stream: self.stream, step }).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// Carries responses back, one for each ticket.
+struct Output {
+    tickets: mpsc::Receiver<()>,
+    responses: mpsc::Receiver<proto::AppendResponse>,
+    idle: Duration,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Output {
+    async fn next(
+        &mut self,
+    ) -> Option<Result<openraft::raft::StreamAppendResult<TypeConfig>, Failure>> {
+        self.tickets.recv().await?;
+        let network = |reason: &str| {
+            Err(Failure::Network(NetworkError::new(&AnyError::error(reason.to_owned()))))
+        };
+        Some(match timeout(self.idle, self.responses.recv()).await {
+            Err(_) => network("no response in time"),
+            Ok(None) => network("the connection broke"),
+            Ok(Some(response)) => match result_from_wire(&response) {
+                Ok(result) => Ok(result),
+                Err(error) => Err(Failure::Unreachable(Unreachable::new(&error))),
+            },
+        })
+    }
+}
+
+async fn stay_connected(
+    node: NodeId,
+    channel: Channel,
+    own: Arc<Introduction>,
+    shared: Arc<Mutex<Shared>>,
+) {
+    let mut delay = RECONNECT_FIRST;
+    loop {
+        match connect_once(node, &channel, &own, &shared).await {
+            Ok(()) => delay = RECONNECT_FIRST,
+            Err(status) => {
+                if delay == RECONNECT_FIRST {
+                    tracing::info!(%node, reason = status.message(), "a peer is not connected");
+                }
+                delay = (delay * 2).min(RECONNECT_MAX);
+            }
+        }
+        shared.lock().expect("no panic while locked").disconnect();
+        tokio::time::sleep(delay).await;
+    }
+}
+
+/// One connection from its making to its end. Ok if it had been greeted.
+async fn connect_once(
+    node: NodeId,
+    channel: &Channel,
+    own: &Introduction,
+    shared: &Mutex<Shared>,
+) -> Result<(), tonic::Status> {
+    let mut client = PeerClient::new(channel.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (queue, frames) = mpsc::channel(limits::PEER_QUEUE_MAX);
+    let greeting = async {
+        let mut inbound = client.append(outbound(own.hello(node), frames)).await?.into_inner();
+        let first = inbound.message().await?;
+        let first = first.ok_or_else(|| tonic::Status::unavailable("closed at once"))?;
+        let greeted = own.check(first.hello.as_ref());
+        let greeted =
+            greeted.map_err(|error| tonic::Status::failed_precondition(error.to_string()))?;
+        if greeted != node {
+            let reason = format!("node {greeted} answered in place of {node}");
+            return Err(tonic::Status::failed_precondition(reason));
+        }
+        Ok(inbound)
+    };
+    let mut inbound = timeout(CONNECT_TIMEOUT, greeting)
+        .await
+        .map_err(|_| tonic::Status::deadline_exceeded("the connection was not made in time"))??;
+    shared.lock().expect("no panic while locked").queue = Some(queue);
+    tracing::debug!(%node, "a peer is connected");
+    while let Ok(Some(message)) = inbound.message().await {
+        let mut shared = shared.lock().expect("no panic while locked");
+        for frame in message.frames {
+            let Some(Step::Response(response)) = frame.step else { continue };
+            let stream = shared.streams.get(&frame.stream);
+            // A peer that answers more than it was asked loses the stream.
+            if stream.is_some_and(|stream| stream.try_send(response).is_err()) {
+                shared.streams.remove(&frame.stream);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Floor 4: messages between nodes. Many groups share one connection for entries, one for heartbeats and one-shot
+//! messages, one for snapshots.
+
+mod append_client;
+mod append_server;
+mod frames;
+mod hello;
+mod peers;
+mod server;
+mod snapshots;
+mod wire;
+
+pub use hello::{FEATURE_LEVEL, HelloError, Introduction};
+pub use peers::{PeerError, Peers};
+pub use server::{Adoption, NodeOperations, OperationError, PeerServer};
+
+/// Generated from `proto/quorate/peer/v1`.
+pub mod proto {
+    #![allow(missing_docs, reason = "the proto file documents every message and field")]
+    #![allow(unused_qualifications, reason = "generated code")]
+    #![allow(clippy::allow_attributes_without_reason, reason = "generated code")]
+    #![allow(clippy::all, clippy::pedantic, reason = "generated code")]
+    tonic::include_proto!("quorate.peer.v1");
+}
+
+/// Bytes of one message between nodes at most: a read of entries holds up to 1 MiB and one entry more, which may
+/// have 8 MiB; a message gathers frames up to 1 MiB and one frame more.
+pub const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;

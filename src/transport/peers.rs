@@ -1,0 +1,285 @@
+//! The other nodes: where they are, and the connections to them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use openraft::AnyError;
+use openraft::errors::{NetworkError, RPCError, Unreachable};
+use openraft::raft::{
+    AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+
+use super::append_client::AppendClient;
+use super::hello::Introduction;
+use super::proto::{self, peer_client::PeerClient};
+use super::wire::{route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
+use super::{MESSAGE_BYTES_MAX, snapshots};
+use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use crate::consensus::raft_types::{RaftVote, TypeConfig};
+use crate::consensus::{ReadError, RemoteReadIndex, SnapshotSource};
+use crate::types::{GroupId, LogIndex, NodeId};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// A peer that is silent for this long on an open connection is taken to be gone.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Flow-control windows: a full pipeline of entries fits.
+const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+type Failure = RPCError<TypeConfig>;
+
+/// A call to a peer did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PeerError {
+    /// Where the node is, is not known.
+    #[error("the address of node {node} is not known")]
+    Unknown {
+        /// The node.
+        node: NodeId,
+    },
+    /// The peer refused, or could not be reached.
+    #[error("node {node}: {status}")]
+    Failed {
+        /// The node.
+        node: NodeId,
+        /// Its answer.
+        status: tonic::Status,
+    },
+}
+
+/// The other nodes.
+pub struct Peers {
+    own: Arc<Introduction>,
+    addresses: RwLock<BTreeMap<NodeId, String>>,
+    links: Mutex<HashMap<NodeId, Arc<Link>>>,
+}
+
+/// The connections to one node.
+struct Link {
+    address: String,
+    /// One-shot calls and forwarded requests.
+    calls: Channel,
+    snapshots: Channel,
+    entries: AppendClient,
+    heartbeats: AppendClient,
+}
+
+impl Link {
+    fn new(node: NodeId, address: String, own: &Arc<Introduction>) -> Result<Self, PeerError> {
+        let channel = || connect(node, &address);
+        Ok(Link {
+            calls: channel()?,
+            snapshots: channel()?,
+            entries: AppendClient::start(node, channel()?, own.clone()),
+            heartbeats: AppendClient::start(node, channel()?, own.clone()),
+            address,
+        })
+    }
+}
+
+fn connect(node: NodeId, address: &str) -> Result<Channel, PeerError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+        let reason = format!("address {address}: {error}");
+        PeerError::Failed { node, status: tonic::Status::invalid_argument(reason) }
+    })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .connect_lazy())
+}
+
+impl Peers {
+    /// No addresses are known yet.
+    pub fn new(own: Arc<Introduction>) -> Arc<Self> {
+        Arc::new(Peers { own, addresses: RwLock::default(), links: Mutex::default() })
+    }
+
+    /// This node as it presents itself.
+    pub fn introduction(&self) -> &Arc<Introduction> {
+        &self.own
+    }
+
+    /// Notes where nodes are. A node that has moved is connected to anew.
+    pub fn set_addresses(&self, addresses: impl IntoIterator<Item = (NodeId, String)>) {
+        let mut known = self.addresses.write().expect("no panic while locked");
+        for (node, address) in addresses {
+            known.insert(node, address);
+        }
+    }
+
+    /// Where nodes are, as far as known.
+    pub fn addresses(&self) -> BTreeMap<NodeId, String> {
+        self.addresses.read().expect("no panic while locked").clone()
+    }
+
+    /// A channel for requests to a node.
+    pub fn channel(&self, node: NodeId) -> Result<Channel, PeerError> {
+        Ok(self.link(node)?.calls.clone())
+    }
+
+    /// A client for one-shot calls to a node.
+    pub fn client(&self, node: NodeId) -> Result<PeerClient<Channel>, PeerError> {
+        Ok(PeerClient::new(self.channel(node)?)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// A client for a node that is not known yet, at an address that somebody gave.
+    pub fn client_at(&self, node: NodeId, address: &str) -> Result<PeerClient<Channel>, PeerError> {
+        Ok(PeerClient::new(connect(node, address)?))
+    }
+
+    fn link(&self, node: NodeId) -> Result<Arc<Link>, PeerError> {
+        let address = self.addresses.read().expect("no panic while locked").get(&node).cloned();
+        let address = address.ok_or(PeerError::Unknown { node })?;
+        let mut links = self.links.lock().expect("no panic while locked");
+        if let Some(link) = links.get(&node).filter(|link| link.address == address) {
+            return Ok(link.clone());
+        }
+        let link = Arc::new(Link::new(node, address, &self.own)?);
+        links.insert(node, link.clone());
+        Ok(link)
+    }
+
+    async fn raft_call(
+        &self,
+        route: Route,
+        message: proto::raft_request::Message,
+        limit: Duration,
+    ) -> Result<proto::raft_reply::Message, Failure> {
+        let node = route.to.node;
+        let mut client = self.client(node).map_err(|error| unreachable_peer(&error))?;
+        let request = proto::RaftRequest {
+            hello: Some(self.own.hello(node)),
+            route: Some(route_to_wire(route)),
+            message: Some(message),
+        };
+        let reply = timeout(limit, client.raft(request))
+            .await
+            .map_err(|_| network_failure("no answer in time"))?
+            .map_err(|status| unreachable_peer(&PeerError::Failed { node, status }))?;
+        reply.into_inner().message.ok_or_else(|| network_failure("an empty answer"))
+    }
+}
+
+fn unreachable_peer(error: &PeerError) -> Failure {
+    Failure::Unreachable(Unreachable::new(error))
+}
+
+fn network_failure(reason: &str) -> Failure {
+    Failure::Network(NetworkError::new(&AnyError::error(reason.to_owned())))
+}
+
+impl RaftTransport for Peers {
+    fn append(
+        &self,
+        route: Route,
+        lane: Lane,
+        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        idle: Duration,
+    ) -> Appended {
+        match self.link(route.to.node) {
+            Ok(link) => match lane {
+                Lane::Entries => link.entries.append(route, input, idle.max(ENTRIES_IDLE_MIN)),
+                Lane::Heartbeats => link.heartbeats.append(route, input, idle),
+            },
+            Err(error) => {
+                let failed = Err(unreachable_peer(&error));
+                Box::pin(futures::stream::once(std::future::ready(failed)))
+            }
+        }
+    }
+
+    fn vote(
+        &self,
+        route: Route,
+        request: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, Failure>> {
+        use proto::raft_request::Message;
+        let request = vote_request_to_wire(&request);
+        let message = if pre_vote { Message::PreVote(request) } else { Message::Vote(request) };
+        Box::pin(async move {
+            match self.raft_call(route, message, limit).await? {
+                proto::raft_reply::Message::Vote(reply) => vote_reply_from_wire(&reply)
+                    .map_err(|error| Failure::Network(NetworkError::new(&error))),
+                proto::raft_reply::Message::TransferRefused(_) => {
+                    Err(network_failure("a vote was answered as a transfer"))
+                }
+            }
+        })
+    }
+
+    fn transfer_leader(
+        &self,
+        route: Route,
+        request: TransferLeaderRequest<TypeConfig>,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, Failure>> {
+        let expected = *request.from_leader();
+        let message = proto::raft_request::Message::Transfer(transfer_to_wire(&request));
+        Box::pin(async move {
+            match self.raft_call(route, message, limit).await? {
+                proto::raft_reply::Message::TransferRefused(why) if why.is_empty() => Ok(Ok(())),
+                proto::raft_reply::Message::TransferRefused(_) => {
+                    let actual = expected;
+                    Ok(Err(TransferLeaderError::VoteChanged { expected, actual }))
+                }
+                proto::raft_reply::Message::Vote(_) => {
+                    Err(network_failure("a transfer was answered as a vote"))
+                }
+            }
+        })
+    }
+
+    fn send_snapshot(
+        &self,
+        route: Route,
+        vote: RaftVote,
+        source: SnapshotSource,
+    ) -> BoxFuture<'_, Result<RaftVote, Failure>> {
+        Box::pin(async move {
+            let link = self.link(route.to.node).map_err(|error| unreachable_peer(&error))?;
+            let hello = self.own.hello(route.to.node);
+            let sent = snapshots::send(link.snapshots.clone(), hello, route, vote, source).await;
+            sent.map_err(|error| Failure::Unreachable(Unreachable::new(&error)))
+        })
+    }
+}
+
+/// A follower that writes a large backlog may take longer than a heartbeat to answer.
+const ENTRIES_IDLE_MIN: Duration = Duration::from_secs(5);
+
+impl RemoteReadIndex for Peers {
+    fn read_index(
+        &self,
+        leader: NodeId,
+        group: GroupId,
+    ) -> BoxFuture<'_, Result<LogIndex, ReadError>> {
+        Box::pin(async move {
+            let no_quorum = |reason: String| ReadError::NoQuorum { reason };
+            let mut client = self.client(leader).map_err(|error| no_quorum(error.to_string()))?;
+            let hello = Some(self.own.hello(leader));
+            let request = proto::ReadIndexRequest { hello, group: group.0 };
+            let reply = timeout(READ_INDEX_TIMEOUT, client.read_index(request))
+                .await
+                .map_err(|_| no_quorum(format!("leader {leader} did not answer in time")))?
+                .map_err(|status| no_quorum(status.message().to_owned()))?;
+            Ok(LogIndex(reply.into_inner().index))
+        })
+    }
+}

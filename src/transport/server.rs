@@ -1,0 +1,255 @@
+//! What other nodes may ask of this one. Every call is checked for cluster, node and protocol first.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::append_server::AppendServer;
+use super::frames::outbound;
+use super::hello::{HelloError, Introduction};
+use super::proto::{self, peer_server};
+use super::snapshots;
+use super::wire::{
+    cluster_from_wire, cluster_to_wire, replica_from_wire, route_from_wire, transfer_from_wire,
+    vote_reply_to_wire, vote_request_from_wire,
+};
+use crate::consensus::{Group, Replicas};
+use crate::types::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, limits};
+
+/// What this node is told when it is taken into a cluster.
+#[derive(Debug, Clone)]
+pub struct Adoption {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Incarnation of its replica of the meta group.
+    pub meta_incarnation: Incarnation,
+    /// Where the nodes are.
+    pub peers: Vec<(NodeId, String)>,
+}
+
+/// Why an operation was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OperationError {
+    /// It will not be, as things are.
+    #[error("{0}")]
+    Refused(String),
+    /// It may be, if asked again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What the node does when a peer asks for it. Implemented by the server, which owns the pieces.
+pub trait NodeOperations: Send + Sync + 'static {
+    /// Takes the cluster id and starts a replica of the meta group. Idempotent.
+    fn adopt(&self, adoption: Adoption)
+    -> BoxFuture<'_, Result<proto::AdoptReply, OperationError>>;
+
+    /// Makes sure that a replica stands that the topology wants here.
+    fn ensure_replica(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+    ) -> BoxFuture<'_, Result<(), OperationError>>;
+
+    /// Proposes an encoded change of topology, here, as the meta group's leader. Ok holds a refusal, or is empty.
+    fn change_topology(&self, change: Bytes) -> BoxFuture<'_, Result<String, OperationError>>;
+
+    /// Changes a group's membership, here, as its leader.
+    fn change_membership(
+        &self,
+        group: GroupId,
+        step: proto::change_membership_request::Step,
+        replica: ReplicaId,
+    ) -> BoxFuture<'_, Result<(), OperationError>>;
+
+    /// This node's status, encoded as the public API has it.
+    fn status(&self) -> Bytes;
+}
+
+/// The peer service of a node.
+pub struct PeerServer {
+    own: Arc<Introduction>,
+    replicas: Arc<Replicas>,
+    operations: Arc<dyn NodeOperations>,
+}
+
+impl PeerServer {
+    /// The service over a node's replicas.
+    pub fn new(
+        own: Arc<Introduction>,
+        replicas: Arc<Replicas>,
+        operations: Arc<dyn NodeOperations>,
+    ) -> Self {
+        PeerServer { own, replicas, operations }
+    }
+
+    /// The group's replica, if it is the one that is meant.
+    fn replica(&self, group: GroupId, to: ReplicaId) -> Result<Arc<Group>, Status> {
+        let found = self.replicas.get(group).filter(|group| group.replica() == to);
+        found.ok_or_else(|| Status::not_found(format!("no replica {to} of group {group} here")))
+    }
+}
+
+fn refused(error: HelloError) -> Status {
+    Status::failed_precondition(error.to_string())
+}
+
+fn malformed(error: super::wire::Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn fatal(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn operation(error: OperationError) -> Status {
+    match error {
+        OperationError::Refused(reason) => Status::failed_precondition(reason),
+        OperationError::Unavailable(reason) => Status::unavailable(reason),
+    }
+}
+
+type Frames = Pin<Box<dyn Stream<Item = Result<proto::AppendFrames, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl peer_server::Peer for PeerServer {
+    type AppendStream = Frames;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<proto::AppendFrames>>,
+    ) -> Result<Response<Frames>, Status> {
+        let mut inbound = request.into_inner();
+        let first = inbound.message().await?;
+        let hello = first.and_then(|first| first.hello);
+        let from = self.own.check(hello.as_ref()).map_err(refused)?;
+        let (responses, queue) = mpsc::channel(limits::PEER_QUEUE_MAX);
+        let frames = outbound(self.own.hello(from), queue);
+        tokio::spawn(AppendServer::new(self.replicas.clone(), responses).run(inbound));
+        Ok(Response::new(Box::pin(frames.map(Ok))))
+    }
+
+    async fn send_snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotFrame>>,
+    ) -> Result<Response<proto::SnapshotReply>, Status> {
+        let mut inbound = request.into_inner();
+        let open = snapshots::opening(&mut inbound).await?;
+        self.own.check(open.hello.as_ref()).map_err(refused)?;
+        let route = route_from_wire(open.route.as_ref()).map_err(malformed)?;
+        let group = self.replica(route.group, route.to)?;
+        let reply = snapshots::receive(&group, &self.replicas, &open, inbound).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn raft(
+        &self,
+        request: Request<proto::RaftRequest>,
+    ) -> Result<Response<proto::RaftReply>, Status> {
+        use proto::raft_reply::Message as Reply;
+        use proto::raft_request::Message;
+        let request = request.into_inner();
+        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        let route = route_from_wire(request.route.as_ref()).map_err(malformed)?;
+        let group = self.replica(route.group, route.to)?;
+        let raft = group.raft();
+        let message = request.message.ok_or_else(|| Status::invalid_argument("no message"))?;
+        let reply = match message {
+            Message::Vote(vote) => {
+                let vote = vote_request_from_wire(&vote).map_err(malformed)?;
+                Reply::Vote(vote_reply_to_wire(&raft.vote(vote).await.map_err(fatal)?))
+            }
+            Message::PreVote(vote) => {
+                let vote = vote_request_from_wire(&vote).map_err(malformed)?;
+                Reply::Vote(vote_reply_to_wire(&raft.pre_vote(vote).await.map_err(fatal)?))
+            }
+            Message::Transfer(transfer) => {
+                let transfer = transfer_from_wire(&transfer).map_err(malformed)?;
+                let taken = raft.handle_transfer_leader(transfer).await.map_err(fatal)?;
+                Reply::TransferRefused(taken.err().map(|why| why.to_string()).unwrap_or_default())
+            }
+        };
+        Ok(Response::new(proto::RaftReply { message: Some(reply) }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<proto::ReadIndexRequest>,
+    ) -> Result<Response<proto::ReadIndexReply>, Status> {
+        let request = request.into_inner();
+        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        let id = GroupId(request.group);
+        let group = self.replicas.get(id);
+        let group = group.ok_or_else(|| Status::not_found(format!("no replica of group {id}")))?;
+        let index = group.confirm_read_index().await.map_err(fatal)?;
+        Ok(Response::new(proto::ReadIndexReply { index: index.0 }))
+    }
+
+    async fn adopt(
+        &self,
+        request: Request<proto::AdoptRequest>,
+    ) -> Result<Response<proto::AdoptReply>, Status> {
+        let request = request.into_inner();
+        self.own.check_stranger(request.hello.as_ref()).map_err(refused)?;
+        let cluster = cluster_from_wire(&request.cluster_id);
+        let adoption = Adoption {
+            cluster: cluster
+                .ok_or_else(|| Status::invalid_argument("cluster_id is not 16 bytes"))?,
+            meta_incarnation: Incarnation(request.meta_incarnation),
+            peers: request.peers.into_iter().map(|p| (NodeId(p.node), p.address)).collect(),
+        };
+        let reply = self.operations.adopt(adoption).await.map_err(operation)?;
+        Ok(Response::new(reply))
+    }
+
+    async fn ensure_replica(
+        &self,
+        request: Request<proto::EnsureReplicaRequest>,
+    ) -> Result<Response<proto::EnsureReplicaReply>, Status> {
+        let request = request.into_inner();
+        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        let replica = replica_from_wire(request.replica.as_ref()).map_err(malformed)?;
+        let group = GroupId(request.group);
+        self.operations.ensure_replica(group, replica).await.map_err(operation)?;
+        Ok(Response::new(proto::EnsureReplicaReply {}))
+    }
+
+    async fn change_topology(
+        &self,
+        request: Request<proto::ChangeTopologyRequest>,
+    ) -> Result<Response<proto::ChangeTopologyReply>, Status> {
+        let request = request.into_inner();
+        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        let refused = self.operations.change_topology(request.change).await.map_err(operation)?;
+        Ok(Response::new(proto::ChangeTopologyReply { refused }))
+    }
+
+    async fn change_membership(
+        &self,
+        request: Request<proto::ChangeMembershipRequest>,
+    ) -> Result<Response<proto::ChangeMembershipReply>, Status> {
+        let request = request.into_inner();
+        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        let replica = replica_from_wire(request.replica.as_ref()).map_err(malformed)?;
+        let (group, step) = (GroupId(request.group), request.step());
+        self.operations.change_membership(group, step, replica).await.map_err(operation)?;
+        Ok(Response::new(proto::ChangeMembershipReply {}))
+    }
+
+    async fn status(
+        &self,
+        request: Request<proto::StatusRequest>,
+    ) -> Result<Response<proto::StatusReply>, Status> {
+        let request = request.into_inner();
+        self.own.check_stranger(request.hello.as_ref()).map_err(refused)?;
+        Ok(Response::new(proto::StatusReply {
+            cluster_id: self.own.cluster().map(cluster_to_wire).unwrap_or_default(),
+            status: self.operations.status(),
+        }))
+    }
+}

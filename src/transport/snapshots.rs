@@ -1,0 +1,242 @@
+//! A replica's state on its way to another: rows in bounded parts, each with a checksum, on a connection of their own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::MESSAGE_BYTES_MAX;
+use super::proto::{self, peer_client::PeerClient, snapshot_frame::Step};
+use super::wire::{route_from_wire, route_to_wire, vote_from_wire, vote_to_wire};
+use crate::consensus::network::Route;
+use crate::consensus::raft_types::{
+    RaftSnapshotMeta, RaftVote, to_raft_log_id, to_stored_membership,
+};
+use crate::consensus::{
+    Group, Replicas, SnapshotData, SnapshotReader, SnapshotRow, SnapshotSource,
+};
+use crate::storage::install::SnapshotSink;
+use crate::storage::records::{GroupRow, Record};
+use crate::storage::{StorageError, Table, keys};
+
+/// A transfer that makes no progress for this long is given up. The receiver's install counts as progress until
+/// `INSTALL_TIMEOUT`.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Why a transfer failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SendError {
+    /// The receiver refused or was lost.
+    #[error("{0}")]
+    Receiver(Status),
+    /// The state could not be read.
+    #[error("the state could not be read")]
+    Storage(#[from] StorageError),
+    /// Nothing moved for too long.
+    #[error("the transfer stalled")]
+    Stalled,
+}
+
+/// Sends the present state of a replica and returns the receiver's vote.
+pub async fn send(
+    channel: Channel,
+    hello: proto::Hello,
+    route: Route,
+    vote: RaftVote,
+    source: SnapshotSource,
+) -> Result<RaftVote, SendError> {
+    let reader = source.open()?;
+    let row = reader.row();
+    tracing::info!(group = %route.group, to = %route.to, applied = ?row.applied, "sending a snapshot");
+    let open = proto::SnapshotOpen {
+        hello: Some(hello),
+        route: Some(route_to_wire(route)),
+        vote: Some(vote_to_wire(&vote)),
+        group_row: Bytes::from(row.encode(&keys::group(route.group))),
+    };
+    let progress = Arc::new(AtomicU64::new(0));
+    let frames = frames(open, source, reader, progress.clone());
+    let mut client = PeerClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    tokio::select! {
+        reply = client.send_snapshot(frames) => {
+            let reply = reply.map_err(SendError::Receiver)?.into_inner();
+            let vote = vote_from_wire(reply.vote.as_ref());
+            vote.map_err(|error| SendError::Receiver(Status::internal(error.to_string())))
+        }
+        () = stalled(&progress) => Err(SendError::Stalled),
+    }
+}
+
+/// The transfer's end is marked by the highest progress there is.
+const ALL_SENT: u64 = u64::MAX;
+
+async fn stalled(progress: &AtomicU64) {
+    loop {
+        let before = progress.load(Ordering::Acquire);
+        let patience = if before == ALL_SENT { INSTALL_TIMEOUT } else { STALL_TIMEOUT };
+        tokio::time::sleep(patience).await;
+        if progress.load(Ordering::Acquire) == before {
+            return;
+        }
+    }
+}
+
+enum Stage {
+    Open(proto::SnapshotOpen),
+    Rows(u64),
+    Done,
+}
+
+fn frames(
+    open: proto::SnapshotOpen,
+    source: SnapshotSource,
+    reader: SnapshotReader,
+    progress: Arc<AtomicU64>,
+) -> impl Stream<Item = proto::SnapshotFrame> {
+    let start = (Stage::Open(open), Some(reader));
+    futures::stream::unfold(start, move |(stage, reader)| {
+        let (source, progress) = (source.clone(), progress.clone());
+        async move {
+            let (step, next, reader) = match stage {
+                Stage::Open(open) => (Step::Open(open), Stage::Rows(0), reader),
+                Stage::Done => return None,
+                Stage::Rows(sent) => {
+                    // An abandoned or failed read ends the stream without an end frame: the receiver refuses it.
+                    let (reader, part) = next_part(&source, reader?).await?;
+                    let part = match part {
+                        Ok(part) => part,
+                        Err(error) => {
+                            tracing::error!(%error, "a snapshot could not be read");
+                            return None;
+                        }
+                    };
+                    if part.is_empty() {
+                        progress.store(ALL_SENT, Ordering::Release);
+                        let end = Step::End(proto::SnapshotEnd { rows: sent });
+                        (end, Stage::Done, Some(reader))
+                    } else {
+                        let sent = sent + part.len() as u64;
+                        progress.store(sent, Ordering::Release);
+                        (Step::Rows(rows_to_wire(part)), Stage::Rows(sent), Some(reader))
+                    }
+                }
+            };
+            Some((proto::SnapshotFrame { step: Some(step) }, (next, reader)))
+        }
+    })
+}
+
+type Part = Result<Vec<SnapshotRow>, StorageError>;
+
+async fn next_part(
+    source: &SnapshotSource,
+    mut reader: SnapshotReader,
+) -> Option<(SnapshotReader, Part)> {
+    let (sender, receiver) = oneshot::channel();
+    source.offload(Box::new(move || {
+        let part = reader.next_part();
+        drop(sender.send((reader, part)));
+    }));
+    receiver.await.ok()
+}
+
+fn rows_to_wire(part: Vec<SnapshotRow>) -> proto::SnapshotRows {
+    let rows = part.into_iter().map(|(table, key, value)| proto::SnapshotRow {
+        table: u32::from(table as u8),
+        key,
+        value,
+    });
+    let rows: Vec<_> = rows.collect();
+    proto::SnapshotRows { crc32c: checksum(&rows), rows }
+}
+
+fn checksum(rows: &[proto::SnapshotRow]) -> u32 {
+    rows.iter().fold(0, |crc, row| {
+        let crc = crc32c::crc32c_append(crc, &row.table.to_be_bytes());
+        crc32c::crc32c_append(crc32c::crc32c_append(crc, &row.key), &row.value)
+    })
+}
+
+/// The first frame of a transfer.
+pub async fn opening(
+    inbound: &mut Streaming<proto::SnapshotFrame>,
+) -> Result<proto::SnapshotOpen, Status> {
+    match inbound.message().await?.and_then(|frame| frame.step) {
+        Some(Step::Open(open)) => Ok(open),
+        _ => Err(Status::invalid_argument("the first frame of a snapshot opens it")),
+    }
+}
+
+/// Takes the rows of a transfer and installs them through Raft.
+pub async fn receive(
+    group: &Arc<Group>,
+    replicas: &Replicas,
+    open: &proto::SnapshotOpen,
+    mut inbound: Streaming<proto::SnapshotFrame>,
+) -> Result<proto::SnapshotReply, Status> {
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+    let route = route_from_wire(open.route.as_ref()).map_err(|error| invalid(&error))?;
+    let vote = vote_from_wire(open.vote.as_ref()).map_err(|error| invalid(&error))?;
+    let row = GroupRow::decode(&keys::group(route.group), &open.group_row);
+    let row = row.map_err(|error| invalid(&error))?;
+    if !group.admission().takes_entries() {
+        return Err(Status::unavailable("the disk is nearly full"));
+    }
+    let engine = replicas.state_engine().clone();
+    let mut sink = group
+        .offload(move || SnapshotSink::begin(engine.as_ref(), route.group))
+        .await
+        .map_err(storage)?;
+    let mut received = 0;
+    loop {
+        let frame = inbound.message().await?;
+        match frame.and_then(|frame| frame.step) {
+            Some(Step::Rows(rows)) => {
+                received += rows.rows.len() as u64;
+                let rows = verified(rows)?;
+                sink = group.offload(move || add(sink, rows)).await.map_err(storage)?;
+            }
+            Some(Step::End(end)) if end.rows == received => break,
+            _ => return Err(Status::data_loss("the snapshot ended before its end")),
+        }
+    }
+    let meta = RaftSnapshotMeta {
+        last_log_id: row.applied.as_ref().map(to_raft_log_id),
+        last_membership: to_stored_membership(&row.membership),
+    };
+    let staged = group.offload(move || sink.finish(row)).await.map_err(storage)?;
+    let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Received(Box::new(staged)) };
+    let response = group.raft().install_full_snapshot(vote, snapshot).await;
+    let response = response.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+    tracing::info!(group = %route.group, from = %route.from, rows = received, "installed a snapshot");
+    Ok(proto::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) })
+}
+
+fn storage(error: StorageError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn verified(rows: proto::SnapshotRows) -> Result<Vec<SnapshotRow>, Status> {
+    if checksum(&rows.rows) != rows.crc32c {
+        return Err(Status::data_loss("the rows of a snapshot were damaged on the way"));
+    }
+    let decode = |row: proto::SnapshotRow| {
+        let table = u8::try_from(row.table).ok().and_then(Table::from_tag);
+        let table = table.ok_or_else(|| Status::invalid_argument("an unknown table"))?;
+        Ok((table, row.key, row.value))
+    };
+    rows.rows.into_iter().map(decode).collect()
+}
+
+fn add(mut sink: SnapshotSink, rows: Vec<SnapshotRow>) -> Result<SnapshotSink, StorageError> {
+    for (table, key, value) in rows {
+        sink.add(table, &key, &value)?;
+    }
+    Ok(sink)
+}

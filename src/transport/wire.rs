@@ -1,0 +1,219 @@
+//! Between the wire's types and openraft's. What does not decode is refused with a reason, never guessed.
+
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+
+use super::proto;
+use crate::consensus::network::Route;
+use crate::consensus::raft_types::{
+    RaftEntry, RaftLogId, RaftVote, TypeConfig, from_raft_entry, from_raft_log_id, from_raft_vote,
+    to_raft_entry, to_raft_log_id, to_raft_vote,
+};
+use crate::storage::keys;
+use crate::storage::records::{EntryRecord, LogId, Record, VoteRecord, entry_key};
+use crate::types::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Term};
+
+/// What a peer sent does not make sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed peer message: {0}")]
+pub struct Malformed(pub String);
+
+fn missing(field: &str) -> Malformed {
+    Malformed(format!("{field} is missing"))
+}
+
+pub fn replica_to_wire(id: ReplicaId) -> proto::ReplicaId {
+    proto::ReplicaId { node: id.node.0, incarnation: id.incarnation.0 }
+}
+
+pub fn replica_from_wire(id: Option<&proto::ReplicaId>) -> Result<ReplicaId, Malformed> {
+    let id = id.ok_or_else(|| missing("replica"))?;
+    Ok(ReplicaId { node: NodeId(id.node), incarnation: Incarnation(id.incarnation) })
+}
+
+pub fn cluster_to_wire(cluster: ClusterId) -> Bytes {
+    Bytes::copy_from_slice(&cluster.0.to_be_bytes())
+}
+
+pub fn cluster_from_wire(bytes: &[u8]) -> Option<ClusterId> {
+    Some(ClusterId(u128::from_be_bytes(bytes.try_into().ok()?)))
+}
+
+pub fn route_to_wire(route: Route) -> proto::Route {
+    proto::Route {
+        group: route.group.0,
+        from: Some(replica_to_wire(route.from)),
+        to: Some(replica_to_wire(route.to)),
+    }
+}
+
+pub fn route_from_wire(route: Option<&proto::Route>) -> Result<Route, Malformed> {
+    let route = route.ok_or_else(|| missing("route"))?;
+    Ok(Route {
+        group: GroupId(route.group),
+        from: replica_from_wire(route.from.as_ref())?,
+        to: replica_from_wire(route.to.as_ref())?,
+    })
+}
+
+pub fn log_id_to_wire(id: &RaftLogId) -> proto::LogId {
+    let id = from_raft_log_id(id);
+    proto::LogId { term: id.term.0, leader: Some(replica_to_wire(id.leader)), index: id.index.0 }
+}
+
+pub fn log_id_from_wire(id: &proto::LogId) -> Result<RaftLogId, Malformed> {
+    Ok(to_raft_log_id(&LogId {
+        term: Term(id.term),
+        leader: replica_from_wire(id.leader.as_ref())?,
+        index: LogIndex(id.index),
+    }))
+}
+
+fn optional_log_id(id: Option<&proto::LogId>) -> Result<Option<RaftLogId>, Malformed> {
+    id.map(log_id_from_wire).transpose()
+}
+
+pub fn vote_to_wire(vote: &RaftVote) -> proto::Vote {
+    let vote = from_raft_vote(vote);
+    proto::Vote {
+        term: vote.term.0,
+        candidate: Some(replica_to_wire(vote.candidate)),
+        committed: vote.committed,
+    }
+}
+
+pub fn vote_from_wire(vote: Option<&proto::Vote>) -> Result<RaftVote, Malformed> {
+    let vote = vote.ok_or_else(|| missing("vote"))?;
+    Ok(to_raft_vote(&VoteRecord {
+        term: Term(vote.term),
+        candidate: replica_from_wire(vote.candidate.as_ref())?,
+        committed: vote.committed,
+    }))
+}
+
+/// An append request; the route goes with the first of a stream.
+pub fn append_to_wire(
+    group: GroupId,
+    route: Option<Route>,
+    request: &AppendEntriesRequest<TypeConfig>,
+) -> proto::AppendRequest {
+    let entries = request.entries.iter().map(|entry| entry_to_wire(group, entry));
+    proto::AppendRequest {
+        route: route.map(route_to_wire),
+        vote: Some(vote_to_wire(&request.vote)),
+        prev: request.prev_log_id.as_ref().map(log_id_to_wire),
+        entries: entries.collect(),
+        commit: request.leader_commit.as_ref().map(log_id_to_wire),
+    }
+}
+
+/// An append request, every entry's checksum verified.
+pub fn append_from_wire(
+    group: GroupId,
+    request: &proto::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+    let prev_log_id = optional_log_id(request.prev.as_ref())?;
+    let first = prev_log_id.map_or(0, |prev| prev.index + 1);
+    let entries = request.entries.iter().zip(first..);
+    let entries = entries.map(|(entry, index)| entry_from_wire(group, LogIndex(index), entry));
+    Ok(AppendEntriesRequest {
+        vote: vote_from_wire(request.vote.as_ref())?,
+        prev_log_id,
+        entries: entries.collect::<Result<_, _>>()?,
+        leader_commit: optional_log_id(request.commit.as_ref())?,
+    })
+}
+
+fn entry_to_wire(group: GroupId, entry: &RaftEntry) -> Bytes {
+    let record = from_raft_entry(entry);
+    let key = entry_key(group, &record);
+    Bytes::from(record.encode(&key))
+}
+
+/// The record's checksum covers its key, so an entry that stands at another index is refused too.
+fn entry_from_wire(group: GroupId, index: LogIndex, bytes: &Bytes) -> Result<RaftEntry, Malformed> {
+    let key = keys::raft_log(group, index);
+    let record = EntryRecord::decode(&key, bytes).map_err(|error| Malformed(error.to_string()))?;
+    if record.log_id.index != index {
+        return Err(Malformed(format!("entry {} stands at {index}", record.log_id.index)));
+    }
+    Ok(to_raft_entry(record))
+}
+
+pub fn result_to_wire(result: &StreamAppendResult<TypeConfig>) -> proto::AppendResponse {
+    use proto::append_response::Result as Wire;
+    let result = match result {
+        Ok(last) => Wire::Accepted(proto::Accepted { last: last.as_ref().map(log_id_to_wire) }),
+        Err(StreamAppendError::Conflict(id)) => Wire::Conflict(log_id_to_wire(id)),
+        Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVote(vote_to_wire(vote)),
+    };
+    proto::AppendResponse { result: Some(result) }
+}
+
+/// A response; the outer error is the peer's refusal of the stream.
+pub fn result_from_wire(
+    response: &proto::AppendResponse,
+) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
+    use proto::append_response::Result as Wire;
+    match response.result.as_ref().ok_or_else(|| missing("result"))? {
+        Wire::Accepted(accepted) => Ok(Ok(optional_log_id(accepted.last.as_ref())?)),
+        Wire::Conflict(id) => Ok(Err(StreamAppendError::Conflict(log_id_from_wire(id)?))),
+        Wire::HigherVote(vote) => {
+            Ok(Err(StreamAppendError::HigherVote(vote_from_wire(Some(vote))?)))
+        }
+        Wire::Failed(reason) => Err(Malformed(format!("refused by the peer: {reason}"))),
+    }
+}
+
+pub fn vote_request_to_wire(request: &VoteRequest<TypeConfig>) -> proto::VoteRequest {
+    proto::VoteRequest {
+        vote: Some(vote_to_wire(&request.vote)),
+        last: request.last_log_id.as_ref().map(log_id_to_wire),
+        leadership_transfer: request.leadership_transfer,
+    }
+}
+
+pub fn vote_request_from_wire(
+    request: &proto::VoteRequest,
+) -> Result<VoteRequest<TypeConfig>, Malformed> {
+    let vote = vote_from_wire(request.vote.as_ref())?;
+    let mut decoded = VoteRequest::new(vote, optional_log_id(request.last.as_ref())?);
+    decoded.leadership_transfer = request.leadership_transfer;
+    Ok(decoded)
+}
+
+pub fn vote_reply_to_wire(response: &VoteResponse<TypeConfig>) -> proto::VoteReply {
+    proto::VoteReply {
+        vote: Some(vote_to_wire(&response.vote)),
+        granted: response.vote_granted,
+        last: response.last_log_id.as_ref().map(log_id_to_wire),
+    }
+}
+
+pub fn vote_reply_from_wire(
+    reply: &proto::VoteReply,
+) -> Result<VoteResponse<TypeConfig>, Malformed> {
+    let vote = vote_from_wire(reply.vote.as_ref())?;
+    Ok(VoteResponse::new(vote, optional_log_id(reply.last.as_ref())?, reply.granted))
+}
+
+pub fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> proto::TransferRequest {
+    proto::TransferRequest {
+        from_leader: Some(vote_to_wire(request.from_leader())),
+        to: Some(replica_to_wire(*request.to_node_id())),
+        last: request.last_log_id().map(log_id_to_wire),
+    }
+}
+
+pub fn transfer_from_wire(
+    request: &proto::TransferRequest,
+) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
+    Ok(TransferLeaderRequest::new(
+        vote_from_wire(request.from_leader.as_ref())?,
+        replica_from_wire(request.to.as_ref())?,
+        optional_log_id(request.last.as_ref())?,
+    ))
+}
