@@ -265,6 +265,25 @@ fn nothing_is_exported_by_glob() {
     assert_none(breaches);
 }
 
+/// As a test and not as clippy's lint, which reads generated code too.
+#[test]
+fn every_exception_from_a_lint_has_its_reason() {
+    let mut breaches = Vec::new();
+    for file in rust_files() {
+        let code = without_comments_and_strings(&file.text);
+        for opening in ["[allow(", "[expect("] {
+            for (at, _) in code.match_indices(opening) {
+                let attribute = code[at..].split(")]").next().unwrap_or("");
+                if !has_word(attribute, "reason") {
+                    let number = code[..at].lines().count();
+                    breaches.push(format!("{}:{number}: an exception without a reason", file.path));
+                }
+            }
+        }
+    }
+    assert_none(breaches);
+}
+
 #[test]
 fn files_can_be_read_in_one_sitting() {
     let long = |file: &Source| file.text.lines().count() > LINES_MAX;

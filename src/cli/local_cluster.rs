@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use quorate_client::proto::InitRequest;
+use quorate_client::proto::cluster_client::ClusterClient;
 use quorate_client::proto::init_request::Node as InitNode;
 use tempfile::TempDir;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::transport::Channel;
 
 use super::connect::{connect, refusal};
 use node::Node;
@@ -199,11 +201,26 @@ impl LocalCluster {
             .iter()
             .map(|node| InitNode { node_id: node.id().into(), peer_address: node.peer_address() });
         let request = InitRequest { nodes: nodes.collect(), groups, replication_factor: 0 };
-        let mut client = connect(&self.nodes[0].client_address()).await?;
-        let call = tokio::time::timeout(READY_DEADLINE, client.init(request));
+        let deadline = Instant::now() + READY_DEADLINE;
+        let mut client = self.connect(deadline).await?;
+        let call = timeout_at(deadline, client.init(request));
         match call.await.context("no answer in time").and_then(|r| r.map_err(|s| refusal(&s))) {
             Ok(response) => Ok(response.into_inner().cluster_id),
             Err(error) => Err(error.context("the cluster was not initialized")),
+        }
+    }
+
+    /// The first node's `Cluster` service. A process that lives may still be opening its databases.
+    async fn connect(&self, deadline: Instant) -> anyhow::Result<ClusterClient<Channel>> {
+        let address = self.nodes[0].client_address();
+        loop {
+            match connect(&address).await {
+                Ok(client) => return Ok(client),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error.context(format!("{address} does not answer in time")));
+                }
+                Err(_) => sleep(POLL_INTERVAL).await,
+            }
         }
     }
 

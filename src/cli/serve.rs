@@ -1,9 +1,11 @@
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
 use super::Output;
@@ -42,18 +44,22 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> anyhow::Result<ExitC
     logging::begin(&config.log)?;
     let shutdown = shutdown::on_signal().context("cannot handle signals")?;
     if args.stop_with_stdin {
-        tokio::spawn(cancel_at_end_of_input(shutdown.clone()));
+        cancel_at_end_of_input(shutdown.clone()).context("standard input is not a pipe")?;
     }
     crate::server::run(config, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn cancel_at_end_of_input(shutdown: CancellationToken) {
-    let mut ignored = [0; 64];
-    let mut input = tokio::io::stdin();
-    while matches!(input.read(&mut ignored).await, Ok(1..)) {}
-    tracing::info!("standard input has ended: stopping");
-    shutdown.cancel();
+/// Reads the pipe without a thread: a blocking read could not be ended when the node stops for another reason.
+fn cancel_at_end_of_input(shutdown: CancellationToken) -> std::io::Result<()> {
+    let mut input = pipe::Receiver::from_owned_fd(std::io::stdin().as_fd().try_clone_to_owned()?)?;
+    tokio::spawn(async move {
+        let mut ignored = [0; 64];
+        while matches!(input.read(&mut ignored).await, Ok(1..)) {}
+        tracing::info!("standard input has ended: stopping");
+        shutdown.cancel();
+    });
+    Ok(())
 }
 
 fn summary(config: &Config) -> String {
