@@ -13,7 +13,8 @@ pub mod consensus; // floor 3
 
 pub mod transport; // floor 4
 
-pub mod server;
-pub mod service; // floor 5 // floor 6
+pub mod service; // floor 5
+
+pub mod server; // floor 6
 
 pub mod cli; // floor 7
