@@ -2,8 +2,6 @@
 
 mod admission;
 mod config;
-#[cfg(all(test, feature = "rocksdb"))]
-mod conformance;
 mod errors;
 pub mod flusher;
 mod group;

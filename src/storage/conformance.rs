@@ -71,10 +71,32 @@ impl Subject for Rocks {
 
     /// Opens a copy of the files made while the database was open: closing it would flush.
     fn crash(self) -> Self {
-        let copy = tempfile::tempdir().unwrap();
-        copy_folder(self.folder.path(), copy.path());
+        // A crash stops all files at one moment, so a copy counts only if no compaction changed any meanwhile.
+        let copy = loop {
+            let copy = tempfile::tempdir().unwrap();
+            let before = sizes(self.folder.path());
+            copy_folder(self.folder.path(), copy.path());
+            if sizes(self.folder.path()) == before {
+                break copy;
+            }
+        };
         Self::open_in(self.database, copy)
     }
+}
+
+/// Every file below a folder and its size.
+#[cfg(feature = "rocksdb")]
+fn sizes(folder: &std::path::Path) -> std::collections::BTreeMap<std::path::PathBuf, u64> {
+    let mut found = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        match entry.metadata() {
+            Ok(file) if file.is_dir() => found.extend(sizes(&entry.path())),
+            Ok(file) => drop(found.insert(entry.path(), file.len())),
+            // Removed since it was listed: the listing after the copy differs.
+            Err(_) => drop(found.insert(entry.path(), u64::MAX)),
+        }
+    }
+    found
 }
 
 #[cfg(feature = "rocksdb")]
