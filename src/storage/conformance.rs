@@ -108,7 +108,13 @@ pub(super) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
             std::fs::create_dir(&target).unwrap();
             copy_folder(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), target).unwrap();
+            match std::fs::copy(entry.path(), target) {
+                // Removed by a compaction since it was listed.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => {
+                    copied.unwrap();
+                }
+            }
         }
     }
 }
