@@ -1,7 +1,5 @@
 //! What every engine has to do, run over each of them.
 
-use std::sync::Arc;
-
 use super::{
     Batch, Database, Direction, Durability, Engine, KeyRange, MemoryDisk, MemoryEngine,
     StorageError, Table, View,
@@ -11,32 +9,38 @@ use super::{
 pub(super) trait Subject: Sized {
     /// On an empty disk.
     fn create(database: Database) -> Self;
-    /// The open engine.
-    fn engine(&self) -> Arc<dyn Engine>;
+    /// The open engine. Borrowed, so that no test reads from a disk that is gone.
+    fn engine(&self) -> &dyn Engine;
     /// The process dies without closing anything, and a new one opens what is on disk.
     fn crash(self) -> Self;
+    /// Drops the engine; its disk stays as long as what is returned.
+    fn close(self) -> impl Sized;
 }
 
 pub(super) struct Memory {
     disk: MemoryDisk,
-    engine: Arc<MemoryEngine>,
+    engine: MemoryEngine,
 }
 
 impl Subject for Memory {
     fn create(database: Database) -> Self {
         let disk = MemoryDisk::new(database);
-        let engine = Arc::new(disk.open());
+        let engine = disk.open();
         Memory { disk, engine }
     }
 
-    fn engine(&self) -> Arc<dyn Engine> {
-        self.engine.clone()
+    fn engine(&self) -> &dyn Engine {
+        &self.engine
     }
 
     fn crash(self) -> Self {
         self.disk.crash();
-        let engine = Arc::new(self.disk.open());
+        let engine = self.disk.open();
         Memory { disk: self.disk, engine }
+    }
+
+    fn close(self) -> impl Sized {
+        self.disk
     }
 }
 
@@ -44,7 +48,7 @@ impl Subject for Memory {
 pub(super) struct Rocks {
     database: Database,
     folder: tempfile::TempDir,
-    engine: Arc<super::RocksEngine>,
+    engine: super::RocksEngine,
 }
 
 #[cfg(feature = "rocksdb")]
@@ -55,7 +59,7 @@ impl Rocks {
             Database::Log => RocksEngine::open_log(&folder.path().join("db"), &Tuning::small()),
             Database::State => RocksEngine::open_state(&folder.path().join("db"), &Tuning::small()),
         };
-        Rocks { database, folder, engine: Arc::new(engine.unwrap()) }
+        Rocks { database, folder, engine: engine.unwrap() }
     }
 }
 
@@ -65,8 +69,8 @@ impl Subject for Rocks {
         Self::open_in(database, tempfile::tempdir().unwrap())
     }
 
-    fn engine(&self) -> Arc<dyn Engine> {
-        self.engine.clone()
+    fn engine(&self) -> &dyn Engine {
+        &self.engine
     }
 
     /// Opens a copy of the files made while the database was open: closing it would flush.
@@ -81,6 +85,10 @@ impl Subject for Rocks {
             }
         };
         Self::open_in(self.database, copy)
+    }
+
+    fn close(self) -> impl Sized {
+        self.folder
     }
 }
 
@@ -190,9 +198,9 @@ fn rows_are_set_replaced_and_removed<S: Subject>() {
     let subject = S::create(Database::State);
     let engine = subject.engine();
     assert_eq!(engine.get(Table::Dedup, b"a").unwrap(), None);
-    put(&*engine, Table::Dedup, b"a", b"1");
-    put(&*engine, Table::Cursors, b"a", b"of another table");
-    put(&*engine, Table::Dedup, b"a", b"2");
+    put(engine, Table::Dedup, b"a", b"1");
+    put(engine, Table::Cursors, b"a", b"of another table");
+    put(engine, Table::Dedup, b"a", b"2");
     assert_eq!(engine.get(Table::Dedup, b"a").unwrap().unwrap(), b"2"[..]);
     let mut batch = Batch::default();
     batch.delete(Table::Dedup, b"a".to_vec());
@@ -207,22 +215,22 @@ fn scans_keep_to_their_range_in_both_directions<S: Subject>() {
     let subject = S::create(Database::State);
     let engine = subject.engine();
     for (number, key) in [&b"a"[..], b"b", b"b\0", b"bb", b"c", b"\xff\xff"].iter().enumerate() {
-        put(&*engine, Table::Messages, key, &[number as u8]);
+        put(engine, Table::Messages, key, &[number as u8]);
         if number == 2 {
             engine.flush().unwrap();
         }
     }
     let inside = [row(b"b", &[1]), row(b"b\0", &[2]), row(b"bb", &[3])];
-    assert_eq!(rows(&*engine, Table::Messages, range(b"b", b"c")), inside);
+    assert_eq!(rows(engine, Table::Messages, range(b"b", b"c")), inside);
     let backward = engine.scan(Table::Messages, range(b"b", b"c"), Direction::Backward);
     let backward: Vec<_> = backward.map(|row| row.unwrap().0.to_vec()).collect();
     assert_eq!(backward, [&b"bb"[..], b"b\0", b"b"]);
-    assert_eq!(rows(&*engine, Table::Messages, all()).len(), 6);
+    assert_eq!(rows(engine, Table::Messages, all()).len(), 6);
     let last = engine.scan(Table::Messages, all(), Direction::Backward).next().unwrap().unwrap();
     assert_eq!(last.0, b"\xff\xff"[..]);
-    assert!(rows(&*engine, Table::Messages, range(b"c", b"b")).is_empty(), "turned around");
-    assert!(rows(&*engine, Table::Messages, range(b"b", b"b")).is_empty());
-    assert!(rows(&*engine, Table::Cursors, all()).is_empty());
+    assert!(rows(engine, Table::Messages, range(b"c", b"b")).is_empty(), "turned around");
+    assert!(rows(engine, Table::Messages, range(b"b", b"b")).is_empty());
+    assert!(rows(engine, Table::Cursors, all()).is_empty());
 }
 
 fn a_batch_applies_in_order<S: Subject>() {
@@ -235,29 +243,29 @@ fn a_batch_applies_in_order<S: Subject>() {
     batch.delete_range(Table::Dedup, range(b"z", b"a"));
     batch.put(Table::Dedup, b"b".to_vec(), b"2".to_vec());
     engine.write(batch, Durability::Flushed).unwrap();
-    assert_eq!(rows(&*engine, Table::Dedup, all()), [row(b"b", b"2")]);
+    assert_eq!(rows(engine, Table::Dedup, all()), [row(b"b", b"2")]);
 }
 
 fn open_ended_ranges_reach_the_last_key<S: Subject>() {
     let subject = S::create(Database::State);
     let engine = subject.engine();
-    put(&*engine, Table::Dedup, b"a", b"1");
-    put(&*engine, Table::Dedup, &[0xff; 402], b"2");
+    put(engine, Table::Dedup, b"a", b"1");
+    put(engine, Table::Dedup, &[0xff; 402], b"2");
     let mut batch = Batch::default();
     batch.delete_range(Table::Dedup, KeyRange { start: b"b".to_vec(), end: None });
     engine.write(batch, Durability::Flushed).unwrap();
-    assert_eq!(rows(&*engine, Table::Dedup, all()), [row(b"a", b"1")]);
+    assert_eq!(rows(engine, Table::Dedup, all()), [row(b"a", b"1")]);
 }
 
 fn a_scan_and_a_pin_see_one_moment<S: Subject>() {
     let subject = S::create(Database::State);
     let engine = subject.engine();
-    put(&*engine, Table::Dedup, b"a", b"1");
-    put(&*engine, Table::Dedup, b"b", b"1");
+    put(engine, Table::Dedup, b"a", b"1");
+    put(engine, Table::Dedup, b"b", b"1");
     let pin = engine.pin();
     let mut scan = engine.scan(Table::Dedup, all(), Direction::Forward);
-    put(&*engine, Table::Dedup, b"a", b"2");
-    put(&*engine, Table::Dedup, b"c", b"2");
+    put(engine, Table::Dedup, b"a", b"2");
+    put(engine, Table::Dedup, b"c", b"2");
     let mut batch = Batch::default();
     batch.delete_range(Table::Dedup, range(b"b", b"c"));
     engine.write(batch, Durability::Flushed).unwrap();
@@ -269,34 +277,35 @@ fn a_scan_and_a_pin_see_one_moment<S: Subject>() {
     assert_eq!(rows(&*pin, Table::Dedup, all()), before);
     assert_eq!(pin.get(Table::Dedup, b"a").unwrap().unwrap(), b"1"[..]);
     assert_eq!(pin.get(Table::Dedup, b"c").unwrap(), None);
-    assert_eq!(rows(&*engine, Table::Dedup, all()), [row(b"a", b"2"), row(b"c", b"2")]);
-    drop(engine);
+    assert_eq!(rows(engine, Table::Dedup, all()), [row(b"a", b"2"), row(b"c", b"2")]);
+    let _disk = subject.close();
     assert_eq!(rows(&*pin, Table::Dedup, all()), before, "a pin holds what it needs");
 }
 
 fn a_synced_write_survives_a_crash<S: Subject>() {
     let subject = S::create(Database::Log);
-    put(&*subject.engine(), Table::RaftLog, b"a", b"1");
-    put(&*subject.engine(), Table::RaftMeta, b"a", b"2");
+    put(subject.engine(), Table::RaftLog, b"a", b"1");
+    put(subject.engine(), Table::RaftMeta, b"a", b"2");
     let subject = subject.crash();
-    assert_eq!(rows(&*subject.engine(), Table::RaftLog, all()), [row(b"a", b"1")]);
+    assert_eq!(rows(subject.engine(), Table::RaftLog, all()), [row(b"a", b"1")]);
     let subject = subject.crash();
-    assert_eq!(rows(&*subject.engine(), Table::RaftMeta, all()), [row(b"a", b"2")]);
+    assert_eq!(rows(subject.engine(), Table::RaftMeta, all()), [row(b"a", b"2")]);
 }
 
 fn a_flush_is_all_or_nothing_over_all_tables<S: Subject>() {
     let subject = S::create(Database::State);
     let engine = subject.engine();
     for table in Table::STATE {
-        put(&*engine, *table, b"a", b"flushed");
+        put(engine, *table, b"a", b"flushed");
     }
     engine.flush().unwrap();
     for table in Table::STATE {
-        put(&*engine, *table, b"a", b"not flushed");
+        put(engine, *table, b"a", b"not flushed");
     }
-    let engine = subject.crash().engine();
+    let subject = subject.crash();
+    let engine = subject.engine();
     for table in Table::STATE {
-        assert_eq!(rows(&*engine, *table, all()), [row(b"a", b"flushed")], "{}", table.name());
+        assert_eq!(rows(engine, *table, all()), [row(b"a", b"flushed")], "{}", table.name());
     }
 }
 
@@ -318,11 +327,11 @@ fn staged_rows_replace_a_range<S: Subject>() {
     let subject = S::create(Database::State);
     let engine = subject.engine();
     for key in [b"a", b"b", b"c", b"d"] {
-        put(&*engine, Table::Messages, key, b"old");
-        put(&*engine, Table::Dedup, key, b"old");
+        put(engine, Table::Messages, key, b"old");
+        put(engine, Table::Dedup, key, b"old");
     }
     stage(
-        &*engine,
+        engine,
         "one",
         &[
             (Table::Messages, b"b", b"new"),
@@ -330,7 +339,7 @@ fn staged_rows_replace_a_range<S: Subject>() {
             (Table::Messages, b"bb", b"new"),
         ],
     );
-    assert_eq!(rows(&*engine, Table::Messages, all()).len(), 4, "staged rows are outside");
+    assert_eq!(rows(engine, Table::Messages, all()).len(), 4, "staged rows are outside");
     let clear = [
         (Table::Messages, range(b"b", b"c")),
         (Table::Messages, range(b"d", b"e")),
@@ -338,24 +347,25 @@ fn staged_rows_replace_a_range<S: Subject>() {
     ];
     engine.bring_in("one", &clear).unwrap();
     let messages = [row(b"a", b"old"), row(b"b", b"new"), row(b"bb", b"new"), row(b"c", b"old")];
-    assert_eq!(rows(&*engine, Table::Messages, all()), messages);
-    let engine = subject.crash().engine();
-    assert_eq!(rows(&*engine, Table::Messages, all()), messages, "durable on return");
+    assert_eq!(rows(engine, Table::Messages, all()), messages);
+    let subject = subject.crash();
+    let engine = subject.engine();
+    assert_eq!(rows(engine, Table::Messages, all()), messages, "durable on return");
     let dedup = [row(b"a", b"old"), row(b"b", b"new"), row(b"d", b"old")];
-    assert_eq!(rows(&*engine, Table::Dedup, all()), dedup);
+    assert_eq!(rows(engine, Table::Dedup, all()), dedup);
 }
 
 fn bringing_in_can_be_repeated<S: Subject>() {
     let subject = S::create(Database::State);
-    stage(&*subject.engine(), "one", &[(Table::Messages, b"b", b"new")]);
+    stage(subject.engine(), "one", &[(Table::Messages, b"b", b"new")]);
     let clear = [(Table::Messages, range(b"b", b"c"))];
     subject.engine().bring_in("one", &clear).unwrap();
-    put(&*subject.engine(), Table::Messages, b"b", b"changed");
-    put(&*subject.engine(), Table::Messages, b"b2", b"changed");
+    put(subject.engine(), Table::Messages, b"b", b"changed");
+    put(subject.engine(), Table::Messages, b"b2", b"changed");
     subject.engine().bring_in("one", &clear).unwrap();
     let subject = subject.crash();
     subject.engine().bring_in("one", &clear).unwrap();
-    assert_eq!(rows(&*subject.engine(), Table::Messages, all()), [row(b"b", b"new")]);
+    assert_eq!(rows(subject.engine(), Table::Messages, all()), [row(b"b", b"new")]);
 }
 
 fn rows_staged_for_other_tables_stay_outside<S: Subject>() {
@@ -363,10 +373,10 @@ fn rows_staged_for_other_tables_stay_outside<S: Subject>() {
     let engine = subject.engine();
     let staged: [(Table, &[u8], &[u8]); 2] =
         [(Table::Messages, b"b", b"new"), (Table::Topology, b"t", b"new")];
-    stage(&*engine, "one", &staged);
+    stage(engine, "one", &staged);
     engine.bring_in("one", &[(Table::Messages, all()), (Table::Cursors, all())]).unwrap();
-    assert!(rows(&*engine, Table::Topology, all()).is_empty());
-    assert_eq!(rows(&*engine, Table::Messages, all()).len(), 1);
+    assert!(rows(engine, Table::Topology, all()).is_empty());
+    assert_eq!(rows(engine, Table::Messages, all()).len(), 1);
 }
 
 fn unsealed_rows_cannot_be_brought_in<S: Subject>() {
@@ -381,14 +391,14 @@ fn staging_areas_are_listed_and_removed<S: Subject>() {
     let subject = S::create(Database::State);
     let engine = subject.engine();
     assert!(engine.staged().unwrap().is_empty());
-    stage(&*engine, "two", &[(Table::Messages, b"b", b"new")]);
-    stage(&*engine, "one", &[]);
+    stage(engine, "two", &[(Table::Messages, b"b", b"new")]);
+    stage(engine, "one", &[]);
     let unsealed = engine.stage("three").unwrap();
     drop(unsealed);
     assert_eq!(engine.staged().unwrap(), ["one", "three", "two"]);
-    stage(&*engine, "two", &[(Table::Messages, b"c", b"newer")]);
+    stage(engine, "two", &[(Table::Messages, b"c", b"newer")]);
     engine.bring_in("two", &[(Table::Messages, all())]).unwrap();
-    assert_eq!(rows(&*engine, Table::Messages, all()), [row(b"c", b"newer")]);
+    assert_eq!(rows(engine, Table::Messages, all()), [row(b"c", b"newer")]);
     for name in ["one", "two", "three", "never-there"] {
         engine.unstage(name).unwrap();
     }
@@ -425,8 +435,9 @@ fn a_large_staging_area_comes_in_whole<S: Subject>() {
     }
     staging.seal().unwrap();
     engine.bring_in("one", &[(Table::Messages, all())]).unwrap();
-    let engine = subject.crash().engine();
-    let found = rows(&*engine, Table::Messages, all());
+    let subject = subject.crash();
+    let engine = subject.engine();
+    let found = rows(engine, Table::Messages, all());
     assert_eq!(found.len(), 200);
     for (number, (key, stored)) in (0u32..).zip(found) {
         assert_eq!((key, stored), (number.to_be_bytes().to_vec(), value(number)));

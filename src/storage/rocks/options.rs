@@ -85,8 +85,7 @@ pub(super) fn of_table(table: Table, tuning: &Tuning, cache: Option<&Cache>) -> 
             options.set_min_blob_size(tuning.blob_bytes_min);
             options.set_blob_compression_type(DBCompressionType::Lz4);
             // Without it the payloads of trimmed and redacted messages would stay on disk for ever.
-            // Off until it is known why a scan after an ingest can miss a file that collection removed.
-            options.set_enable_blob_gc(false);
+            options.set_enable_blob_gc(true);
         }
         Table::RaftMeta => options.set_write_buffer_size(tuning.log_memtable_bytes / 8),
         _ => options.set_write_buffer_size(tuning.state_memtable_bytes / 4),
