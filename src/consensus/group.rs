@@ -1,9 +1,10 @@
 //! One group's replica on this node, as the floors above see it.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use openraft::ServerState;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
@@ -11,7 +12,7 @@ use super::config::RaftTiming;
 use super::log_store::GroupLog;
 use super::network::{GroupNetwork, RaftTransport};
 use super::proposer::Proposer;
-use super::raft_types::Raft;
+use super::raft_types::{Raft, RaftVote};
 use super::read_index::{ReadIndex, RemoteReadIndex};
 use super::snapshot_source::SnapshotSource;
 use super::state_machine::{Applied, GroupStateMachine};
@@ -62,6 +63,8 @@ pub struct Group {
     read_index: ReadIndex,
     last_barrier: Mutex<Option<Barrier>>,
     admission: Arc<Admission>,
+    /// The newest snapshot transfer to this replica.
+    incoming: watch::Sender<u64>,
 }
 
 impl Group {
@@ -87,6 +90,7 @@ impl Group {
             applied,
             source,
             admission,
+            incoming: watch::Sender::new(0),
         }))
     }
 
@@ -108,6 +112,28 @@ impl Group {
     /// What can send this replica's state.
     pub fn snapshot_source(&self) -> &SnapshotSource {
         &self.source
+    }
+
+    /// Notes that a snapshot transfer to this replica begins, and returns what ends once a newer one has begun.
+    pub fn take_in(&self, transfer: u64) -> impl Future<Output = ()> + use<> {
+        let mut newest = self.incoming.subscribe();
+        self.incoming.send_if_modified(|newest| {
+            let newer = transfer > *newest;
+            *newest = transfer.max(*newest);
+            newer
+        });
+        async move {
+            // An error means that the replica is gone: its transfers are over too.
+            let _ = newest.wait_for(|newest| *newest != transfer).await;
+        }
+    }
+
+    /// The vote that this replica has given, if it stands in the way of `vote`: whoever sends with an older one does
+    /// not lead any more.
+    pub fn newer_vote(&self, vote: &RaftVote) -> Option<RaftVote> {
+        use openraft::async_runtime::WatchReceiver;
+        let own = self.raft.server_metrics().borrow_watched().vote;
+        (own > *vote).then_some(own)
     }
 
     /// The log, for the flush coordinator.

@@ -1,6 +1,7 @@
 //! The replicas of this node, and which group a conversation is in.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use tokio::sync::{oneshot, watch};
@@ -105,6 +106,8 @@ pub struct Replicas {
     /// One replica is made or removed at a time.
     making: tokio::sync::Mutex<()>,
     topology: watch::Sender<Option<Arc<Topology>>>,
+    /// Snapshots that were begun to be received.
+    transfers: AtomicU64,
 }
 
 impl Replicas {
@@ -119,6 +122,7 @@ impl Replicas {
             problems: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             topology: watch::Sender::new(None),
+            transfers: AtomicU64::new(0),
         });
         replicas.refresh_topology()?;
         for (id, recovery) in &storage.groups {
@@ -300,6 +304,11 @@ impl Replicas {
     /// The database of applied state.
     pub fn state_engine(&self) -> &Arc<dyn Engine> {
         &self.state
+    }
+
+    /// A number for a snapshot that is about to be received: no other transfer of this process has it.
+    pub fn next_transfer(&self) -> u64 {
+        self.transfers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The topology; none before the cluster is initialized.

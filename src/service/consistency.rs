@@ -11,8 +11,8 @@ use super::errors::CallError;
 use super::reads;
 use super::validate::{Problem, Violation};
 use crate::consensus::{Barrier, Group};
+use crate::storage::View;
 use crate::storage::records::{ConversationHead, GroupRow};
-use crate::storage::{StorageError, View};
 use crate::types::{Clock, ConversationName, LogIndex, Seq};
 
 /// The longest staleness that can be asked for.
@@ -131,7 +131,7 @@ pub fn check_age(level: Level, position: &proto::Position) -> Result<(), CallErr
 ///
 /// # Errors
 /// WRONG_GROUP if the group does not hold the conversation (any more): this is why ranges are checked after the
-/// barrier and not when the call is routed.
+/// barrier and not when the call is routed. Retryable while a snapshot is being installed.
 pub async fn look(
     api: &Api,
     group: &Arc<Group>,
@@ -140,7 +140,7 @@ pub async fn look(
 ) -> Result<ReadPoint, CallError> {
     let view = group.pin();
     let (id, pinned, wanted) = (group.id(), view.clone(), name.clone());
-    let found = group.offload(move || -> Result<_, StorageError> {
+    let found = group.offload(move || -> Result<_, CallError> {
         let row = reads::group_row(pinned.as_ref(), id)?;
         Ok((row, reads::head(pinned.as_ref(), &wanted)?))
     });

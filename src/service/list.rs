@@ -12,7 +12,9 @@ use super::errors::{CallError, Effect};
 use super::validate::{Problem, Violation};
 use super::{Api, convert, forward, reads, validate};
 use crate::log::{Topology, TopologyGroup};
-use crate::types::{ConversationId, ConversationName, HashRange, NodeId, PlacementHash, limits};
+use crate::types::{
+    ConversationId, ConversationName, GroupId, HashRange, NodeId, PlacementHash, limits,
+};
 
 /// Conversations of a page when the caller does not say.
 const PAGE_DEFAULT: u32 = 100;
@@ -60,14 +62,17 @@ async fn list_here(
     let held: Vec<(HashRange, _)> = topology
         .groups
         .iter()
-        .filter(|group| api.replicas.get(group.id).is_some())
+        .filter(|group| is_here(api, group.id))
         .map(|group| (group.range, group.id))
         .collect();
     // All replicas of a node share one state database, so that any of them shows the names of all.
     let any = held.first().and_then(|(_, group)| api.replicas.get(*group));
     let Some(any) = any else { return Ok(None) };
     let (view, prefix) = (any.pin(), prefix.to_owned());
-    let list = move || {
+    let list = move || -> Result<Vec<Conversation>, CallError> {
+        for (_, group) in &held {
+            reads::group_row(view.as_ref(), *group)?;
+        }
         let group_of = |hash: PlacementHash| {
             held.iter().find(|(range, _)| range.contains(hash)).map(|(_, group)| *group)
         };
@@ -78,7 +83,7 @@ async fn list_here(
             let group = group_of(head.name.id().placement())?;
             Some(convert::conversation(head, group))
         });
-        Ok::<Vec<_>, crate::storage::StorageError>(conversations.collect())
+        Ok(conversations.collect())
     };
     let conversations = any.offload(list).await?;
     let complete_to = match conversations.len() < page_size {
@@ -88,6 +93,11 @@ async fn list_here(
     Ok(Some(Source { conversations, complete_to }))
 }
 
+/// Whether this node's replica of a group can be listed. One that was just made knows nothing yet.
+fn is_here(api: &Api, group: GroupId) -> bool {
+    api.replicas.get(group).is_some_and(|local| local.range().is_some())
+}
+
 /// For each node to be asked, the ranges that it is asked for.
 fn missing_here(
     api: &Api,
@@ -95,7 +105,7 @@ fn missing_here(
 ) -> Result<BTreeMap<NodeId, Vec<HashRange>>, CallError> {
     let here = api.replicas.node();
     let mut missing: BTreeMap<NodeId, Vec<HashRange>> = BTreeMap::new();
-    for group in topology.groups.iter().filter(|group| api.replicas.get(group.id).is_none()) {
+    for group in topology.groups.iter().filter(|group| !is_here(api, group.id)) {
         let node = source_of(group, here, &missing).ok_or_else(CallError::replica_gone)?;
         missing.entry(node).or_default().push(group.range);
     }

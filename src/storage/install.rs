@@ -4,6 +4,10 @@
 //! in a staging area; write into the group's row that this area is being installed, and flush; remove and bring in
 //! table by table; write the new row, which ends the mark, and flush. Opening repeats everything after the mark.
 
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::records::{ConversationHead, GroupRow, NameRow, Record};
 use super::{
     Batch, Direction, Durability, Engine, KeyRange, Overlay, Staging, StorageError, Table, View,
@@ -17,27 +21,54 @@ const NAMES_PER_WRITE: usize = 1_000;
 /// Rows on their way into a staging area.
 pub struct SnapshotSink {
     group: GroupId,
-    name: String,
+    area: StagingArea,
     staging: Box<dyn Staging>,
 }
 
 /// A sealed staging area and the row that its rows belong to.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct StagedSnapshot {
-    name: String,
+    area: StagingArea,
     row: GroupRow,
 }
 
-fn staging_name(group: GroupId) -> String {
-    format!("group-{group}")
+/// A staging area of one transfer, removed with its owner unless an install has begun: from then on the mark in the
+/// group's row names it, and rolling forward needs it.
+struct StagingArea {
+    engine: Arc<dyn Engine>,
+    name: String,
+    is_installing: AtomicBool,
+}
+
+impl Drop for StagingArea {
+    fn drop(&mut self) {
+        if self.is_installing.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = self.engine.unstage(&self.name) {
+            tracing::warn!(name = self.name, %error, "a staging area could not be removed");
+        }
+    }
+}
+
+impl fmt::Debug for StagingArea {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl SnapshotSink {
-    /// Begins anew: what an earlier transfer left is removed. One transfer for each group at a time.
-    pub fn begin(engine: &dyn Engine, group: GroupId) -> Result<Self, StorageError> {
-        let name = staging_name(group);
+    /// Begins a transfer, in an area of its own: two leaders may send at the same time, and what one of them has sent
+    /// must never be sealed by the other. `transfer` is a number that this process gave to no other transfer.
+    pub fn begin(
+        engine: Arc<dyn Engine>,
+        group: GroupId,
+        transfer: u64,
+    ) -> Result<Self, StorageError> {
+        let name = format!("group-{group}-{transfer}");
         let staging = engine.stage(&name)?;
-        Ok(SnapshotSink { group, name, staging })
+        let area = StagingArea { engine, name, is_installing: AtomicBool::new(false) };
+        Ok(SnapshotSink { group, area, staging })
     }
 
     /// Adds a row that belongs to the group's state; keys of one table ascend.
@@ -58,7 +89,7 @@ impl SnapshotSink {
     /// Makes the rows durable.
     pub fn finish(self, row: GroupRow) -> Result<StagedSnapshot, StorageError> {
         self.staging.seal()?;
-        Ok(StagedSnapshot { name: self.name, row })
+        Ok(StagedSnapshot { area: self.area, row })
     }
 }
 
@@ -69,19 +100,22 @@ pub fn install(
     replica: ReplicaId,
     staged: StagedSnapshot,
 ) -> Result<GroupRow, StorageError> {
+    let StagedSnapshot { area, row } = staged;
     let old = stored_row(engine, group)?;
-    let mut new = GroupRow { replica, installing: Some(staged.name.clone()), ..staged.row };
+    let mut new = GroupRow { replica, installing: Some(area.name.clone()), ..row };
     // The mark carries the new row already, so that rolling forward needs nothing else; until it is cleared, nothing
     // but rolling forward reads it. The range to clear is that of both states.
     let clear = union(old.and_then(|row| row.range), new.range);
+    area.is_installing.store(true, Ordering::Release);
     write_row(engine, group, &new)?;
     engine.flush()?;
-    complete(engine, group, &mut new, clear)?;
-    engine.unstage(&staged.name)?;
+    complete(engine, group, &mut new, &area.name, clear)?;
+    engine.unstage(&area.name)?;
     Ok(new)
 }
 
-/// Finishes installs that a crash interrupted. Before anything else reads the state.
+/// Finishes installs that a crash interrupted and removes what transfers that did not get that far have left. Before
+/// anything else reads the state.
 pub fn roll_forward(engine: &dyn Engine) -> Result<Vec<GroupId>, StorageError> {
     let mut finished = Vec::new();
     let whole = KeyRange { start: Vec::new(), end: None };
@@ -96,9 +130,12 @@ pub fn roll_forward(engine: &dyn Engine) -> Result<Vec<GroupId>, StorageError> {
             reason: "a key is too short".to_owned(),
         })?);
         let range = row.range;
-        complete(engine, group, &mut row, range)?;
+        complete(engine, group, &mut row, &name, range)?;
         engine.unstage(&name)?;
         finished.push(group);
+    }
+    for name in engine.staged()? {
+        engine.unstage(&name)?;
     }
     Ok(finished)
 }
@@ -108,9 +145,9 @@ fn complete(
     engine: &dyn Engine,
     group: GroupId,
     row: &mut GroupRow,
+    name: &str,
     clear: Option<HashRange>,
 ) -> Result<(), StorageError> {
-    let name = row.installing.clone().unwrap_or_else(|| staging_name(group));
     let whole = KeyRange { start: Vec::new(), end: None };
     let tables: Vec<_> = match (group.is_meta(), clear) {
         (true, _) => vec![(Table::Topology, whole)],
@@ -121,7 +158,7 @@ fn complete(
         (false, None) => Vec::new(),
     };
     if !tables.is_empty() {
-        engine.bring_in(&name, &tables)?;
+        engine.bring_in(name, &tables)?;
     }
     if let Some(range) = clear {
         rebuild_names(engine, range)?;
@@ -193,4 +230,60 @@ fn write_row(engine: &dyn Engine, group: GroupId, row: &GroupRow) -> Result<(), 
     let mut batch = Batch::default();
     batch.put(Table::Groups, key, value);
     engine.write(batch, Durability::Flushed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Database, MemoryDisk};
+    use crate::types::{Incarnation, NodeId};
+
+    const GROUP: GroupId = GroupId(3);
+
+    fn row() -> GroupRow {
+        let replica = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
+        GroupRow { range: Some(HashRange::ALL), ..GroupRow::blank(replica) }
+    }
+
+    fn add(sink: &mut SnapshotSink, key: &[u8]) {
+        sink.add(Table::Messages, key, b"value").unwrap();
+    }
+
+    fn messages(engine: &dyn Engine) -> Vec<Vec<u8>> {
+        let whole = KeyRange { start: Vec::new(), end: None };
+        let rows = engine.scan(Table::Messages, whole, Direction::Forward);
+        rows.map(|row| row.unwrap().0.to_vec()).collect()
+    }
+
+    /// Breaks G1 if it fails: a leader's whole snapshot would be replaced by another's half.
+    #[test]
+    fn transfers_of_two_leaders_do_not_touch_each_other() {
+        let disk = MemoryDisk::new(Database::State);
+        let engine: Arc<dyn Engine> = Arc::new(disk.open());
+        let mut older = SnapshotSink::begin(engine.clone(), GROUP, 1).unwrap();
+        add(&mut older, b"older 1");
+        let mut newer = SnapshotSink::begin(engine.clone(), GROUP, 2).unwrap();
+        add(&mut newer, b"newer 1");
+        add(&mut older, b"older 2");
+        let older = older.finish(row()).unwrap();
+        add(&mut newer, b"newer 2");
+        let newer = newer.finish(row()).unwrap();
+        install(engine.as_ref(), GROUP, row().replica, newer).unwrap();
+        assert_eq!(messages(engine.as_ref()), [b"newer 1", b"newer 2"]);
+        assert_eq!(engine.staged().unwrap(), ["group-3-1"]);
+        drop(older);
+        assert!(engine.staged().unwrap().is_empty(), "what was not installed is removed");
+    }
+
+    #[test]
+    fn a_transfer_that_a_crash_cut_off_leaves_nothing() {
+        let disk = MemoryDisk::new(Database::State);
+        let engine: Arc<dyn Engine> = Arc::new(disk.open());
+        let mut sink = SnapshotSink::begin(engine.clone(), GROUP, 1).unwrap();
+        add(&mut sink, b"row");
+        disk.crash();
+        let reopened = disk.open();
+        assert_eq!(roll_forward(&reopened).unwrap(), []);
+        assert!(reopened.staged().unwrap().is_empty());
+    }
 }

@@ -173,7 +173,8 @@ pub async fn opening(
     }
 }
 
-/// Takes the rows of a transfer and installs them through Raft.
+/// Takes the rows of a transfer and installs them through Raft. A newer transfer to the same replica ends this one, so
+/// that a leader which has died in the middle holds up nobody.
 pub async fn receive(
     group: &Arc<Group>,
     replicas: &Replicas,
@@ -188,14 +189,22 @@ pub async fn receive(
     if !group.admission().takes_entries() {
         return Err(Status::unavailable("the disk is nearly full"));
     }
+    if let Some(newer) = group.newer_vote(&vote) {
+        return Ok(proto::SnapshotReply { vote: Some(vote_to_wire(&newer)) });
+    }
+    let transfer = replicas.next_transfer();
+    let mut superseded = std::pin::pin!(group.take_in(transfer));
     let engine = replicas.state_engine().clone();
     let mut sink = group
-        .offload(move || SnapshotSink::begin(engine.as_ref(), route.group))
+        .offload(move || SnapshotSink::begin(engine, route.group, transfer))
         .await
         .map_err(storage)?;
     let mut received = 0;
     loop {
-        let frame = inbound.message().await?;
+        let frame = tokio::select! {
+            frame = inbound.message() => frame?,
+            () = &mut superseded => return Err(Status::aborted("a newer transfer has begun")),
+        };
         match frame.and_then(|frame| frame.step) {
             Some(Step::Rows(rows)) => {
                 received += rows.rows.len() as u64;

@@ -93,8 +93,9 @@ impl LocalDelivery {
         mut progress: Progress,
         bytes_max: u64,
     ) -> Result<(Progress, Step, Vec<MessageRecord>), CallError> {
-        let (view, name) = (self.group.pin(), self.name.clone());
-        let read = move || -> Result<_, StorageError> {
+        let (view, name, group) = (self.group.pin(), self.name.clone(), self.group.id());
+        let read = move || -> Result<_, CallError> {
+            reads::group_row(view.as_ref(), group)?;
             let head = reads::head(view.as_ref(), &name)?;
             let bounds = head.as_ref().map_or((Seq::FIRST, Seq::FIRST), |h| (h.first_seq, h.tail));
             let step = progress.step(bounds);
@@ -112,15 +113,14 @@ impl LocalDelivery {
             match (records.first(), records.last()) {
                 (Some(first), Some(last)) if first.seq == from => progress.delivered(last.seq),
                 _ => {
-                    return Err(StorageError::Damaged {
-                        place: format!("messages of {name}"),
-                        reason: format!("seq {from} is missing"),
-                    });
+                    let place = format!("messages of {name}");
+                    let reason = format!("seq {from} is missing");
+                    return Err(StorageError::Damaged { place, reason }.into());
                 }
             }
             Ok((progress, step, records))
         };
-        Ok(self.group.offload(read).await?)
+        self.group.offload(read).await
     }
 
     fn messages(&self, conversation: String, records: Vec<MessageRecord>) -> SubscribeResponse {

@@ -138,6 +138,12 @@ impl CallError {
         CallError::unavailable(reason::REPLICA_STOPPED, message, RETRY_LATER)
     }
 
+    /// The replica is taking in a snapshot and has no whole state to read until it is in.
+    pub fn installing() -> Self {
+        let message = "this replica is installing a snapshot";
+        CallError::unavailable(reason::REPLICA_STOPPED, message, RETRY_LATER)
+    }
+
     /// The conversation is in another group than the one asked.
     pub fn wrong_group() -> Self {
         let message = "the conversation has moved to another group";
