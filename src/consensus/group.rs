@@ -73,9 +73,9 @@ impl Group {
         let GroupParts { id, log, applied, timing, transport, remote, clock, admission } = parts;
         let replica = applied.replica();
         let source = SnapshotSource::new(id, applied.clone());
-        let network = GroupNetwork::new(transport, source.clone(), id, replica);
+        let network = GroupNetwork::new(transport, id, replica);
         let config = super::config::raft_config(id, &timing);
-        let machine = GroupStateMachine::new(applied.clone());
+        let machine = GroupStateMachine::new(source.clone());
         let raft = Raft::new(replica, config, network, log.clone(), machine)
             .await
             .map_err(|error| ProposeError::Stopped { reason: error.to_string() })?;

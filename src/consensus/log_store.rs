@@ -3,6 +3,9 @@
 //! Guarantees at stake: G1 (an entry counts only after its sync, a vote is answered only after its sync) and the
 //! contract that an entry can be read as soon as `append` returns.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
@@ -225,6 +228,21 @@ impl Tail {
     }
 }
 
+/// Of two positions the one with the higher index. Never the greater log id: that one goes by the term first, and an
+/// entry of a deposed leader can have a higher term at a lower index than what a snapshot put in its place.
+fn higher(one: Option<RaftLogId>, other: RaftLogId) -> Option<RaftLogId> {
+    Some(one.filter(|one| one.index >= other.index).unwrap_or(other))
+}
+
+/// Of two positions the one with the lower index; nothing lies below the first entry.
+fn lower(one: Option<RaftLogId>, other: Option<RaftLogId>) -> Option<RaftLogId> {
+    match (one, other) {
+        (Some(one), Some(other)) if one.index <= other.index => Some(one),
+        (Some(_), other) => other,
+        (None, _) => None,
+    }
+}
+
 fn entry_bytes(entry: &RaftEntry) -> usize {
     const ENVELOPE: usize = 64;
     match &entry.payload {
@@ -278,7 +296,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let state = self.state();
-        Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last.max(state.purged) })
+        Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last })
     }
 
     async fn get_log_reader(&mut self) -> GroupLog {
@@ -344,7 +362,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let group = self.shared.group;
         let (last, end) = {
             let mut state = self.state();
-            let last = state.last.min(last_log_id);
+            let last = lower(state.last, last_log_id);
             let end = last.map_or(0, |last| last.index + 1);
             state.tail.truncate_from(end);
             state.last = last;
@@ -360,8 +378,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     async fn purge(&mut self, log_id: RaftLogId) -> io::Result<()> {
         {
             let mut state = self.state();
-            state.purged = state.purged.max(Some(log_id));
-            state.last = state.last.max(Some(log_id));
+            state.purged = higher(state.purged, log_id);
+            state.last = higher(state.last, log_id);
             state.tail.purge_to(log_id.index);
         }
         // Nothing waits for a purge: after a crash it is done again.

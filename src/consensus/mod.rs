@@ -2,6 +2,8 @@
 
 mod admission;
 mod config;
+#[cfg(test)]
+mod conformance;
 mod errors;
 pub mod flusher;
 mod group;
@@ -15,6 +17,8 @@ mod replicas;
 mod snapshot_source;
 mod state_machine;
 mod tails;
+#[cfg(test)]
+mod tests;
 
 pub use admission::Admission;
 pub use config::RaftTiming;

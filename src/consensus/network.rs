@@ -92,26 +92,19 @@ pub trait RaftTransport: Send + Sync + 'static {
 /// Makes connections of one replica.
 pub struct GroupNetwork {
     transport: Arc<dyn RaftTransport>,
-    source: SnapshotSource,
     group: GroupId,
     own: ReplicaId,
 }
 
 impl GroupNetwork {
     /// The network of a group's replica.
-    pub fn new(
-        transport: Arc<dyn RaftTransport>,
-        source: SnapshotSource,
-        group: GroupId,
-        own: ReplicaId,
-    ) -> Self {
-        GroupNetwork { transport, source, group, own }
+    pub fn new(transport: Arc<dyn RaftTransport>, group: GroupId, own: ReplicaId) -> Self {
+        GroupNetwork { transport, group, own }
     }
 
     fn connection(&self, to: ReplicaId, lane: Lane) -> Connection {
         Connection {
             transport: self.transport.clone(),
-            source: self.source.clone(),
             route: Route { group: self.group, from: self.own, to },
             lane,
         }
@@ -133,7 +126,6 @@ impl RaftNetworkFactory<TypeConfig> for GroupNetwork {
 /// One replica's way to another.
 pub struct Connection {
     transport: Arc<dyn RaftTransport>,
-    source: SnapshotSource,
     route: Route,
     lane: Lane,
 }
@@ -181,11 +173,14 @@ impl NetSnapshot<TypeConfig> for Connection {
     async fn full_snapshot(
         &mut self,
         vote: RaftVote,
-        _snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
+        snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let sending = self.transport.send_snapshot(self.route, vote, self.source.clone());
+        let SnapshotData::Durable(source) = snapshot.snapshot else {
+            unreachable!("what is sent is what the state machine offered: its own state");
+        };
+        let sending = self.transport.send_snapshot(self.route, vote, source);
         tokio::select! {
             result = sending => Ok(SnapshotResponse::new(result?)),
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -18,7 +18,7 @@ use crate::log::{Topology, read_topology};
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{
     Batch, Done, Durability, Engine, GroupRecovery, LogWrite, LogWriter, Storage, StorageError,
-    Table, keys,
+    Table, install, keys,
 };
 use crate::types::{Clock, ConversationId, GroupId, HashRange, NodeId, ReplicaId, Term};
 
@@ -171,60 +171,53 @@ impl Replicas {
                     reason: self.problem_of(id).unwrap_or_default(),
                 });
             }
-            self.clear(id, row.range).await?;
+            self.clear_state(id, row.range).await?;
         }
+        // Also without a row: a crash may have come between the two.
+        self.clear_log(id).await?;
         let row = GroupRow::blank(replica);
-        let key = keys::group(id);
-        let mut batch = Batch::default();
-        let value = row.encode(&key);
-        batch.put(Table::Groups, key, value);
-        self.write_durably(batch).await?;
+        let (engine, stored) = (self.state.clone(), row.clone());
+        self.durably(move || write_row(engine.as_ref(), id, &stored)).await?;
         let log = GroupLog::new(id, self.log.clone(), self.writer.clone(), None);
         let applied = Arc::new(Applied::open(id, self.state.clone(), row));
         self.problems.lock().expect("no panic while locked").remove(&id);
         self.start(id, log, applied).await
     }
 
-    /// Removes what an older incarnation left. The log goes first: a state without its log is seen as damaged, a log
-    /// without its state could be taken for a voter's.
-    async fn clear(&self, id: GroupId, range: Option<HashRange>) -> Result<(), ReplicaError> {
+    /// Removes what an older incarnation had applied, and its row, without which nothing starts here. Only then goes
+    /// the log: an old row beside an empty log would be a voter that has forgotten its votes.
+    async fn clear_state(&self, id: GroupId, range: Option<HashRange>) -> Result<(), ReplicaError> {
         let old = self.groups.write().expect("no panic while locked").remove(&id);
         if let Some(group) = old {
             group.stop().await;
         }
+        let engine = self.state.clone();
+        self.durably(move || install::remove(engine.as_ref(), id, range)).await
+    }
+
+    async fn clear_log(&self, id: GroupId) -> Result<(), ReplicaError> {
         let (sender, receiver) = oneshot::channel();
         let done: Done = Box::new(move |result| drop(sender.send(result)));
         self.writer.submit(LogWrite::RemoveGroup { group: id, done }).await;
-        receiver.await.unwrap_or_else(|_| {
+        let result = receiver.await.unwrap_or_else(|_| {
             Err(StorageError::Failed {
                 action: "removing a log",
                 reason: "the log writer has stopped".into(),
             })
-        })?;
-        let mut batch = Batch::default();
-        match range {
-            Some(range) => {
-                for table in Table::BY_CONVERSATION {
-                    batch.delete_range(*table, keys::conversations_in(range));
-                }
-            }
-            None if id.is_meta() => batch.delete(Table::Topology, keys::topology()),
-            None => {}
-        }
-        self.write_durably(batch).await
+        });
+        Ok(result?)
     }
 
-    async fn write_durably(&self, batch: Batch) -> Result<(), ReplicaError> {
+    async fn durably(
+        &self,
+        change: impl FnOnce() -> Result<(), StorageError> + Send + 'static,
+    ) -> Result<(), ReplicaError> {
         let (sender, receiver) = oneshot::channel();
-        let engine = self.state.clone();
-        self.state.offload(Box::new(move || {
-            let result = engine.write(batch, Durability::Flushed).and_then(|()| engine.flush());
-            drop(sender.send(result));
-        }));
+        self.state.offload(Box::new(move || drop(sender.send(change()))));
         let result = receiver.await.unwrap_or_else(|_| {
             Err(StorageError::Failed {
-                action: "writing a replica's row",
-                reason: "the write was abandoned".into(),
+                action: "changing a replica's state",
+                reason: "the change was abandoned".into(),
             })
         });
         Ok(result?)
@@ -364,4 +357,13 @@ impl Replicas {
             nodes: group.replicas.iter().map(|replica| replica.node).collect(),
         })
     }
+}
+
+fn write_row(engine: &dyn Engine, id: GroupId, row: &GroupRow) -> Result<(), StorageError> {
+    let key = keys::group(id);
+    let value = row.encode(&key);
+    let mut batch = Batch::default();
+    batch.put(Table::Groups, key, value);
+    engine.write(batch, Durability::Flushed)?;
+    engine.flush()
 }

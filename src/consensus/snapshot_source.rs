@@ -1,16 +1,22 @@
 //! The sending side of a snapshot: rows read in bounded parts from a pinned view of the live state.
 
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use super::state_machine::Applied;
+use crate::storage::install::{SnapshotSink, StagedSnapshot};
 use crate::storage::records::{GroupRow, Record};
-use crate::storage::{Direction, KeyRange, StorageError, Table, View, keys};
+use crate::storage::{Direction, Engine, KeyRange, StorageError, Table, View, keys};
 use crate::types::{GroupId, LogIndex};
 
 /// Bytes of rows read at one time.
 const PART_BYTES_TARGET: usize = 1024 * 1024;
+
+/// The number of a transfer within this process, of which a replica takes one at a time. Those over the network count
+/// from 1.
+const WITHOUT_A_WIRE: u64 = 0;
 
 /// What can send a replica's state. Clones share it.
 #[derive(Clone)]
@@ -42,6 +48,37 @@ impl SnapshotSource {
     /// Which group.
     pub fn group(&self) -> GroupId {
         self.group
+    }
+
+    /// The replica's applied state.
+    pub(super) fn applied(&self) -> &Arc<Applied> {
+        &self.applied
+    }
+
+    /// Stages the present state for a replica of `group` in the same process: what a transfer does, without a wire.
+    /// Blocks. Nothing is staged if the source is of another group.
+    pub fn stage_into(
+        &self,
+        group: GroupId,
+        engine: Arc<dyn Engine>,
+    ) -> Result<StagedSnapshot, StorageError> {
+        if group != self.group {
+            return Err(StorageError::Failed {
+                action: "staging a snapshot",
+                reason: format!("it is of group {} and not of {group}", self.group),
+            });
+        }
+        let mut reader = self.open()?;
+        let mut sink = SnapshotSink::begin(engine, group, WITHOUT_A_WIRE)?;
+        loop {
+            let part = reader.next_part()?;
+            if part.is_empty() {
+                return sink.finish(reader.row().clone());
+            }
+            for (table, key, value) in part {
+                sink.add(table, &key, &value)?;
+            }
+        }
     }
 
     /// Pins the present state for one transfer.
@@ -76,6 +113,16 @@ impl SnapshotSource {
     /// Runs a job that reads from disk where it blocks nobody.
     pub fn offload(&self, job: Box<dyn FnOnce() + Send>) {
         self.applied.engine().offload(job);
+    }
+}
+
+impl fmt::Debug for SnapshotSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let replica = self.applied.replica();
+        f.debug_struct("SnapshotSource")
+            .field("group", &self.group)
+            .field("replica", &replica)
+            .finish_non_exhaustive()
     }
 }
 

@@ -13,11 +13,11 @@ use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::watch;
 
-use super::Tails;
 use super::raft_types::{
     Outcomes, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, TypeConfig, from_raft_log_id,
     membership_record, to_raft_log_id, to_stored_membership,
 };
+use super::{SnapshotSource, Tails};
 use crate::log::{self, GroupState, Proposal};
 use crate::storage::records::{GroupRow, LogId, MembershipRecord, Record};
 use crate::storage::{Durability, Engine, Overlay, Table, install, keys};
@@ -124,29 +124,30 @@ impl Applied {
 #[derive(Clone)]
 pub struct GroupStateMachine {
     applied: Arc<Applied>,
+    source: SnapshotSource,
 }
 
 /// A snapshot for openraft: never bytes. What is sent is read from a pinned view when it is sent; what was received
 /// lies in a staging area.
 #[derive(Debug)]
 pub enum SnapshotData {
-    /// The state of this replica at its durable mark.
-    Durable,
+    /// The state of the replica that it names, at its durable mark or later.
+    Durable(SnapshotSource),
     /// Rows that were received and sealed.
     Received(Box<install::StagedSnapshot>),
 }
 
 /// Builds nothing: the applied state is the snapshot.
 pub struct SnapshotBuilder {
-    applied: Arc<Applied>,
+    source: SnapshotSource,
     /// Makes what is applied durable first.
     of_now: bool,
 }
 
 impl GroupStateMachine {
-    /// The state machine over a replica's state.
-    pub fn new(applied: Arc<Applied>) -> Self {
-        GroupStateMachine { applied }
+    /// The state machine over the state of the replica that `source` can send.
+    pub fn new(source: SnapshotSource) -> Self {
+        GroupStateMachine { applied: source.applied().clone(), source }
     }
 
     /// Applies entries in one write and answers those that wait for one.
@@ -252,25 +253,36 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
 
     /// openraft itself never forces one: a forced one is made of what is applied now, any other of what is durable.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        Some(SnapshotBuilder { applied: self.applied.clone(), of_now: force })
+        Some(SnapshotBuilder { source: self.source.clone(), of_now: force })
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { applied: self.applied.clone(), of_now: true }
+        SnapshotBuilder { source: self.source.clone(), of_now: true }
     }
 
+    /// A snapshot that was received waits in a staging area. One of another replica in this process is staged first,
+    /// with the same rows that a transfer would have brought.
     async fn install_snapshot(
         &mut self,
-        _meta: &RaftSnapshotMeta,
+        meta: &RaftSnapshotMeta,
         snapshot: SnapshotData,
     ) -> io::Result<()> {
-        let SnapshotData::Received(staged) = snapshot else {
-            return Ok(()); // The state that is already here.
+        let staged = match snapshot {
+            SnapshotData::Received(staged) => *staged,
+            SnapshotData::Durable(source) if Arc::ptr_eq(source.applied(), &self.applied) => {
+                return Ok(()); // The state that is already here.
+            }
+            SnapshotData::Durable(source) => {
+                let (group, engine) = (self.applied.group, self.applied.engine.clone());
+                let staging = move || source.stage_into(group, engine);
+                offload(&self.applied, staging).await?.map_err(io::Error::other)?
+            }
         };
+        check_position(meta, staged.row())?;
         let applied = self.applied.clone();
         let installed = offload(&self.applied, move || {
             let replica = applied.replica();
-            install::install(applied.engine.as_ref(), applied.group, replica, *staged)
+            install::install(applied.engine.as_ref(), applied.group, replica, staged)
         });
         let row = installed.await?.map_err(io::Error::other)?;
         let mark = DurableMark { applied: row.applied, membership: row.membership.clone() };
@@ -284,7 +296,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
-        Ok(durable_snapshot(&self.applied))
+        Ok(durable_snapshot(&self.source))
     }
 }
 
@@ -296,29 +308,45 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     /// Answers from the durable mark; where it is asked to, or nothing is durable yet, makes what is applied durable
     /// first.
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
-        if let Some(snapshot) = durable_snapshot(&self.applied).filter(|_| !self.of_now) {
+        if let Some(snapshot) = durable_snapshot(&self.source).filter(|_| !self.of_now) {
             return Ok(snapshot);
         }
-        let mark = self.applied.live_mark();
-        let engine = self.applied.engine.clone();
-        offload(&self.applied, move || engine.flush()).await?.map_err(io::Error::other)?;
-        self.applied.raise_durable(mark);
-        Ok(durable_snapshot(&self.applied).unwrap_or_else(|| RaftSnapshot {
+        let applied = self.source.applied();
+        let mark = applied.live_mark();
+        let engine = applied.engine.clone();
+        offload(applied, move || engine.flush()).await?.map_err(io::Error::other)?;
+        applied.raise_durable(mark);
+        Ok(durable_snapshot(&self.source).unwrap_or_else(|| RaftSnapshot {
             meta: RaftSnapshotMeta::default(),
-            snapshot: SnapshotData::Durable,
+            snapshot: SnapshotData::Durable(self.source.clone()),
         }))
     }
 }
 
 /// What openraft may rely on: the state at the durable mark.
-fn durable_snapshot(applied: &Applied) -> Option<RaftSnapshot> {
-    let mark = applied.durable();
+fn durable_snapshot(source: &SnapshotSource) -> Option<RaftSnapshot> {
+    let mark = source.applied().durable();
     let log_id = mark.applied?;
     let meta = RaftSnapshotMeta {
         last_log_id: Some(to_raft_log_id(&log_id)),
         last_membership: to_stored_membership(&mark.membership),
     };
-    Some(RaftSnapshot { meta, snapshot: SnapshotData::Durable })
+    Some(RaftSnapshot { meta, snapshot: SnapshotData::Durable(source.clone()) })
+}
+
+/// openraft goes on behind the entry that it was told of. Rows that are newer would have the entries between applied
+/// to them twice, so such a snapshot is refused.
+fn check_position(meta: &RaftSnapshotMeta, row: &GroupRow) -> io::Result<()> {
+    let found = row.applied.as_ref().map(to_raft_log_id);
+    if found == meta.last_log_id {
+        return Ok(());
+    }
+    let place = |id: Option<RaftLogId>| id.map_or("nothing".to_owned(), |id| id.to_string());
+    Err(io::Error::other(format!(
+        "a snapshot has applied {}, and was announced as having applied {}",
+        place(found),
+        place(meta.last_log_id)
+    )))
 }
 
 /// Runs what waits for the disk on a thread where that blocks nobody.

@@ -1,41 +1,49 @@
 //! What every engine has to do, run over each of them.
 
+use std::sync::Arc;
+
 use super::{
     Batch, Database, Direction, Durability, Engine, KeyRange, MemoryDisk, MemoryEngine,
     StorageError, Table, View,
 };
 
 /// An engine under test together with what outlives it.
-pub(super) trait Subject: Sized {
+pub(crate) trait Subject: Sized {
     /// On an empty disk.
     fn create(database: Database) -> Self;
     /// The open engine. Borrowed, so that no test reads from a disk that is gone.
     fn engine(&self) -> &dyn Engine;
+    /// The open engine, for what has to own it.
+    fn shared(&self) -> Arc<dyn Engine>;
     /// The process dies without closing anything, and a new one opens what is on disk.
     fn crash(self) -> Self;
     /// Drops the engine; its disk stays as long as what is returned.
     fn close(self) -> impl Sized;
 }
 
-pub(super) struct Memory {
+pub(crate) struct Memory {
     disk: MemoryDisk,
-    engine: MemoryEngine,
+    engine: Arc<MemoryEngine>,
 }
 
 impl Subject for Memory {
     fn create(database: Database) -> Self {
         let disk = MemoryDisk::new(database);
-        let engine = disk.open();
+        let engine = Arc::new(disk.open());
         Memory { disk, engine }
     }
 
     fn engine(&self) -> &dyn Engine {
-        &self.engine
+        self.engine.as_ref()
+    }
+
+    fn shared(&self) -> Arc<dyn Engine> {
+        self.engine.clone()
     }
 
     fn crash(self) -> Self {
         self.disk.crash();
-        let engine = self.disk.open();
+        let engine = Arc::new(self.disk.open());
         Memory { disk: self.disk, engine }
     }
 
@@ -45,10 +53,10 @@ impl Subject for Memory {
 }
 
 #[cfg(feature = "rocksdb")]
-pub(super) struct Rocks {
+pub(crate) struct Rocks {
     database: Database,
     folder: tempfile::TempDir,
-    engine: super::RocksEngine,
+    engine: Arc<super::RocksEngine>,
 }
 
 #[cfg(feature = "rocksdb")]
@@ -59,7 +67,7 @@ impl Rocks {
             Database::Log => RocksEngine::open_log(&folder.path().join("db"), &Tuning::small()),
             Database::State => RocksEngine::open_state(&folder.path().join("db"), &Tuning::small()),
         };
-        Rocks { database, folder, engine: engine.unwrap() }
+        Rocks { database, folder, engine: Arc::new(engine.unwrap()) }
     }
 }
 
@@ -70,7 +78,11 @@ impl Subject for Rocks {
     }
 
     fn engine(&self) -> &dyn Engine {
-        &self.engine
+        self.engine.as_ref()
+    }
+
+    fn shared(&self) -> Arc<dyn Engine> {
+        self.engine.clone()
     }
 
     /// Opens a copy of the files made while the database was open: closing it would flush.

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::records::{ConversationHead, GroupRow, NameRow, Record};
 use super::{
-    Batch, Direction, Durability, Engine, KeyRange, Overlay, Staging, StorageError, Table, View,
-    keys,
+    Batch, Direction, Durability, Engine, KeyRange, Overlay, Rows, Staging, StorageError, Table,
+    View, keys,
 };
 use crate::types::{GroupId, HashRange, ReplicaId};
 
@@ -54,6 +54,13 @@ impl Drop for StagingArea {
 impl fmt::Debug for StagingArea {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
+    }
+}
+
+impl StagedSnapshot {
+    /// The group's row as of the snapshot.
+    pub fn row(&self) -> &GroupRow {
+        &self.row
     }
 }
 
@@ -114,12 +121,35 @@ pub fn install(
     Ok(new)
 }
 
+/// Removes a group's state, its row included, in one flush: whatever a crash leaves, the row tells whether the rest is
+/// there. Blocks; durable on return.
+pub fn remove(
+    engine: &dyn Engine,
+    group: GroupId,
+    range: Option<HashRange>,
+) -> Result<(), StorageError> {
+    let mut batch = Batch::default();
+    if let Some(range) = range {
+        // The listing of other groups shares the table, so it goes name by name, and first: as long as the row is
+        // there, this is done again.
+        forget_names(engine, range)?;
+        for table in Table::BY_CONVERSATION {
+            batch.delete_range(*table, keys::conversations_in(range));
+        }
+    }
+    if group.is_meta() {
+        batch.delete(Table::Topology, keys::topology());
+    }
+    batch.delete(Table::Groups, keys::group(group));
+    engine.write(batch, Durability::Flushed)?;
+    engine.flush()
+}
+
 /// Finishes installs that a crash interrupted and removes what transfers that did not get that far have left. Before
 /// anything else reads the state.
 pub fn roll_forward(engine: &dyn Engine) -> Result<Vec<GroupId>, StorageError> {
     let mut finished = Vec::new();
-    let whole = KeyRange { start: Vec::new(), end: None };
-    let rows = engine.scan(Table::Groups, whole, Direction::Forward);
+    let rows = engine.scan(Table::Groups, whole_table(), Direction::Forward);
     let rows: Vec<_> = rows.collect::<Result<_, _>>()?;
     for (key, value) in rows {
         let mut row = GroupRow::decode(&key, &value)?;
@@ -148,9 +178,8 @@ fn complete(
     name: &str,
     clear: Option<HashRange>,
 ) -> Result<(), StorageError> {
-    let whole = KeyRange { start: Vec::new(), end: None };
     let tables: Vec<_> = match (group.is_meta(), clear) {
-        (true, _) => vec![(Table::Topology, whole)],
+        (true, _) => vec![(Table::Topology, whole_table())],
         (false, Some(range)) => {
             let keys = keys::conversations_in(range);
             Table::BY_CONVERSATION.iter().map(|table| (*table, keys.clone())).collect()
@@ -170,43 +199,54 @@ fn complete(
 
 /// The listing of names is derived: what it says of a range is thrown away and written again from the heads.
 fn rebuild_names(engine: &dyn Engine, range: HashRange) -> Result<(), StorageError> {
-    let whole = KeyRange { start: Vec::new(), end: None };
+    forget_names(engine, range)?;
     let view = engine.pin();
-    let mut overlay = Overlay::new(view.as_ref());
-    let mut waiting = 0;
-    for row in view.scan(Table::Names, whole, Direction::Forward) {
-        let (key, value) = row?;
-        if range.contains(NameRow::decode(&key, &value)?.0.placement()) {
-            overlay.delete(Table::Names, key.to_vec());
-            waiting += 1;
-        }
-        if waiting == NAMES_PER_WRITE {
-            waiting = 0;
-            write_names(engine, std::mem::replace(&mut overlay, Overlay::new(view.as_ref())))?;
-        }
-    }
-    write_names(engine, overlay)?;
-    let view = engine.pin();
-    let mut overlay = Overlay::new(view.as_ref());
     let heads = keys::conversations_in(range);
-    for row in view.scan(Table::Conversations, heads, Direction::Forward) {
-        let (key, value) = row?;
-        let head = ConversationHead::decode(&key, &value)?;
+    let heads = view.scan(Table::Conversations, heads, Direction::Forward);
+    write_names(engine, view.as_ref(), heads, |overlay, key, value| {
+        let head = ConversationHead::decode(key, value)?;
         let key = keys::name(&head.name);
         let value = NameRow(head.name.id()).encode(&key);
         overlay.put(Table::Names, key, value);
-        waiting += 1;
-        if waiting == NAMES_PER_WRITE {
-            waiting = 0;
-            write_names(engine, std::mem::replace(&mut overlay, Overlay::new(view.as_ref())))?;
-        }
-    }
-    write_names(engine, overlay)
+        Ok(())
+    })
 }
 
-fn write_names(engine: &dyn Engine, overlay: Overlay<'_>) -> Result<(), StorageError> {
-    let batch = overlay.into_batch();
-    if batch.ops.is_empty() { Ok(()) } else { engine.write(batch, Durability::Flushed) }
+fn forget_names(engine: &dyn Engine, range: HashRange) -> Result<(), StorageError> {
+    let view = engine.pin();
+    let names = view.scan(Table::Names, whole_table(), Direction::Forward);
+    write_names(engine, view.as_ref(), names, |overlay, key, value| {
+        if range.contains(NameRow::decode(key, value)?.0.placement()) {
+            overlay.delete(Table::Names, key.to_vec());
+        }
+        Ok(())
+    })
+}
+
+/// Changes names as `rows` say, in writes of a bounded size.
+fn write_names(
+    engine: &dyn Engine,
+    view: &dyn View,
+    rows: Rows<'_>,
+    change: impl Fn(&mut Overlay<'_>, &[u8], &[u8]) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    let mut rows = rows.peekable();
+    while rows.peek().is_some() {
+        let mut overlay = Overlay::new(view);
+        for row in rows.by_ref().take(NAMES_PER_WRITE) {
+            let (key, value) = row?;
+            change(&mut overlay, &key, &value)?;
+        }
+        let batch = overlay.into_batch();
+        if !batch.ops.is_empty() {
+            engine.write(batch, Durability::Flushed)?;
+        }
+    }
+    Ok(())
+}
+
+fn whole_table() -> KeyRange {
+    KeyRange { start: Vec::new(), end: None }
 }
 
 fn union(one: Option<HashRange>, other: Option<HashRange>) -> Option<HashRange> {

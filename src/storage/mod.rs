@@ -2,7 +2,7 @@
 //! Nothing here knows what a command means.
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 mod data_dir;
 mod database;
 mod disk_space;
@@ -37,7 +37,7 @@ pub use node_storage::Storage;
 #[cfg(feature = "rocksdb")]
 pub use open::{OpenError, ReadOnlyStorage};
 pub use overlay::Overlay;
-pub use recovery::{GroupLogState, GroupRecovery, recover};
+pub use recovery::{GroupLogState, GroupRecovery, Recovered, make_ready, recover};
 #[cfg(feature = "rocksdb")]
 pub use rocks::RocksEngine;
 pub use tables::{Table, keys};

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::log_writer::WriterObserver;
-use super::small_file::{DiskFile, SmallFile};
+use super::recovery::{Recovered, make_ready};
+use super::small_file::DiskFile;
 use super::watermark::WatermarkFile;
 use super::{
     DataDir, DataDirError, Engine, GroupRecovery, Identity, LogWriter, RocksEngine, Storage,
-    StorageError, Tuning, install, recover,
+    StorageError, Tuning, recover,
 };
 use crate::types::{GroupId, NodeId};
 
@@ -60,49 +61,9 @@ fn open_blocking(path: &Path, node: NodeId, tuning: &Tuning) -> Result<Opened, O
     let (data_dir, identity) = DataDir::open(path, node)?;
     let log: Arc<dyn Engine> = Arc::new(RocksEngine::open_log(&path.join("log"), tuning)?);
     let state: Arc<dyn Engine> = Arc::new(RocksEngine::open_state(&path.join("state"), tuning)?);
-    for group in install::roll_forward(state.as_ref())? {
-        tracing::info!(%group, "finished the install of a snapshot that a stop had interrupted");
-    }
-    let mut watermark = open_watermark(path, log.as_ref(), state.as_ref())?;
-    let groups = recover(log.as_ref(), state.as_ref(), watermark.stored())?;
-    remember_damage(&mut watermark, &groups)?;
-    Ok(Opened { data_dir: Arc::new(data_dir), identity, log, state, watermark, groups })
-}
-
-/// Damage is not forgotten by a restart: what a later opening cannot see any more may still be missing.
-fn remember_damage(
-    watermark: &mut WatermarkFile,
-    groups: &BTreeMap<GroupId, GroupRecovery>,
-) -> Result<(), StorageError> {
-    let mut marks = watermark.stored().clone();
-    for (group, recovery) in groups {
-        if let GroupRecovery::Damaged { reason } = recovery {
-            marks.groups.entry(*group).or_default().damaged = Some(reason.clone());
-        }
-    }
-    watermark.store(marks)
-}
-
-/// The watermark file. Missing is right only in a directory that never had a group.
-fn open_watermark(
-    path: &Path,
-    log: &dyn Engine,
-    state: &dyn Engine,
-) -> Result<WatermarkFile, StorageError> {
     let file = DiskFile::new(path.join("watermark"));
-    let place = file.place();
-    if let Some(watermark) = WatermarkFile::load(Box::new(file.clone()))? {
-        return Ok(watermark);
-    }
-    if !recover(log, state, &Default::default())?.is_empty() {
-        return Err(StorageError::Damaged {
-            place,
-            reason: "it is missing, and the databases have groups; make this node's replicas anew \
-                     (`quorate node replace`) on an empty directory"
-                .to_owned(),
-        });
-    }
-    WatermarkFile::create(Box::new(file))
+    let Recovered { watermark, groups } = make_ready(log.as_ref(), state.as_ref(), file)?;
+    Ok(Opened { data_dir: Arc::new(data_dir), identity, log, state, watermark, groups })
 }
 
 /// A stopped node's data, opened for reading only.

@@ -4,12 +4,16 @@
 //! a replica that forgot a vote or an acknowledged entry is an amnesiac voter. So each log is checked for holes, for
 //! order, and against the watermark, before Raft sees anything.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::keys::RaftMetaField;
 use super::records::{EntryRecord, GroupRow, LogId, LogIdRecord, Record, VoteRecord};
-use super::watermark::{GroupMark, Watermark};
-use super::{Direction, KeyRange, StorageError, Table, View, keys};
+use super::small_file::SmallFile;
+use super::watermark::{GroupMark, Watermark, WatermarkFile};
+use super::{Direction, Engine, KeyRange, StorageError, Table, View, install, keys};
 use crate::types::{GroupId, LogIndex};
 
 /// What a healthy log holds.
@@ -21,7 +25,7 @@ pub struct GroupLogState {
     pub purged: Option<LogId>,
     /// The last entry, or the purge mark if there is none behind it.
     pub last: Option<LogId>,
-    /// A recent committed log id.
+    /// A recent committed log id, of an entry that the log holds.
     pub committed: Option<LogId>,
 }
 
@@ -64,11 +68,74 @@ pub fn recover(
     Ok(recovered)
 }
 
+/// What a node's databases are after [`make_ready`].
+pub struct Recovered {
+    /// The watermark as it stands.
+    pub watermark: WatermarkFile,
+    /// Every group, damaged ones included.
+    pub groups: BTreeMap<GroupId, GroupRecovery>,
+}
+
+/// Makes databases that were just opened ready for use: rolls interrupted installs forward, examines every log, and
+/// remembers what was found damaged. `file` keeps the watermark. Blocks.
+///
+/// # Errors
+/// A database failed, a snapshot cannot be rolled forward, or the watermark is missing beside groups.
+pub fn make_ready(
+    log: &dyn Engine,
+    state: &dyn Engine,
+    file: impl SmallFile + Clone + 'static,
+) -> Result<Recovered, StorageError> {
+    for group in install::roll_forward(state)? {
+        tracing::info!(%group, "finished the install of a snapshot that a stop had interrupted");
+    }
+    let mut watermark = open_watermark(file, log, state)?;
+    let groups = recover(log, state, watermark.stored())?;
+    remember_damage(&mut watermark, &groups)?;
+    Ok(Recovered { watermark, groups })
+}
+
+/// Damage is not forgotten by a restart: what a later opening cannot see any more may still be missing.
+fn remember_damage(
+    watermark: &mut WatermarkFile,
+    groups: &BTreeMap<GroupId, GroupRecovery>,
+) -> Result<(), StorageError> {
+    let mut marks = watermark.stored().clone();
+    for (group, recovery) in groups {
+        if let GroupRecovery::Damaged { reason } = recovery {
+            marks.groups.entry(*group).or_default().damaged = Some(reason.clone());
+        }
+    }
+    watermark.store(marks)
+}
+
+/// The watermark file. Missing is right only in a directory that never had a group.
+fn open_watermark(
+    file: impl SmallFile + Clone + 'static,
+    log: &dyn View,
+    state: &dyn View,
+) -> Result<WatermarkFile, StorageError> {
+    if let Some(watermark) = WatermarkFile::load(Box::new(file.clone()))? {
+        return Ok(watermark);
+    }
+    if !recover(log, state, &Watermark::default())?.is_empty() {
+        return Err(StorageError::Damaged {
+            place: file.place(),
+            reason: "it is missing, and the databases have groups; make this node's replicas anew \
+                     (`quorate node replace`) on an empty directory"
+                .to_owned(),
+        });
+    }
+    WatermarkFile::create(Box::new(file))
+}
+
 /// Reads a whole log: each entry's checksum, that no index is missing, and that terms do not go back.
 fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError> {
     let damaged =
         |reason: String| StorageError::Damaged { place: format!("log of group {group}"), reason };
     let purged = meta::<LogIdRecord>(log, group, RaftMetaField::Purged)?.map(|record| record.0);
+    let committed = meta::<LogIdRecord>(log, group, RaftMetaField::Committed)?.map(|id| id.0);
+    let mut holds_committed = false;
     let mut last = purged;
     let first = purged.map_or(LogIndex(0), |id| LogIndex(id.index.0 + 1));
     let range = keys::raft_log_range(group, first, None);
@@ -85,15 +152,16 @@ fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError
         if last.is_some_and(|last| (id.term, id.leader) < (last.term, last.leader)) {
             return Err(damaged(format!("the term goes back at entry {}", id.index)));
         }
+        holds_committed |= committed == Some(id);
         last = Some(id);
     }
     Ok(GroupLogState {
         vote: meta::<VoteRecord>(log, group, RaftMetaField::Vote)?,
         purged,
         last,
-        committed: meta::<LogIdRecord>(log, group, RaftMetaField::Committed)?
-            .map(|record| record.0)
-            .min(last),
+        // The note may be ahead of the entries that it was synced with. What then stands at their end is not known to
+        // be committed, and a leader will tell again.
+        committed: committed.filter(|_| holds_committed),
     })
 }
 
@@ -120,7 +188,7 @@ fn doubts(
         if found.vote.map(rank) < mark.vote.map(rank) {
             return Some("a vote that was answered is gone from the log".to_owned());
         }
-        if found.last < mark.last {
+        if found.last < mark.last && !has_purged(found, mark.last) {
             let last = |id: Option<LogId>| id.map_or("none".to_owned(), |id| id.index.to_string());
             return Some(format!(
                 "the log ends at entry {}, and it had reached {}",
@@ -129,17 +197,25 @@ fn doubts(
             ));
         }
     }
-    let applied = row.and_then(|row| row.applied)?;
-    if found.last.is_none() && found.vote.is_none() {
+    let applied = row?.applied;
+    if let Some(applied) = applied
+        && found.last.is_none()
+        && found.vote.is_none()
+    {
         return Some(format!("the log is gone, and entry {} was applied", applied.index));
     }
-    if found.purged.is_some_and(|purged| purged.index > applied.index) {
-        return Some(format!(
-            "the log was purged beyond entry {}, which was applied last",
-            applied.index
-        ));
+    let index = |id: Option<LogId>| id.map(|id| id.index);
+    if index(found.purged) > index(applied) {
+        let applied = applied.map_or("nothing".to_owned(), |id| format!("entry {}", id.index));
+        return Some(format!("the log was purged beyond what was applied last: {applied}"));
     }
     None
+}
+
+/// Whether the log was purged up to this entry's index or further: the entry was either applied, or an uncommitted one
+/// whose place was taken by a snapshot. Such a one may have had a higher term.
+fn has_purged(found: &GroupLogState, entry: Option<LogId>) -> bool {
+    found.purged.zip(entry).is_some_and(|(purged, entry)| purged.index >= entry.index)
 }
 
 fn group_rows(state: &dyn View) -> Result<BTreeMap<GroupId, GroupRow>, StorageError> {
@@ -167,55 +243,4 @@ fn groups_with_votes(log: &dyn View) -> Result<BTreeSet<GroupId>, StorageError> 
 
 fn group_of(key: &[u8]) -> Option<GroupId> {
     Some(GroupId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Incarnation, NodeId, ReplicaId, Term};
-
-    fn replica() -> ReplicaId {
-        ReplicaId { node: NodeId(1), incarnation: Incarnation(1) }
-    }
-
-    fn id(term: u64, index: u64) -> LogId {
-        LogId { term: Term(term), leader: replica(), index: LogIndex(index) }
-    }
-
-    fn vote(term: u64) -> VoteRecord {
-        VoteRecord { term: Term(term), candidate: replica(), committed: true }
-    }
-
-    fn log(last: u64) -> GroupLogState {
-        GroupLogState {
-            vote: Some(vote(2)),
-            purged: None,
-            last: Some(id(2, last)),
-            committed: None,
-        }
-    }
-
-    #[test]
-    fn a_log_below_its_watermark_is_not_relied_on() {
-        let mark = GroupMark { vote: Some(vote(2)), last: Some(id(2, 5)), damaged: None };
-        assert_eq!(doubts(&log(5), Some(&mark), None), None);
-        assert_eq!(doubts(&log(6), Some(&mark), None), None);
-        assert!(doubts(&log(4), Some(&mark), None).is_some());
-        let forgot = GroupLogState { vote: Some(vote(1)), ..log(5) };
-        assert!(doubts(&forgot, Some(&mark), None).is_some());
-        let damaged = GroupMark { damaged: Some("torn".to_owned()), ..mark };
-        assert_eq!(doubts(&log(9), Some(&damaged), None).as_deref(), Some("torn"));
-    }
-
-    #[test]
-    fn applied_state_without_its_log_is_not_relied_on() {
-        let row = GroupRow { applied: Some(id(2, 3)), ..GroupRow::blank(replica()) };
-        assert!(doubts(&GroupLogState::default(), None, Some(&row)).is_some());
-        assert_eq!(
-            doubts(&GroupLogState::default(), None, Some(&GroupRow::blank(replica()))),
-            None
-        );
-        let purged = GroupLogState { purged: Some(id(2, 4)), ..log(9) };
-        assert!(doubts(&purged, None, Some(&row)).is_some());
-    }
 }

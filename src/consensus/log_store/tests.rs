@@ -1,0 +1,116 @@
+use super::*;
+use crate::consensus::raft_types::EncodedProposal;
+use crate::storage::small_file::MemoryFile;
+use crate::storage::watermark::WatermarkFile;
+use crate::storage::{Database, MemoryDisk};
+use crate::types::{Incarnation, NodeId, ReplicaId};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use openraft::impls::leader_id_adv::LeaderId;
+use openraft::type_config::TypeConfigExt;
+
+fn log_id(term: u64, index: u64) -> RaftLogId {
+    let node_id = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
+    RaftLogId { leader_id: LeaderId { term, node_id }, index }
+}
+
+fn entry(term: u64, index: u64, bytes: usize) -> RaftEntry {
+    let payload = openraft::EntryPayload::Normal(EncodedProposal(Bytes::from(vec![7; bytes])));
+    RaftEntry { log_id: log_id(term, index), payload }
+}
+
+/// The writer is a task on the test's own thread: it runs only while the test waits.
+fn start() -> (GroupLog, LogWriter) {
+    let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::Log).open());
+    let watermark = WatermarkFile::create(Box::new(MemoryFile::default())).unwrap();
+    let writer = LogWriter::start(engine.clone(), watermark, Arc::new(()));
+    (GroupLog::new(GroupId(1), engine, writer.clone(), None), writer)
+}
+
+/// Appends without waiting for the disk; what is returned tells when it is there.
+async fn append(
+    log: &mut GroupLog,
+    entries: impl IntoIterator<Item = RaftEntry, IntoIter: Send> + Send,
+) -> BoxFuture<'static, io::Result<()>> {
+    let (sender, flushed) = TypeConfig::oneshot();
+    log.append(entries, IOFlushed::signal(sender)).await.unwrap();
+    Box::pin(async move { flushed.await.expect("every append is reported") })
+}
+
+async fn indexes(log: &mut GroupLog) -> Vec<(u64, u64)> {
+    let entries = log.try_get_log_entries(..).await.unwrap();
+    entries.iter().map(|entry| (entry.log_id.leader_id.term, entry.log_id.index)).collect()
+}
+
+/// The first append is reported while the truncation that follows it is on its way, and some of its indexes are free
+/// again by then. What is appended there next must not count as synced before it is.
+#[tokio::test]
+async fn a_late_report_does_not_vouch_for_entries_that_took_the_place() {
+    let (mut log, _writer) = start();
+    let first = append(&mut log, (0..10).map(|index| entry(1, index, 10))).await;
+    log.truncate_after(Some(log_id(1, 4))).await.unwrap();
+    first.await.unwrap();
+    assert_eq!(log.state().tail.unsynced_from, 5);
+
+    let second = append(&mut log, (5..8).map(|index| entry(2, index, 10))).await;
+    assert_eq!(log.state().tail.unsynced_from, 5, "nothing has been synced yet");
+    let replaced: Vec<_> =
+        (0..5).map(|index| (1, index)).chain((5..8).map(|index| (2, index))).collect();
+    assert_eq!(indexes(&mut log).await, replaced);
+    second.await.unwrap();
+    assert_eq!(log.state().tail.unsynced_from, 8);
+}
+
+#[tokio::test]
+async fn entries_stay_in_memory_until_they_are_synced() {
+    let (mut log, _writer) = start();
+    let bytes = TAIL_BYTES_MAX / 4;
+    let mut flushed = None;
+    for index in 0..8 {
+        flushed = Some(append(&mut log, [entry(1, index, bytes)]).await);
+    }
+    assert_eq!(log.state().tail.entries.len(), 8, "none is on disk yet");
+    flushed.unwrap().await.unwrap();
+    assert!(log.state().tail.bytes <= TAIL_BYTES_MAX);
+    assert!(log.state().tail.entries.len() < 8);
+    assert_eq!(indexes(&mut log).await, (0..8).map(|index| (1, index)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_vote_is_saved_behind_the_entries_before_it() {
+    let (mut log, _writer) = start();
+    let mut flushed = append(&mut log, [entry(1, 0, 10)]).await;
+    assert!((&mut flushed).now_or_never().is_none());
+    let node_id = ReplicaId { node: NodeId(2), incarnation: Incarnation(1) };
+    let vote = RaftVote { leader_id: LeaderId { term: 2, node_id }, committed: false };
+    log.save_vote(&vote).await.unwrap();
+    flushed.now_or_never().expect("reported before").unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+}
+
+/// A deposed leader's entry has a higher term than the snapshot that takes its place.
+#[tokio::test]
+async fn a_snapshot_ends_the_log_whatever_the_terms_in_it() {
+    let (mut log, _writer) = start();
+    append(&mut log, (0..81).map(|index| entry(7, index, 10))).await.await.unwrap();
+    log.purge(log_id(5, 100)).await.unwrap();
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_purged_log_id, Some(log_id(5, 100)));
+    assert_eq!(state.last_log_id, Some(log_id(5, 100)));
+    append(&mut log, [entry(8, 101, 10)]).await.await.unwrap();
+    assert_eq!(indexes(&mut log).await, [(8, 101)]);
+    log.truncate_after(Some(log_id(5, 100))).await.unwrap();
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(5, 100)));
+    assert!(indexes(&mut log).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_closed_writer_is_told_to_those_who_append() {
+    let (mut log, writer) = start();
+    let before = append(&mut log, [entry(1, 0, 10)]).await;
+    writer.close().await;
+    before.await.unwrap();
+    assert!(append(&mut log, [entry(1, 1, 10)]).await.await.is_err());
+    assert!(log.truncate_after(None).await.is_err());
+}
