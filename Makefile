@@ -35,8 +35,13 @@ dev: build ## Leaves a three-node cluster running and says what to type next
 test: setup ## Runs every test
 	$(CARGO) test --locked --workspace $(ARGS)
 
-bench: build ## Measures a cluster on this machine (development profile: for comparison, not for publication)
-	@'$(QUORATE)' bench $(ARGS)
+# A release build, which takes RocksDB from the development build: it is compiled at the same level there, and Cargo
+# says where it lies.
+bench: build ## Measures README's figures and writes benches/RESULTS.md (ARGS=word for some of them, without writing)
+	@out="$$($(CARGO) build --quiet --locked --bins --message-format=json | \
+	  sed -n 's/.*"package_id":"[^"]*librocksdb-sys[^"]*".*"out_dir":"\([^"]*\)".*/\1/p')"; \
+	test -n "$$out" || { echo 'RocksDB was not found in the development build' >&2; exit 1; }; \
+	ROCKSDB_LIB_DIR="$$out" ROCKSDB_STATIC=1 $(CARGO) bench --locked --bench figures -- $(ARGS)
 
 lint: setup ## Formatting and lints, warnings denied
 	$(CARGO) fmt --all --check

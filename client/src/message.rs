@@ -95,6 +95,13 @@ impl NewMessage {
     }
 }
 
+impl From<proto::NewMessage> for NewMessage {
+    /// The message as it is, but for its checksum, which is computed; an id or a time left out is made.
+    fn from(message: proto::NewMessage) -> Self {
+        NewMessage { message }
+    }
+}
+
 /// One append: a sender's messages to one conversation, all or none.
 #[derive(Clone, Debug)]
 pub struct Append {

@@ -1,10 +1,8 @@
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::Output;
@@ -19,13 +17,16 @@ Examples:
   quorate check --data /var/lib/quorate
   quorate check --data ./dev-data/node-1 --output json | jq '.groups[] | [.group_id, .applied_index, .digest]'
 
-Reads only. Every digest is recomputed from the stored bytes. Two nodes that show the same applied index for a
+Reads only. Every digest is recomputed from the stored bytes. Two nodes that show the same applied index for a \
 group must show the same digest. Exits with 1 when anything is wrong.")]
 pub struct CheckArgs {
     /// The data directory of a node that is stopped
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 }
+
+/// Findings that people are shown.
+const FINDINGS_SHOWN: usize = 10;
 
 /// Everything one check found.
 struct Checked {
@@ -43,15 +44,14 @@ impl Checked {
 
 pub(super) async fn run(args: CheckArgs, output: Output) -> anyhow::Result<ExitCode> {
     // Nothing else runs in this process: the check may block it.
-    let checked = check(&args.data)?;
+    let checked = check(&args.data, output)?;
     output.print(|| text(&checked), || to_json(&checked))?;
     Ok(if checked.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check(data: &std::path::Path) -> anyhow::Result<Checked> {
-    // indicatif draws on standard error, and only where that is a terminal.
-    let progress = ProgressBar::new_spinner()
-        .with_style(ProgressStyle::with_template("{spinner} {msg} {pos} rows, {per_sec}")?)
+fn check(data: &std::path::Path, output: Output) -> anyhow::Result<Checked> {
+    let progress = output
+        .progress(None, "{spinner} {msg} {pos} rows, {per_sec}")
         .with_message("reading the logs:");
     progress.tick();
     let storage = ReadOnlyStorage::open(data)
@@ -71,44 +71,50 @@ fn check(data: &std::path::Path) -> anyhow::Result<Checked> {
 }
 
 fn text(checked: &Checked) -> String {
-    let mut page = String::new();
     let counts = &checked.report.counts;
     let node =
         checked.node_id.map_or("a node without identity".to_owned(), |n| format!("node {n}"));
     let verdict = if checked.is_clean() { "every invariant holds" } else { "NOT SOUND" };
-    writeln!(page, "{node}: {verdict}").expect("String takes all");
-    writeln!(
-        page,
-        "{} conversations, {} messages, {} message bytes, {} dedup rows, {} names\n",
+    let mut lines = vec![format!("{node}: {verdict}")];
+    lines.extend(findings(checked));
+    lines.push(format!(
+        "{} conversations, {} messages, {} message bytes, {} dedup rows, {} names",
         counts.conversations,
         counts.messages,
         counts.message_bytes,
         counts.dedup_rows,
         counts.names
-    )
-    .expect("String takes all");
+    ));
     for group in &checked.report.groups {
         let applied = group.applied.map_or("–".to_owned(), |id| id.index.to_string());
-        writeln!(
-            page,
+        lines.push(format!(
             "group {:<4} applied {applied:<10} conversations {:<8} digest {}",
             group.group,
             group.conversations,
             hex(&group.digest)
-        )
-        .expect("String takes all");
+        ));
     }
-    for (group, reason) in &checked.damaged_logs {
-        writeln!(page, "log of group {group}: {reason}").expect("String takes all");
+    lines.join("\n")
+}
+
+/// What is wrong, the first of it, and what to do about it: one damaged block breaks many conversations.
+fn findings(checked: &Checked) -> Vec<String> {
+    if checked.is_clean() {
+        return Vec::new();
     }
-    for violation in &checked.report.violations {
-        writeln!(page, "{}: {}", violation.place, violation.what).expect("String takes all");
-    }
-    match checked.report.violations_total - checked.report.violations.len() as u64 {
+    let logs =
+        checked.damaged_logs.iter().map(|(group, why)| format!("log of group {group}: {why}"));
+    let violations = checked.report.violations.iter().map(|v| format!("{}: {}", v.place, v.what));
+    let total = checked.damaged_logs.len() as u64 + checked.report.violations_total;
+    let mut lines: Vec<String> =
+        logs.chain(violations).take(FINDINGS_SHOWN).map(|finding| format!("  {finding}")).collect();
+    match total - lines.len() as u64 {
         0 => {}
-        further => writeln!(page, "and {further} further violations").expect("String takes all"),
+        more => lines.push(format!("  and {more} more (--output json lists the first of them)")),
     }
-    page
+    let id = checked.node_id.map_or("ID".to_owned(), |id| id.to_string());
+    lines.push(format!("next: start the node, then quorate node replace {id}"));
+    lines
 }
 
 fn to_json(checked: &Checked) -> Value {

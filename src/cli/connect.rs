@@ -24,7 +24,7 @@ pub struct ConnectArgs {
     pub endpoints: Vec<String>,
 
     /// How long a call may take, such as 500ms, 10s or 1m
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     pub timeout: Duration,
 }
 
@@ -94,12 +94,18 @@ fn root_cause(error: &anyhow::Error) -> String {
     error.root_cause().to_string()
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// A time that something may take.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
         text.parse().map_err(|_| format!("{text:?} is not a duration such as 500ms or 10s"))?;
-    match Duration::try_from(parsed) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("it must be above zero".to_owned()),
+    Duration::try_from(parsed).map_err(|_| "it must not be negative".to_owned())
+}
+
+/// As [`parse_duration`], above zero.
+pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        duration if duration.is_zero() => Err("it must be above zero".to_owned()),
+        duration => Ok(duration),
     }
 }
 
@@ -109,10 +115,11 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_timeout("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_timeout("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
         for wrong in ["10", "", "0s", "-1s", "soon"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
+            assert!(parse_timeout(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -43,6 +43,9 @@ pub struct LocalClusterOptions {
     pub groups: u32,
     /// Say nothing on standard error while waiting.
     pub quiet: bool,
+    /// Small memtables and caches, because several nodes share one machine. Otherwise those of a node that is
+    /// configured by nobody, as figures need them.
+    pub small: bool,
     /// Added to the end of each node's configuration: keys of `[storage]`, then further tables.
     pub settings: String,
     /// The `quorate` program; none for this one.
@@ -57,6 +60,7 @@ impl Default for LocalClusterOptions {
             standard_ports: false,
             groups: 0,
             quiet: false,
+            small: true,
             settings: String::new(),
             program: None,
         }

@@ -1,18 +1,24 @@
 //! Floor 7: the command line. Each subcommand is a file with its arguments and `run`; what an operator does goes
 //! through the `Cluster` service, like any other client.
 
+mod bench;
+mod chat;
 mod check;
 mod connect;
 mod demo;
 mod dev;
+mod follow;
 mod health;
 mod init;
 mod local_cluster;
+mod message;
 mod node;
 mod outcome;
 mod output;
 mod read;
+mod send;
 mod serve;
+mod start;
 mod status;
 
 use std::process::ExitCode;
@@ -56,9 +62,13 @@ enum Command {
     Dev(dev::DevArgs),
     Demo(demo::DemoArgs),
     Status(status::StatusArgs),
+    Send(send::SendArgs),
     Read(read::ReadArgs),
+    Follow(follow::FollowArgs),
     Outcome(outcome::OutcomeArgs),
     Check(check::CheckArgs),
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     #[command(subcommand)]
     Node(node::NodeCommand),
 }
@@ -71,10 +81,16 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return output.failure(&anyhow::Error::new(error).context("cannot start")),
     };
-    match runtime.block_on(run(cli)) {
+    let reads_input = matches!(cli.command, Command::Send(_));
+    let code = match runtime.block_on(run(cli)) {
         Ok(code) => code,
         Err(error) => output.failure(&error),
+    };
+    if reads_input {
+        // A read of a terminal cannot be cancelled: without this, Ctrl-C would wait for the line to be finished.
+        runtime.shutdown_background();
     }
+    code
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -85,9 +101,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Status(args) => status::run(args, output).await,
+        Command::Send(args) => send::run(args, output).await,
         Command::Read(args) => read::run(args, output).await,
+        Command::Follow(args) => follow::run(args, output).await,
         Command::Outcome(args) => outcome::run(args, output).await,
         Command::Check(args) => check::run(args, output).await,
+        Command::Bench(command) => bench::run(command, output).await,
         Command::Node(command) => node::run(command, output).await,
     }
 }

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use quorate_client::proto::{ReplaceRequest, ReplaceResponse};
 use serde_json::json;
 
@@ -23,8 +23,8 @@ Examples:
   quorate node replace 2 --peer-address 10.0.0.9:7201
   quorate node replace 2 --output json
 
-The node has to run, with an empty or a damaged data directory. Each of its replicas is removed from its group, added
-again as a learner, and made a voter once it has caught up; the cluster serves meanwhile. Interrupted, the same
+The node has to run, with an empty or a damaged data directory. Each of its replicas is removed from its group, added \
+again as a learner, and made a voter once it has caught up; the cluster serves meanwhile. Interrupted, the same \
 command takes the work up again.")]
 pub struct ReplaceArgs {
     /// The node_id of the node
@@ -74,7 +74,8 @@ async fn replace(args: ReplaceArgs, output: Output) -> anyhow::Result<ExitCode> 
             Ok(None) => break,
             Err(status) => {
                 let error = refusal(&status);
-                return Err(error.context(format!("node {} is not fully replaced", args.node_id)));
+                let how = if progress.done > 0 { "is not fully" } else { "was not" };
+                return Err(error.context(format!("node {} {how} replaced", args.node_id)));
             }
         }
     }
@@ -87,21 +88,19 @@ struct Progress {
     output: Output,
     bar: ProgressBar,
     done: u32,
+    /// Of those done: healthy, and left as they were.
+    skipped: u32,
 }
 
 impl Progress {
     fn begin(output: Output) -> Progress {
-        let bar = match output {
-            Output::Text => ProgressBar::new(0),
-            Output::Json => ProgressBar::hidden(),
-        };
-        let template = "{bar:30} {pos}/{len} replicas  {msg}";
-        bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
-        Progress { output, bar, done: 0 }
+        let bar = output.progress(Some(0), "{bar:30} {pos}/{len} replicas  {msg}");
+        Progress { output, bar, done: 0, skipped: 0 }
     }
 
     fn step(&mut self, step: &ReplaceResponse) -> anyhow::Result<()> {
         self.done = step.groups_done;
+        self.skipped += u32::from(step.step == "skipped");
         self.bar.set_length(step.groups_total.into());
         self.bar.set_position(step.groups_done.into());
         let group = match step.group_id {
@@ -132,11 +131,12 @@ impl Progress {
 
     fn end(self, node: u64) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
-        let text = || match self.done {
+        let replaced = self.done.saturating_sub(self.skipped);
+        let text = || match replaced {
             0 => format!("nothing to replace: the replicas of node {node} are healthy"),
             count => format!("node {node}: {count} replicas made anew\nnext: quorate status"),
         };
-        let json = || json!({ "node_id": node, "complete": true, "groups_done": self.done });
+        let json = || json!({ "node_id": node, "complete": true, "groups_done": self.done, "replaced": replaced });
         self.output.print(text, json)?;
         Ok(())
     }

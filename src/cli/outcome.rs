@@ -5,7 +5,7 @@ use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::{GetOutcomeRequest, GetOutcomeResponse};
 use serde_json::json;
 
-use super::read::rfc3339;
+use super::message::rfc3339;
 use super::{ConnectArgs, Output};
 
 /// Say what became of a message whose append was not answered
@@ -15,7 +15,7 @@ Examples:
   quorate outcome acme/room-42 alice 0b6d7a52-5d0e-4f4e-9a55-8f3c1a1f2b10
   quorate outcome acme/room-42 alice m1 --issued-at-us 1767225600000000 --settle
 
-The answer is linearizable. With --settle it is also final: an id that was not committed never will be. Exits with 0
+The answer is linearizable. With --settle it is also final: an id that was not committed never will be. Exits with 0 \
 whatever the answer is, and with 1 when there is none.")]
 pub struct OutcomeArgs {
     /// The conversation

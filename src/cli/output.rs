@@ -2,6 +2,7 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How a subcommand writes its results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -20,16 +21,25 @@ impl Output {
         text: impl FnOnce() -> String,
         json: impl FnOnce() -> serde_json::Value,
     ) -> io::Result<()> {
-        let result = match self {
+        let mut result = match self {
             Output::Text => text(),
             Output::Json => json().to_string(),
         };
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(result.as_bytes())?;
         if !result.ends_with('\n') {
-            stdout.write_all(b"\n")?;
+            result.push('\n');
         }
-        stdout.flush()
+        write(&result)
+    }
+
+    /// Progress on standard error, where that is a terminal and the results are for people; `total` is unknown for a
+    /// spinner.
+    pub(super) fn progress(self, total: Option<u64>, template: &str) -> ProgressBar {
+        let bar = match self {
+            Output::Text => ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()),
+            Output::Json => ProgressBar::hidden(),
+        };
+        let style = ProgressStyle::with_template(template);
+        bar.with_style(style.expect("templates are constants"))
     }
 
     /// Writes why a subcommand failed, with all its causes, to standard error.
@@ -47,4 +57,11 @@ impl Output {
         }
         ExitCode::FAILURE
     }
+}
+
+/// Writes finished lines to standard output, together.
+pub(super) fn write(lines: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(lines.as_bytes())?;
+    stdout.flush()
 }

@@ -26,7 +26,7 @@ mod read;
 mod reads;
 mod session;
 mod subscribe;
-mod validate;
+pub mod validate;
 
 use std::sync::Arc;
 

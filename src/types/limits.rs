@@ -90,6 +90,10 @@ pub const LOG_WRITER_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Frames that wait for one peer's connection.
 pub const PEER_QUEUE_MAX: usize = 1_024;
 
+/// Bytes of one line that the command line reads: a full payload as JSON, each of its bytes escaped with six, and the
+/// other fields.
+pub const CHAT_LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Nodes of one cluster.
 pub const NODES_MAX: usize = 99;
 /// Conversation groups of one cluster.

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
+use quorate_client::proto::Message;
 use quorate_client::{Append, AppendHandle, Client, NewMessage, Session, SessionOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::REQUEST_TIMEOUT;
-use super::chat::Line;
+use super::{REQUEST_TIMEOUT, say};
+use crate::cli::Output;
+use crate::cli::chat::{ChatLine, SENT_AT_HEADER};
 
 /// Appends of one session without an outcome.
 const IN_FLIGHT_MAX: usize = 2_048;
@@ -21,12 +23,41 @@ const IN_FLIGHT_MAX: usize = 2_048;
 const LATENCY_US_MAX: u64 = 3_600_000_000;
 const TICK: Duration = Duration::from_millis(10);
 
+/// What tells a message from all others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    conversation: String,
+    sender: String,
+    client_msg_id: String,
+}
+
+impl Id {
+    pub fn of(line: &ChatLine) -> Id {
+        Id {
+            conversation: line.conversation.clone(),
+            sender: line.sender.clone(),
+            client_msg_id: line.client_msg_id.clone(),
+        }
+    }
+
+    /// Of a message that was read.
+    pub fn at(conversation: &str, message: &Message) -> Id {
+        Id {
+            conversation: conversation.to_owned(),
+            sender: message.sender.clone(),
+            client_msg_id: message.client_msg_id.clone(),
+        }
+    }
+}
+
 /// What was sent and what was acknowledged.
 pub struct Sent {
     /// In the order of sending, by conversation.
-    pub lines: BTreeMap<String, Vec<Line>>,
-    /// Seq of each acknowledged message, by client_msg_id.
-    pub acknowledged: BTreeMap<String, u64>,
+    pub lines: BTreeMap<String, Vec<ChatLine>>,
+    /// Seq of each acknowledged message.
+    pub acknowledged: BTreeMap<Id, u64>,
+    /// The first failure of an append, if there was one.
+    pub failure: Option<String>,
     /// Longest time between two acknowledgements while messages were waiting for theirs.
     pub longest_pause: Duration,
     /// Microseconds from handing in to acknowledgement.
@@ -37,16 +68,18 @@ pub struct Sent {
 
 /// A running load.
 pub struct Load {
+    output: Output,
     progress: ProgressBar,
     count: watch::Receiver<usize>,
     tasks: JoinSet<anyhow::Result<()>>,
     acknowledgements: Arc<Mutex<Acknowledgements>>,
-    lines: BTreeMap<String, Vec<Line>>,
+    lines: BTreeMap<String, Vec<ChatLine>>,
     began: Instant,
 }
 
 struct Acknowledgements {
-    seqs: BTreeMap<String, u64>,
+    seqs: BTreeMap<Id, u64>,
+    failure: Option<String>,
     latency_us: Histogram<u64>,
     last: Instant,
     longest_pause: Duration,
@@ -57,20 +90,22 @@ impl Load {
     /// Begins. A conversation is sent through one node, so that each sender's order is that of the file.
     pub fn start(
         clients: &[Client],
-        lines: Vec<Line>,
+        lines: Vec<ChatLine>,
         rate: u32,
-        quiet: bool,
+        output: Output,
     ) -> anyhow::Result<Load> {
         let (count, counted) = watch::channel(0);
         let acknowledgements = Arc::new(Mutex::new(Acknowledgements {
             seqs: BTreeMap::new(),
+            failure: None,
             latency_us: Histogram::new_with_max(LATENCY_US_MAX, 3)?,
             last: Instant::now(),
             longest_pause: Duration::ZERO,
             count,
         }));
-        let progress = progress_bar(lines.len() as u64, quiet);
-        let mut by_conversation = BTreeMap::<String, Vec<Line>>::new();
+        let template = "  {bar:40} {pos}/{len} acknowledged, {per_sec}";
+        let progress = output.progress(Some(lines.len() as u64), template);
+        let mut by_conversation = BTreeMap::<String, Vec<ChatLine>>::new();
         let mut by_node = vec![Vec::new(); clients.len()];
         let mut nodes = BTreeMap::new();
         for line in lines {
@@ -95,6 +130,7 @@ impl Load {
             tasks.spawn(collect(receiver, acknowledgements.clone(), progress.clone()));
         }
         Ok(Load {
+            output,
             progress,
             count: counted,
             tasks,
@@ -105,10 +141,8 @@ impl Load {
     }
 
     /// Says something without disturbing the progress bar.
-    pub fn note(&self, what: String) {
-        if !self.progress.is_hidden() {
-            self.progress.println(what);
-        }
+    pub fn note(&self, what: &str) {
+        self.progress.suspend(|| say(self.output, what));
     }
 
     /// Waits until so many messages are acknowledged, or none will be any more.
@@ -128,6 +162,7 @@ impl Load {
         Ok(Sent {
             lines: self.lines,
             acknowledged: acknowledgements.seqs,
+            failure: acknowledgements.failure,
             longest_pause: acknowledgements.longest_pause,
             latency_us: acknowledgements.latency_us,
             took: self.began.elapsed(),
@@ -135,20 +170,12 @@ impl Load {
     }
 }
 
-fn progress_bar(total: u64, quiet: bool) -> ProgressBar {
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let template = "  {bar:40} {pos}/{len} acknowledged, {per_sec}";
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(total), target).with_style(style)
-}
-
-type Pending = (String, Instant, AppendHandle);
+type Pending = (Id, Instant, AppendHandle);
 
 /// Hands messages in at a rate; where the window is full, later ones wait and the rate is made up for.
 async fn send(
     session: Session,
-    lines: Vec<Line>,
+    lines: Vec<ChatLine>,
     rate: f64,
     handles: mpsc::Sender<Pending>,
 ) -> anyhow::Result<()> {
@@ -161,10 +188,14 @@ async fn send(
         let due = (began.elapsed().as_secs_f64() * rate) as usize;
         while sent < due {
             let Some(line) = lines.next() else { return Ok(()) };
-            let message = NewMessage::text(line.text).client_msg_id(line.client_msg_id.clone());
+            let id = Id::of(&line);
+            let mut message = NewMessage::text(line.text).client_msg_id(line.client_msg_id);
+            if let Some(time) = line.sent_at {
+                message = message.header(SENT_AT_HEADER, time);
+            }
             let at = Instant::now();
             let handle = session.append(Append::new(line.conversation, line.sender, message)).await;
-            handles.send((line.client_msg_id, at, handle)).await?;
+            handles.send((id, at, handle)).await?;
             sent += 1;
         }
     }
@@ -184,12 +215,18 @@ async fn collect(
         let pause = now.duration_since(noted.last.max(handed_in));
         noted.longest_pause = noted.longest_pause.max(pause);
         noted.last = now;
-        if let Ok(appended) = outcome {
-            let latency = now.duration_since(handed_in).as_micros();
-            noted.latency_us.saturating_record(u64::try_from(latency)?);
-            noted.seqs.insert(id, appended.first_seq);
-            progress.inc(1);
-            noted.count.send_modify(|count| *count += 1);
+        match outcome {
+            Ok(appended) => {
+                let latency = now.duration_since(handed_in).as_micros();
+                noted.latency_us.saturating_record(u64::try_from(latency)?);
+                noted.seqs.insert(id, appended.first_seq);
+                progress.inc(1);
+                noted.count.send_modify(|count| *count += 1);
+            }
+            Err(error) => {
+                let place = format!("{} of {} in {}", id.client_msg_id, id.sender, id.conversation);
+                noted.failure.get_or_insert_with(|| format!("{place}: {error}"));
+            }
         }
     }
     Ok(())

@@ -13,8 +13,8 @@ use anyhow::Context;
 use clap::Args;
 use quorate_client::{Client, ClientOptions, Routing};
 
+use super::chat::ChatLine;
 use super::{LocalCluster, LocalClusterOptions, Output};
-use chat::Line;
 use load::{Load, Sent};
 use verdict::Verdict;
 
@@ -30,7 +30,7 @@ Examples:
   quorate demo --messages 100000 --rate 20000
   quorate demo --file chat.ndjson
 
-The file has one JSON object a line: conversation, sender, client_msg_id, text.
+The file is one that `quorate send --file` takes. \
 Exits with 1 if anything was lost, duplicated or out of order.")]
 pub struct DemoArgs {
     /// How many messages are generated
@@ -48,7 +48,7 @@ pub struct DemoArgs {
 
 pub(super) async fn run(args: DemoArgs, output: Output) -> anyhow::Result<ExitCode> {
     let lines = match &args.file {
-        Some(path) => chat::read(path).with_context(|| path.display().to_string())?,
+        Some(path) => chat::read(path).await?,
         None => chat::generate(args.messages),
     };
     let quiet = output == Output::Json;
@@ -56,7 +56,7 @@ pub(super) async fn run(args: DemoArgs, output: Output) -> anyhow::Result<ExitCo
     let options = LocalClusterOptions { nodes: NODES, quiet, ..LocalClusterOptions::default() };
     let demo = async {
         let mut cluster = LocalCluster::start(options).await?;
-        let verdict = play(&mut cluster, lines, args.rate, quiet).await;
+        let verdict = play(&mut cluster, lines, args.rate, output).await;
         // The nodes are stopped whatever came out.
         cluster.stop().await?;
         verdict
@@ -72,29 +72,31 @@ pub(super) async fn run(args: DemoArgs, output: Output) -> anyhow::Result<ExitCo
 
 async fn play(
     cluster: &mut LocalCluster,
-    lines: Vec<Line>,
+    lines: Vec<ChatLine>,
     rate: u32,
-    quiet: bool,
+    output: Output,
 ) -> anyhow::Result<Verdict> {
     let clients = clients(cluster).await?;
-    let say = |what: String| {
-        if !quiet {
-            eprintln!("{what}");
-        }
-    };
     let victim = busy_leader(cluster, &lines).await?;
-    say(format!("sending {} messages through all {NODES} nodes, {rate} a second", lines.len()));
     let total = lines.len();
-    let load = Load::start(&clients, lines, rate, quiet)?;
+    say(output, &format!("sending {total} messages through all {NODES} nodes, {rate} a second"));
+    let load = Load::start(&clients, lines, rate, output)?;
     load.wait_for_acknowledged(total * 2 / 5).await;
-    load.note(format!("killing node {victim} with SIGKILL: it leads the busiest group"));
+    load.note(&format!("killing node {victim} with SIGKILL: it leads the busiest group"));
     cluster.kill(victim).await?;
     load.wait_for_acknowledged(total * 3 / 5).await;
-    load.note(format!("starting node {victim} again"));
+    load.note(&format!("starting node {victim} again"));
     cluster.restart(victim).await?;
     let sent = load.finish().await?;
-    say("reading everything back from each node".to_owned());
+    say(output, "reading everything back from each node");
     verify(&clients, sent).await
+}
+
+/// Progress in words, for people.
+fn say(output: Output, what: &str) {
+    if output == Output::Text {
+        eprintln!("{what}");
+    }
 }
 
 async fn verify(clients: &[Client], sent: Sent) -> anyhow::Result<Verdict> {
@@ -121,7 +123,7 @@ async fn clients(cluster: &LocalCluster) -> anyhow::Result<Vec<Client>> {
 }
 
 /// The node that leads the group with the most of these messages.
-async fn busy_leader(cluster: &LocalCluster, lines: &[Line]) -> anyhow::Result<u32> {
+async fn busy_leader(cluster: &LocalCluster, lines: &[ChatLine]) -> anyhow::Result<u32> {
     let endpoints = cluster.endpoints().into_iter().map(|address| format!("http://{address}"));
     // Only a client that goes to leaders itself keeps the topology.
     let client = Client::connect(ClientOptions::new(endpoints)).await?;

@@ -11,7 +11,8 @@ use quorate_client::proto::Message;
 use quorate_client::{Client, Consistency, Read, Start};
 use serde_json::json;
 
-use super::load::Sent;
+use super::load::{Id, Sent};
+use crate::cli::chat::ChatLine;
 
 const PAGE: u32 = 10_000;
 
@@ -19,8 +20,10 @@ const PAGE: u32 = 10_000;
 pub struct Verdict {
     sent: usize,
     acknowledged: usize,
-    lost: BTreeSet<String>,
-    duplicated: BTreeSet<String>,
+    /// The first failure of an append.
+    failure: Option<String>,
+    lost: BTreeSet<Id>,
+    duplicated: BTreeSet<Id>,
     out_of_order: usize,
     /// The digest of each conversation's end on the first replica, and whether all others have the same.
     digests: BTreeMap<String, Vec<u8>>,
@@ -39,6 +42,7 @@ impl Verdict {
         Verdict {
             sent: sent.lines.values().map(Vec::len).sum(),
             acknowledged: sent.acknowledged.len(),
+            failure: sent.failure.clone(),
             lost: BTreeSet::new(),
             duplicated: BTreeSet::new(),
             out_of_order: 0,
@@ -69,21 +73,23 @@ impl Verdict {
         &mut self,
         conversation: &str,
         messages: &[Message],
-        lines: &[super::chat::Line],
+        lines: &[ChatLine],
         sent: &Sent,
     ) {
         let mut places = BTreeMap::new();
         for message in messages {
-            if places.insert(message.client_msg_id.as_str(), message.seq).is_some() {
-                self.duplicated.insert(message.client_msg_id.clone());
+            let id = (message.sender.as_str(), message.client_msg_id.as_str());
+            if places.insert(id, message.seq).is_some() {
+                self.duplicated.insert(Id::at(conversation, message));
             }
         }
         let mut last_of_sender = BTreeMap::<&str, u64>::new();
         for line in lines {
-            let place = places.get(line.client_msg_id.as_str()).copied();
-            let promised = sent.acknowledged.get(&line.client_msg_id).copied();
+            let place = places.get(&(line.sender.as_str(), line.client_msg_id.as_str())).copied();
+            let id = Id::of(line);
+            let promised = sent.acknowledged.get(&id).copied();
             if promised.is_some() && place != promised {
-                self.lost.insert(line.client_msg_id.clone());
+                self.lost.insert(id);
             }
             let Some(seq) = place else { continue };
             let last = last_of_sender.entry(&line.sender).or_default();
@@ -97,13 +103,16 @@ impl Verdict {
         self.identical &= *first == digest;
     }
 
-    /// Whether everything that was promised was kept.
+    /// Whether everything is there, as it was sent.
     pub fn is_clean(&self) -> bool {
+        self.promises_were_kept() && self.failure.is_none()
+    }
+
+    fn promises_were_kept(&self) -> bool {
         self.lost.is_empty()
             && self.duplicated.is_empty()
             && self.out_of_order == 0
             && self.identical
-            && self.acknowledged == self.sent
     }
 
     pub fn to_text(&self) -> String {
@@ -129,11 +138,15 @@ impl Verdict {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut text = format!("{table}\n");
-        let verdict = match self.is_clean() {
+        let verdict = match self.promises_were_kept() {
             true => "A leader was killed, and nothing that was acknowledged was lost.",
             false => "Promises were broken: please report this.",
         };
         writeln!(text, "{verdict}").expect("writing to a String cannot fail");
+        if let Some(failure) = &self.failure {
+            writeln!(text, "Not everything was acknowledged: {failure}")
+                .expect("writing to a String cannot fail");
+        }
         text
     }
 
@@ -141,6 +154,7 @@ impl Verdict {
         json!({
             "sent": self.sent,
             "acknowledged": self.acknowledged,
+            "first_failure": self.failure,
             "lost": self.lost.len(),
             "duplicated": self.duplicated.len(),
             "out_of_order": self.out_of_order,

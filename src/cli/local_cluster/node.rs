@@ -1,5 +1,6 @@
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -16,6 +17,12 @@ use crate::server::Config;
 
 /// Lines of a node's log that an error carries.
 const LOG_LINES_SHOWN: usize = 12;
+/// Further keys of `[storage]` for several nodes on one machine.
+const SMALL_STORAGE: &str = "\
+block_cache_bytes = 67108864
+log_memtable_bytes = 67108864
+state_memtable_bytes = 67108864
+";
 /// A probe's answer is a few lines.
 const PROBE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -45,6 +52,9 @@ impl Node {
             let config_file = dir.join(format!("{id}.toml"));
             if !config_file.exists() {
                 let mut text = configuration(id, ports, &dir.join(id.to_string()));
+                if options.small {
+                    text.push_str(SMALL_STORAGE);
+                }
                 text.push_str(&options.settings);
                 std::fs::write(&config_file, text)
                     .with_context(|| format!("cannot write {}", config_file.display()))?;
@@ -144,6 +154,9 @@ impl Node {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         match timeout_at(deadline, child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) if status.signal() == Some(Signal::KILL.as_raw()) => {
+                bail!("somebody had killed it")
+            }
             Ok(Ok(status)) => bail!("it failed ({status}):\n{}", self.end_of_log()),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => {
@@ -161,7 +174,7 @@ impl Node {
     }
 }
 
-/// Small memtables and no ballast: several nodes share one machine, and their data may live in memory.
+/// No ballast, and little free space is enough: the data may live in memory. It ends inside `[storage]`.
 fn configuration(id: u32, ports: Ports, data: &Path) -> String {
     let Ports { client, peer, http } = ports;
     let data = toml::Value::String(data.display().to_string());
@@ -184,9 +197,6 @@ listen = \"127.0.0.1:{http}\"
 disk_soft_free_bytes = 1073741824
 disk_hard_free_bytes = 268435456
 ballast_bytes = 0
-block_cache_bytes = 67108864
-log_memtable_bytes = 67108864
-state_memtable_bytes = 67108864
 "
     )
 }

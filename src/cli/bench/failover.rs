@@ -1,0 +1,214 @@
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use quorate_client::{Append, Client, ClientOptions, NewMessage};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::latency::Latencies;
+use super::load::Names;
+use super::target::LocalArgs;
+use crate::cli::Output;
+
+/// How long one append may take: longer than any election.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long everything may take to go on after a kill.
+const RESUME_DEADLINE: Duration = Duration::from_secs(90);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Measure how long nothing is acknowledged when a leader dies
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quorate bench failover
+  quorate bench failover --rounds 20 --output json
+
+Starts a cluster on this machine and appends to each conversation without a break, one append at a time, through \
+the client library. In each round the node that leads most conversations is killed with SIGKILL and started again \
+when all have gone on. The pause of a conversation that it led is the longest time between two acknowledgements in a \
+row: it includes that the failure is noticed, the election, and the client's way to the new leader.")]
+pub struct FailoverArgs {
+    /// How many kills
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+
+    /// Conversations that are appended to
+    #[arg(long, value_name = "C", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    conversations: u64,
+
+    #[command(flatten)]
+    local: LocalArgs,
+}
+
+/// One conversation's acknowledgements.
+#[derive(Default)]
+struct Lane {
+    last: Option<Instant>,
+    /// Between two in a row, in this round.
+    longest: Duration,
+    /// When the leader was surely dead, in this round.
+    dead_at: Option<Instant>,
+    /// Whether something that was sent after that is acknowledged.
+    went_on: bool,
+    failed: u64,
+}
+
+/// The lanes, by conversation.
+type Lanes = BTreeMap<String, Arc<Mutex<Lane>>>;
+
+pub(super) async fn run(args: FailoverArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let mut local = args.local.start(output).await?;
+    let endpoints = local.cluster.endpoints();
+    let options = ClientOptions::new(endpoints).request_timeout(REQUEST_TIMEOUT);
+    let client = Client::connect(options).await?;
+    let names = Names::new(args.conversations);
+    let lanes: Lanes = names.all().map(|name| (name, Arc::default())).collect();
+    let mut workers = JoinSet::new();
+    for (name, lane) in &lanes {
+        workers.spawn(append_for_ever(client.clone(), name.clone(), lane.clone()));
+    }
+    let bar = output.progress(Some(args.rounds.into()), "{bar:30} {pos}/{len} kills, {msg}");
+    let mut pauses = Latencies::new()?;
+    let mut rounds = Vec::new();
+    for _ in 0..args.rounds {
+        wait_until("every conversation to have a message", &lanes, |l| l.last.is_some()).await?;
+        let (victim, led) = most_leading(&client, &lanes).await?;
+        bar.set_message(format!("killing node {victim}"));
+        lanes.values().for_each(|lane| lock(lane).begin_round());
+        local.cluster.kill(victim).await?;
+        let dead_at = Instant::now();
+        lanes.values().for_each(|lane| lock(lane).dead_at = Some(dead_at));
+        wait_until("every conversation to go on", &lanes, |lane| lane.went_on).await?;
+        let mut round = Latencies::new()?;
+        led.iter().for_each(|name| round.record(lock(&lanes[name]).longest));
+        pauses.add(&round)?;
+        rounds.push(json!({
+            "victim_node_id": victim,
+            "conversations": led.len(),
+            "pause_us": round.to_json(),
+        }));
+        bar.set_message(format!("starting node {victim} again"));
+        local.cluster.restart(victim).await?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    workers.shutdown().await;
+    local.stop().await?;
+    let failed: u64 = lanes.values().map(|lane| lock(lane).failed).sum();
+    output.print(|| text(&rounds, &pauses, failed), || {
+        json!({
+            "bench": "failover",
+            "conversations": args.conversations,
+            "result": { "pause_us": pauses.to_json(), "rounds": rounds, "failed_appends": failed },
+        })
+    })?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn text(rounds: &[Value], pauses: &Latencies, failed: u64) -> String {
+    let kills = rounds.len();
+    let conversations: u64 = rounds.iter().filter_map(|r| r["conversations"].as_u64()).sum();
+    super::table([
+        ("leaders killed", kills.to_string()),
+        ("conversations that they led", conversations.to_string()),
+        ("without acknowledgements", pauses.to_text()),
+        ("appends that failed for good", failed.to_string()),
+    ])
+}
+
+impl Lane {
+    fn begin_round(&mut self) {
+        self.longest = Duration::ZERO;
+        self.dead_at = None;
+        self.went_on = false;
+    }
+
+    fn acknowledged(&mut self, sent_at: Instant, now: Instant) {
+        if let Some(last) = self.last.replace(now).filter(|_| !self.went_on) {
+            self.longest = self.longest.max(now - last);
+        }
+        self.went_on |= self.dead_at.is_some_and(|dead_at| sent_at >= dead_at);
+    }
+}
+
+fn lock(lane: &Mutex<Lane>) -> MutexGuard<'_, Lane> {
+    lane.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn append_for_ever(client: Client, name: String, lane: Arc<Mutex<Lane>>) {
+    loop {
+        let sent_at = Instant::now();
+        let append = Append::new(name.as_str(), "bench", NewMessage::new("still there?"));
+        let result = client.append(append).await;
+        let mut lane = lock(&lane);
+        match result {
+            Ok(_) => lane.acknowledged(sent_at, Instant::now()),
+            Err(_) => lane.failed += 1,
+        }
+    }
+}
+
+/// The node that leads most of the conversations, and those.
+async fn most_leading(client: &Client, lanes: &Lanes) -> anyhow::Result<(u32, Vec<String>)> {
+    let deadline = Instant::now() + RESUME_DEADLINE;
+    loop {
+        let topology = client.describe_cluster().await?.topology.context("no topology")?;
+        let leaders: BTreeMap<u64, u64> =
+            topology.groups.iter().map(|group| (group.group_id, group.leader_node_id)).collect();
+        let mut led = BTreeMap::<u64, Vec<String>>::new();
+        for name in lanes.keys() {
+            let group = client.group_of(name).context("no topology")?;
+            led.entry(leaders.get(&group).copied().unwrap_or(0)).or_default().push(name.clone());
+        }
+        // 0 is a leader that is not known yet.
+        let most = led.into_iter().filter(|(node, _)| *node > 0).max_by_key(|(_, l)| l.len());
+        match most {
+            Some((node, led)) => return Ok((u32::try_from(node)?, led)),
+            None => anyhow::ensure!(Instant::now() < deadline, "no group has a leader"),
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+async fn wait_until(
+    what: &str,
+    lanes: &Lanes,
+    is_so: impl Fn(&Lane) -> bool,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + RESUME_DEADLINE;
+    while !lanes.values().all(|lane| is_so(&lock(lane))) {
+        anyhow::ensure!(Instant::now() < deadline, "waited in vain for {what}");
+        sleep(POLL_INTERVAL).await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_ends_with_what_was_sent_after_the_death() {
+        let zero = Instant::now();
+        let at = |ms| zero + Duration::from_millis(ms);
+        let mut lane = Lane::default();
+        lane.acknowledged(at(0), at(1));
+        lane.begin_round();
+        lane.acknowledged(at(1), at(3));
+        lane.dead_at = Some(at(10));
+        // In flight when the leader died, and acknowledged by the next one.
+        lane.acknowledged(at(3), at(800));
+        assert!(!lane.went_on);
+        lane.acknowledged(at(800), at(802));
+        assert!(lane.went_on);
+        assert_eq!(lane.longest, Duration::from_millis(797));
+        // What comes later is not of this kill.
+        lane.acknowledged(at(802), at(5_000));
+        assert_eq!(lane.longest, Duration::from_millis(797));
+    }
+}

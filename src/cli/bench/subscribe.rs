@@ -1,0 +1,173 @@
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use quorate_client::proto::Message;
+use quorate_client::{Client, Credit, Delivery, Start, Subscription};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::latency::Latencies;
+use super::load::{LoadArgs, Names, stamp_of};
+use super::target::TargetArgs;
+use crate::cli::Output;
+use crate::server::SystemClock;
+use crate::types::Clock;
+
+/// How long a subscriber may wait for what was acknowledged.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Measure how long it takes from a commit to its delivery
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quorate bench subscribe --local --rate 1000 --in-flight 64
+  quorate bench subscribe --subscribers 8 --conversations 50 --rate 5000 --in-flight 256 --output json
+
+Each subscriber subscribes to all conversations; then messages are appended, and each delivery is timed twice: from \
+the message's commit_time, which the leader stamps before it replicates, so that the commit itself is included (two \
+clocks: compare machines only as far as their clocks agree), and from when its append was handed in or due, on one \
+clock. Give a rate below what `quorate bench append` reaches: at the limit these are times of queues. Ends when every \
+subscriber has every acknowledged message; fails if one does not come.")]
+pub struct SubscribeArgs {
+    /// Subscribers, each with connections of its own, to all conversations
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    subscribers: u32,
+
+    #[command(flatten)]
+    load: LoadArgs,
+
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// What one subscriber has measured.
+struct Delivered {
+    messages: u64,
+    from_commit: Latencies,
+    from_append: Latencies,
+}
+
+pub(super) async fn run(args: SubscribeArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let target = args.target.start(output).await?;
+    let mut subscribed = Vec::new();
+    let load_args = &args.load;
+    let names = Names::new(load_args.conversations);
+    for _ in 0..args.subscribers {
+        subscribed.push(subscribe(target.client().await?, &names).await?);
+    }
+    let load = load_args.prepare_for(names, &target, output).await?;
+    let (epoch, measure_from) = (load.epoch(), load.measure_from());
+    let (finished, all) = watch::channel(None);
+    let mut subscribers = JoinSet::new();
+    for subscription in subscribed {
+        subscribers.spawn(receive(subscription, epoch, measure_from, all.clone()));
+    }
+    let outcome = load.run().await?;
+    finished.send_replace(Some(outcome.acknowledged_in_all));
+    let mut sum = Delivered::new()?;
+    while let Some(ended) = subscribers.join_next().await {
+        let delivered = ended.context("a subscriber has failed")??;
+        sum.messages += delivered.messages;
+        sum.from_commit.add(&delivered.from_commit)?;
+        sum.from_append.add(&delivered.from_append)?;
+    }
+    target.stop().await?;
+    let text = || {
+        let mut rows = outcome.rows();
+        rows.push(("subscribers", args.subscribers.to_string()));
+        rows.push(("deliveries", sum.messages.to_string()));
+        rows.push(("commit to delivery", sum.from_commit.to_text()));
+        rows.push(("append to delivery", sum.from_append.to_text()));
+        super::table(rows)
+    };
+    let json = || {
+        json!({
+            "bench": "subscribe",
+            "subscribers": args.subscribers,
+            "load": args.load.to_json(),
+            "result": {
+                "append": outcome.to_json(),
+                "deliveries": sum.messages,
+                "commit_to_delivery_us": sum.from_commit.to_json(),
+                "append_to_delivery_us": sum.from_append.to_json(),
+            },
+        })
+    };
+    output.print(text, json)?;
+    Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A subscription to all conversations that has caught up with each, so that all that follows is live.
+async fn subscribe(client: Client, names: &Names) -> anyhow::Result<Subscription> {
+    let mut subscription = client.subscribe();
+    let mut behind = 0u64;
+    for name in names.all() {
+        subscription.add(name, Start::Earliest, Credit::default()).await?;
+        behind += 1;
+    }
+    while behind > 0 {
+        let next = timeout(SILENCE_MAX, subscription.next()).await;
+        match next.context("the subscriptions do not begin")? {
+            Delivery::CaughtUp { .. } => behind -= 1,
+            Delivery::Ended { conversation, error } => bail!("{conversation} ended: {error:?}"),
+            _ => {}
+        }
+    }
+    Ok(subscription)
+}
+
+/// Takes deliveries until everything that was acknowledged has come.
+async fn receive(
+    mut subscription: Subscription,
+    epoch: Instant,
+    measure_from: Instant,
+    mut all: watch::Receiver<Option<u64>>,
+) -> anyhow::Result<Delivered> {
+    let mut delivered = Delivered::new()?;
+    let from_us = (measure_from - epoch).as_micros() as u64;
+    let mut received = 0;
+    loop {
+        let due = *all.borrow_and_update();
+        if due.is_some_and(|due| received >= due) {
+            return Ok(delivered);
+        }
+        let delivery = tokio::select! {
+            delivery = timeout(SILENCE_MAX, subscription.next()) => delivery,
+            Ok(()) = all.changed() => continue,
+        };
+        let delivery =
+            delivery.with_context(|| format!("only {received} messages were delivered"))?;
+        match delivery {
+            Delivery::Messages { messages, .. } => {
+                let (now, now_us) = (Instant::now(), SystemClock.now().0);
+                received += messages.len() as u64;
+                let elapsed_us = (now - epoch).as_micros() as u64;
+                messages.iter().for_each(|m| delivered.note(m, now_us, elapsed_us, from_us));
+            }
+            Delivery::Gap { conversation, .. } => bail!("{conversation} has a gap"),
+            Delivery::Ended { conversation, error } => bail!("{conversation} ended: {error:?}"),
+            _ => {}
+        }
+    }
+}
+
+impl Delivered {
+    fn new() -> anyhow::Result<Delivered> {
+        let (from_commit, from_append) = (Latencies::new()?, Latencies::new()?);
+        Ok(Delivered { messages: 0, from_commit, from_append })
+    }
+
+    /// Times a message, unless it belongs to the warm-up.
+    fn note(&mut self, message: &Message, now_us: u64, elapsed_us: u64, from_us: u64) {
+        let Some(began_us) = stamp_of(&message.payload).filter(|began| *began >= from_us) else {
+            return;
+        };
+        self.messages += 1;
+        self.from_append.record_us(elapsed_us.saturating_sub(began_us));
+        self.from_commit.record_us(now_us.saturating_sub(message.commit_time_us));
+    }
+}

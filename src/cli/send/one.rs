@@ -1,0 +1,57 @@
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use quorate_client::proto::AppendResponse;
+use serde_json::{Value, json};
+
+use super::SendArgs;
+use super::outgoing::Outgoing;
+use crate::cli::Output;
+use crate::cli::message::{hex, rfc3339};
+
+/// Sends one message and shows where it stands.
+pub(super) async fn send(
+    message: Outgoing,
+    args: &SendArgs,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let message = message.seal()?;
+    let client = args.connect.client().await?;
+    match client.append(message.append()).await {
+        Ok(appended) => {
+            output.print(|| text(&message, &appended), || to_json(&message, &appended))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) if error.may_have_taken_effect() => {
+            let (room, sender) = (message.conversation(), message.sender());
+            let id = &message.message().client_msg_id;
+            Err(anyhow!(
+                "it is not known whether the message was committed: {error}\n  \
+                 next: quorate outcome '{room}' '{sender}' '{id}'"
+            ))
+        }
+        Err(error) => Err(anyhow!(error).context("the message was not sent")),
+    }
+}
+
+/// Where a message stands, for people.
+pub(super) fn text(message: &Outgoing, appended: &AppendResponse) -> String {
+    let (room, seq) = (message.conversation(), appended.first_seq);
+    let already = if appended.duplicate { "already there, " } else { "" };
+    let id = &message.message().client_msg_id;
+    format!("{room} seq {seq}, {already}committed {}, id {id}", rfc3339(appended.commit_time_us))
+}
+
+/// Where a message stands, for programs.
+pub(super) fn to_json(message: &Outgoing, appended: &AppendResponse) -> Value {
+    json!({
+        "conversation": message.conversation(),
+        "sender": message.sender(),
+        "client_msg_id": message.message().client_msg_id,
+        "issued_at_us": message.message().issued_at_us,
+        "seq": appended.first_seq,
+        "commit_time_us": appended.commit_time_us,
+        "duplicate": appended.duplicate,
+        "digest": hex(&appended.digest),
+    })
+}

@@ -1,0 +1,8 @@
+//! The command line as people and scripts use it, on clusters of the real binary.
+
+mod bench;
+mod check;
+mod follow;
+mod harness;
+mod operate;
+mod send;
