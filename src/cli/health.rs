@@ -68,7 +68,11 @@ fn unreachable(topology: &Topology, cluster: &DescribeClusterResponse) -> Vec<Pr
     silent
         .map(|node| Problem {
             what: format!("node {} ({}) does not answer", node.node_id, node.peer_address),
-            next: format!("start node {}: quorate serve --config FILE", node.node_id),
+            next: format!(
+                "start node {id}: quorate serve --config FILE; if it cannot rely on its data, start it with an \
+                 empty data directory, then quorate node replace {id}",
+                id = node.node_id
+            ),
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Output;
 use crate::server::{Config, config, logging, shutdown};
+use crate::service::AllowAll;
 
 /// Run one node
 #[derive(Debug, Args)]
@@ -46,7 +48,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> anyhow::Result<ExitC
     if args.stop_with_stdin {
         cancel_at_end_of_input(shutdown.clone()).context("standard input is not a pipe")?;
     }
-    crate::server::run(config, shutdown).await?;
+    crate::server::run(config, Arc::new(AllowAll), shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,13 +1,63 @@
 //! Whether this node may take on more: refused early, while there is still room to recover in.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::storage::DiskMark;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The node's disk mark, as its probe last saw it.
-#[derive(Debug, Default)]
+use crate::storage::DiskMark;
+use crate::types::limits;
+
+/// The node's disk mark, as its probe last saw it, and what is left of its memory for appends.
+#[derive(Debug)]
 pub struct Admission {
     disk: AtomicU8,
+    calls: RoomLeft,
+    proposals: RoomLeft,
+}
+
+/// Bytes that may still be taken. Counted, not reserved: what it bounds is how much waits at one time.
+#[derive(Clone, Debug)]
+pub struct RoomLeft(Arc<Semaphore>);
+
+/// Bytes that were taken, until this is dropped.
+#[derive(Debug)]
+pub struct Room(OwnedSemaphorePermit);
+
+impl RoomLeft {
+    /// So many bytes in all.
+    pub fn new(bytes: usize) -> Self {
+        RoomLeft(Arc::new(Semaphore::new(bytes)))
+    }
+
+    /// Takes bytes without waiting; none if there are not as many left.
+    pub fn take(&self, bytes: usize) -> Option<Room> {
+        let bytes = u32::try_from(bytes).ok()?;
+        self.0.clone().try_acquire_many_owned(bytes).ok().map(Room)
+    }
+}
+
+impl Room {
+    /// Puts what two have taken together. Both are of the same `RoomLeft`.
+    pub fn merge(&mut self, other: Room) {
+        self.0.merge(other.0);
+    }
+
+    /// Gives back what is above so many bytes.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let extra = self.0.num_permits().saturating_sub(bytes);
+        drop(self.0.split(extra));
+    }
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Admission {
+            disk: AtomicU8::default(),
+            calls: RoomLeft::new(limits::APPEND_CALLS_BYTES_MAX),
+            proposals: RoomLeft::new(limits::PROPOSALS_BYTES_MAX),
+        }
+    }
 }
 
 impl Admission {
@@ -38,5 +88,34 @@ impl Admission {
     /// Whether a follower here may take entries from its leader.
     pub fn takes_entries(&self) -> bool {
         self.disk() != DiskMark::Hard
+    }
+
+    /// For appends whose callers wait at this node, whichever node leads.
+    pub fn calls(&self) -> &RoomLeft {
+        &self.calls
+    }
+
+    /// For what all groups of this node have proposed or are about to: it may outlive the calls.
+    pub fn proposals(&self) -> &RoomLeft {
+        &self.proposals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_is_there_again_when_it_is_given_back() {
+        let left = RoomLeft::new(10);
+        let mut taken = left.take(6).unwrap();
+        assert!(left.take(5).is_none());
+        taken.merge(left.take(4).unwrap());
+        assert!(left.take(1).is_none());
+        taken.shrink_to(3);
+        assert!(left.take(8).is_none());
+        assert!(left.take(7).is_some());
+        drop(taken);
+        assert!(left.take(10).is_some());
     }
 }

@@ -47,6 +47,9 @@ pub enum ReadError {
         /// What happened.
         reason: String,
     },
+    /// Too many reads wait.
+    #[error("too many reads wait in this group")]
+    Overloaded,
     /// The deadline passed before the replica had applied far enough.
     #[error("the deadline passed before the replica had caught up")]
     Expired,

@@ -82,7 +82,7 @@ impl Group {
         Ok(Arc::new(Group {
             id,
             replica,
-            proposer: Proposer::start(raft.clone(), clock.clone()),
+            proposer: Proposer::start(raft.clone(), clock.clone(), admission.clone()),
             read_index: ReadIndex::start(id, raft.clone(), clock, remote),
             last_barrier: Mutex::new(None),
             raft,

@@ -20,7 +20,7 @@ mod tails;
 #[cfg(test)]
 mod tests;
 
-pub use admission::Admission;
+pub use admission::{Admission, Room, RoomLeft};
 pub use config::RaftTiming;
 pub use errors::{GroupStatus, ProposeError, ReadError};
 pub use group::{Barrier, Group};

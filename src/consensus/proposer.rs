@@ -1,7 +1,8 @@
 //! Gathers what waits while earlier entries are in flight into one Raft entry: pipelining makes the batch, no timer.
 //!
 //! Guarantees at stake: G8 (a caller that gives up is told truthfully whether its command may take effect) and G12
-//! (the queue is bounded).
+//! (the queue is bounded, in commands and in bytes: what was proposed counts until its outcome is known, also when
+//! its caller has given up).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,16 +14,32 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::ProposeError;
+use super::admission::{Admission, Room, RoomLeft};
 use super::raft_types::{EncodedProposal, Raft, TypeConfig};
 use crate::log::{Command, Outcome, Proposal};
 use crate::types::{Clock, NodeId, Timestamp, limits};
 
-type Reply = oneshot::Sender<Result<Outcome, ProposeError>>;
+type Answer = Result<Outcome, ProposeError>;
 type WriteResult = openraft::raft::ClientWriteResult<TypeConfig>;
 
 /// Takes commands and proposes them in fat entries.
 pub struct Proposer {
     queue: mpsc::Sender<Waiting>,
+    room: RoomLeft,
+    node: Arc<Admission>,
+}
+
+/// Who waits for an outcome, and the memory that the command takes until then.
+struct Reply {
+    caller: oneshot::Sender<Answer>,
+    _room: [Room; 2],
+}
+
+impl Reply {
+    /// A caller that no longer listens has been told that the outcome is unknown.
+    fn send(self, answer: Answer) {
+        let _ = self.caller.send(answer);
+    }
 }
 
 struct Waiting {
@@ -56,10 +73,10 @@ impl Turn {
 
 impl Proposer {
     /// Starts the group's proposer. It ends when the handle is dropped.
-    pub fn start(raft: Raft, clock: Arc<dyn Clock>) -> Self {
+    pub fn start(raft: Raft, clock: Arc<dyn Clock>, node: Arc<Admission>) -> Self {
         let (queue, receiver) = mpsc::channel(limits::PROPOSAL_QUEUE_MAX);
         tokio::spawn(Worker { raft, clock, receiver, held: None }.run());
-        Proposer { queue }
+        Proposer { queue, room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX), node }
     }
 
     /// Proposals that wait for a place in an entry.
@@ -74,7 +91,9 @@ impl Proposer {
         bytes: usize,
         deadline: Instant,
     ) -> Result<Outcome, ProposeError> {
-        let (reply, outcome) = oneshot::channel();
+        let (caller, outcome) = oneshot::channel();
+        let take = |left: &RoomLeft| left.take(bytes).ok_or(ProposeError::Overloaded);
+        let reply = Reply { caller, _room: [take(&self.room)?, take(self.node.proposals())?] };
         let turn = Arc::new(Turn::default());
         let waiting = Waiting { command, bytes, turn: turn.clone(), reply };
         self.queue.try_send(waiting).map_err(|error| match error {
@@ -173,14 +192,13 @@ fn encode(stamped_at: Timestamp, commands: Vec<Command>) -> Bytes {
 fn answer_each(replies: Vec<Reply>, outcomes: Vec<Outcome>) {
     assert_eq!(replies.len(), outcomes.len(), "each command of an entry has one outcome");
     for (reply, outcome) in replies.into_iter().zip(outcomes) {
-        // A caller that no longer listens has been told that the outcome is unknown.
-        let _ = reply.send(Ok(outcome));
+        reply.send(Ok(outcome));
     }
 }
 
 fn answer_all(replies: Vec<Reply>, error: &ProposeError) {
     for reply in replies {
-        let _ = reply.send(Err(error.clone()));
+        reply.send(Err(error.clone()));
     }
 }
 

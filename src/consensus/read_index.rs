@@ -55,7 +55,7 @@ impl ReadIndex {
     pub async fn confirm(&self) -> Result<Barrier, ReadError> {
         let (reply, result) = oneshot::channel();
         self.queue.try_send(reply).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => no_quorum("too many reads wait"),
+            mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => stopped(),
         })?;
         result.await.unwrap_or_else(|_| Err(stopped()))

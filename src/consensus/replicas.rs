@@ -294,6 +294,11 @@ impl Replicas {
         self.parts.node
     }
 
+    /// What the node takes on.
+    pub fn admission(&self) -> &Admission {
+        &self.parts.admission
+    }
+
     /// The database of applied state.
     pub fn state_engine(&self) -> &Arc<dyn Engine> {
         &self.state

@@ -143,7 +143,7 @@ pub enum AppendRefusal {
     #[error("the conversation's name collides with that of another conversation")]
     NameCollision,
     /// A message was issued before the dedup floor.
-    #[error("client_msg_id {client_msg_id} was issued before the dedup floor")]
+    #[error("issued_at_us lies before the dedup floor for client_msg_id {client_msg_id:?}")]
     TooOld {
         /// The message.
         client_msg_id: String,
@@ -151,7 +151,7 @@ pub enum AppendRefusal {
         floor: Timestamp,
     },
     /// A message was issued too far ahead of the leader's clock.
-    #[error("client_msg_id {client_msg_id} was issued too far in the future")]
+    #[error("issued_at_us lies too far in the future for client_msg_id {client_msg_id:?}")]
     FromTheFuture {
         /// The message.
         client_msg_id: String,

@@ -199,11 +199,10 @@ impl Config {
         if self.node_id.0 == 0 {
             return Err(source.invalid("node_id", "node ids count from 1"));
         }
-        for (name, listener) in
-            [("client", &self.client), ("peer", &self.peer), ("http", &self.http)]
-        {
-            listener.validate(name, source)?;
+        if self.data_dir.as_os_str().is_empty() {
+            return Err(source.invalid("data_dir", "it is empty"));
         }
+        self.validate_listeners(source)?;
         self.raft.validate(source)?;
         self.storage.validate(source)?;
         within(
@@ -215,6 +214,21 @@ impl Config {
         )?;
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
             return Err(source.invalid("log.filter", format!("not a log filter: {error}")));
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    fn validate_listeners(&self, source: &Source<'_>) -> Result<(), ConfigError> {
+        let listeners = [("client", &self.client), ("peer", &self.peer), ("http", &self.http)];
+        for (at, (name, listener)) in listeners.iter().enumerate() {
+            listener.validate(name, source)?;
+            let same = listeners[..at].iter().find(|(_, other)| other.listen == listener.listen);
+            if let Some((other, _)) = same {
+                let reason = format!("{} is {other}.listen already", listener.listen);
+                return Err(source.invalid(&format!("{name}.listen"), reason));
+            }
         }
         Ok(())
     }
@@ -352,7 +366,7 @@ impl Default for LimitsConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig { format: LogFormat::Text, filter: "info,openraft=warn".to_owned() }
+        LogConfig { format: LogFormat::Text, filter: "info,openraft=error".to_owned() }
     }
 }
 

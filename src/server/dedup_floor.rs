@@ -10,9 +10,11 @@ use crate::log::Command;
 use crate::types::Clock;
 
 const MINUTE_US: u64 = 60 * 1_000_000;
-/// The floor moves in steps of this at least: an entry a minute and group is nothing, one a second is something.
+/// The floor moves in steps of this at least, so that a group without traffic does not write for it.
 const STEP_US: u64 = 60 * MINUTE_US;
-const INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is looked whether a step is due. Short: a group that is new, or has a new leader after a long time
+/// without one, takes messages below the horizon until its floor is raised.
+const INTERVAL: Duration = Duration::from_secs(1);
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs until the node stops.

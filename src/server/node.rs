@@ -11,9 +11,9 @@ use quorate_client::proto::message_log_server::MessageLogServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 
+use super::accept::{self, Protocol};
 use super::disk::DiskWatch;
 use super::observers::{self, Observers};
 use super::operations::{Advertised, Operations, other_addresses};
@@ -22,11 +22,11 @@ use super::{Config, Metrics, Readiness, SystemClock, dedup_floor, serve_http};
 use crate::consensus::flusher::{self, FlushPolicy};
 use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
 use crate::service::cluster::{ClusterApi, ClusterService};
-use crate::service::{AllowAll, Api, Authorizer, MalformedLayer};
-use crate::storage::{DiskLimits, DiskMark, Storage, Tuning};
+use crate::service::{Api, Authorizer, MalformedLayer};
+use crate::storage::{DiskLimits, DiskMark, OpenError, Storage, StorageError, Tuning};
 use crate::transport::proto::peer_server::PeerServer as PeerService;
 use crate::transport::{Introduction, MESSAGE_BYTES_MAX, NodeOperations, PeerServer, Peers};
-use crate::types::{Clock, GroupId, NodeId};
+use crate::types::{Clock, GroupId, NodeId, limits};
 
 const DAY_US: u64 = 24 * 3600 * 1_000_000;
 /// How long streams may take to end when the node is asked to stop.
@@ -46,12 +46,16 @@ struct Node {
 }
 
 /// Runs a node until `shutdown` is cancelled, or until its storage fails: then it stops at once, with an error,
-/// because what is on disk is not known any more.
-pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = listen(config.client.listen).await?;
-    let peer = listen(config.peer.listen).await?;
-    let http = listen(config.http.listen).await?;
-    let node = Arc::new(start(config).await?);
+/// because what is on disk is not known any more. `authorizer` decides every call of the API on both ports.
+pub async fn run(
+    config: Config,
+    authorizer: Arc<dyn Authorizer>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let client = listen("client.listen", config.client.listen).await?;
+    let peer = listen("peer.listen", config.peer.listen).await?;
+    let http = listen("http.listen", config.http.listen).await?;
+    let node = Arc::new(start(config, authorizer).await?);
     tracing::info!(
         node_id = node.config.node_id.0,
         client = %node.config.client.listen,
@@ -94,18 +98,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     Ok(())
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))
 }
 
-async fn start(config: Config) -> anyhow::Result<Node> {
+async fn start(config: Config, authorizer: Arc<dyn Authorizer>) -> anyhow::Result<Node> {
     let metrics = Arc::new(Metrics::new());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let started_us = clock.elapsed_us();
     let observer = Arc::new(Observers(metrics.clone()));
     let storage = Storage::open(&config.data_dir, config.node_id, tuning(&config), observer)
         .await
-        .context("opening the storage")?;
+        .map_err(|error| not_opened(config.node_id, error))?;
     let data_dir = storage.data_dir.clone();
     if let Err(error) = data_dir.keep_ballast(config.storage.ballast_bytes) {
         tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
@@ -152,8 +156,21 @@ async fn start(config: Config) -> anyhow::Result<Node> {
         started_us,
         adopting: tokio::sync::Mutex::default(),
     });
-    let authorizer = Arc::new(AllowAll);
     Ok(Node { config, storage, replicas, peers, operations, disk, clock, metrics, authorizer })
+}
+
+fn not_opened(node: NodeId, error: OpenError) -> anyhow::Error {
+    let is_damage = error.is_damage();
+    let error = anyhow::Error::new(error).context("opening the storage");
+    if is_damage { error.context(remedy(node)) } else { error }
+}
+
+/// What to do about a data directory that cannot be relied on.
+fn remedy(node: NodeId) -> String {
+    format!(
+        "node {node} cannot rely on its data: move its data directory away, start it with an empty one, then run \
+         `quorate node replace {node}`"
+    )
 }
 
 /// A node that was taken into a cluster had a replica of the meta group. If it is gone, its data was lost.
@@ -197,20 +214,31 @@ async fn run_background(node: Arc<Node>) -> anyhow::Error {
     };
     tokio::select! {
         failure = node.storage.writer.failed() => {
-            anyhow::Error::new(failure).context("the log cannot be written: the node stops")
+            storage_failed(&node, failure, "the log cannot be written: the node stops")
         }
         failure = flusher::run(node.replicas.clone(), policy) => {
-            anyhow::Error::new(failure).context("the state cannot be flushed: the node stops")
+            storage_failed(&node, failure, "the state cannot be flushed: the node stops")
         }
-        reason = background_errors(&node.storage) => {
-            anyhow::anyhow!(reason).context("a database has failed: the node stops")
+        failure = background_errors(&node.storage) => {
+            storage_failed(&node, failure, "a database has failed: the node stops")
         }
         () = endless => anyhow::anyhow!("a task of the node has ended"),
     }
 }
 
-/// Returns once either database has failed in the background.
-async fn background_errors(storage: &Storage) -> String {
+/// Why the node stops. Damage is noted, so that the node refuses to start on it again: until something reads the
+/// same place it would look sound, and count in quorums.
+fn storage_failed(node: &Node, failure: StorageError, what: &'static str) -> anyhow::Error {
+    let is_damage = matches!(failure, StorageError::Damaged { .. });
+    if is_damage && let Err(error) = node.storage.data_dir.mark_damaged(&failure.to_string()) {
+        tracing::error!(%error, "the damage could not be noted in the data directory");
+    }
+    let error = anyhow::Error::new(failure).context(what);
+    if is_damage { error.context(remedy(node.config.node_id)) } else { error }
+}
+
+/// Returns once either database has failed.
+async fn background_errors(storage: &Storage) -> StorageError {
     const POLL_INTERVAL: Duration = Duration::from_millis(500);
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     loop {
@@ -248,6 +276,20 @@ fn message_log(node: &Node, stopping: CancellationToken) -> MessageLogServer<Api
     })
 }
 
+/// What both gRPC ports have in common. A client that is gone without a word, or that never sends its request whole,
+/// does not hold a connection or a call for ever.
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .timeout(CALL_TIMEOUT)
+}
+
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Until a call is answered, or its stream of responses has begun. No call that has arrived takes as long.
+const CALL_TIMEOUT: Duration = Duration::from_secs(180);
+
 async fn serve_clients(
     node: &Node,
     listener: TcpListener,
@@ -272,12 +314,13 @@ async fn serve_clients(
         .add_service(cluster)
         .add_service(health_service)
         .add_service(reflection);
-    let server = Server::builder()
+    let server = server()
+        .max_concurrent_streams(limits::CONNECTION_CALLS_MAX)
         .accept_http1(true)
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(MalformedLayer)
         .add_routes(routes);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = accept::incoming(listener, "client", Protocol::Http2OrHttp1);
     let served = server.serve_with_incoming_shutdown(incoming, stopping.cancelled());
     served.await.context("serving clients")
 }
@@ -298,12 +341,12 @@ async fn serve_peers(
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX),
     );
-    let server = Server::builder()
+    let server = server()
         .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
         .layer(MalformedLayer)
         .add_routes(routes);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = accept::incoming(listener, "peer", Protocol::Http2);
     let served = server.serve_with_incoming_shutdown(incoming, stopping.cancelled());
     served.await.context("serving peers")
 }

@@ -8,9 +8,9 @@ use super::authorize::Resource;
 use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, validate};
-use crate::consensus::Group;
+use crate::consensus::{Group, Room};
 use crate::log::{Command, IdKey, Outcome};
-use crate::types::NodeId;
+use crate::types::{NodeId, limits};
 
 /// Leaders that one call tries: who this node believes leads, and whom that one names instead.
 const LEADERS_TRIED_MAX: usize = 3;
@@ -28,6 +28,7 @@ pub async fn append(
     call.authorize(api.authorizer.as_ref(), Resource::Conversation(&request.conversation))?;
     let name = validate::conversation(&request.conversation)?;
     validate::append(&mut request)?;
+    let _room = room(api, &request)?;
     let (began, messages) = (Instant::now(), request.messages.len());
     let route = api.route(&name)?;
     let mut leader = match route.local.as_ref() {
@@ -52,6 +53,17 @@ pub async fn append(
     let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
     api.observer.appended(messages, code, began.elapsed());
     result
+}
+
+/// Memory for an append until its caller is answered.
+///
+/// # Errors
+/// OVERLOADED if the appends that wait at this node take all that they may.
+pub fn room(api: &Api, request: &AppendRequest) -> Result<Room, CallError> {
+    let bytes = request.messages.iter().map(validate::content_bytes).sum();
+    let message = "the appends that wait at this node take all the memory that they may";
+    let room = api.replicas.admission().calls().take(bytes);
+    room.ok_or_else(|| CallError::overloaded(message, limits::APPEND_CALLS_BYTES_MAX))
 }
 
 /// Proposes a validated append to a replica that leads.

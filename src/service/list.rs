@@ -27,6 +27,9 @@ pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListRe
     call.authorize(api.authorizer.as_ref(), Resource::Prefix(&request.prefix))?;
     validate::at_most("prefix", request.prefix.len(), limits::CONVERSATION_NAME_BYTES_MAX)?;
     validate::at_most("page_size", request.page_size as usize, limits::LIST_PAGE_MAX as usize)?;
+    // Two digits for each byte of a name.
+    let token_limit = 2 * limits::CONVERSATION_NAME_BYTES_MAX;
+    validate::at_most("page_token", request.page_token.len(), token_limit)?;
     let after = parse_token(&request.page_token)?;
     let page_size = if request.page_size == 0 { PAGE_DEFAULT } else { request.page_size } as usize;
     let topology = api.replicas.topology().borrow().clone();

@@ -1,5 +1,5 @@
-//! Requests that cannot be decoded, such as text that is not UTF-8. tonic calls that INTERNAL, as if it were our
-//! fault; callers are told that it is theirs, and which field it is.
+//! Requests that cannot be decoded, such as text that is not UTF-8, or that are too large to be. tonic calls that
+//! INTERNAL, as if it were our fault, or OUT_OF_RANGE; callers are told that it is their request, and which field it is.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,8 +11,15 @@ use tower::{Layer, Service};
 
 use super::errors::CallError;
 
-/// How the text of prost's decoding errors begins.
-const DECODING_FAILED: &str = "failed to decode Protobuf message";
+/// How the text begins that tonic gives to requests which it cannot take in.
+const NOT_A_MESSAGE: [&str; 4] = [
+    "failed to decode Protobuf message",
+    "protocol error: received message",
+    "Unexpected EOF decoding stream",
+    "Missing request message",
+];
+/// The same for a message over the limit, which stands between these two.
+const TOO_LARGE: (&str, &str) = ("the limit is: ", " bytes");
 
 /// Turns decoding failures into INVALID_ARGUMENT with a reason. Goes around the services of the API.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,10 +67,21 @@ where
     }
 }
 
-/// The caller's mistake behind a status that tonic made of a request it could not decode.
+/// The caller's mistake behind a status that tonic made of a request it could not take in.
 pub fn decoding_failure(status: &Status) -> Option<CallError> {
-    let failed = status.code() == Code::Internal && status.message().starts_with(DECODING_FAILED);
-    failed.then(|| CallError::malformed(status.message()))
+    let message = status.message();
+    match status.code() {
+        Code::Internal => {
+            let is_malformed = NOT_A_MESSAGE.iter().any(|text| message.starts_with(text));
+            is_malformed.then(|| CallError::malformed(message))
+        }
+        Code::OutOfRange => {
+            let (_, limit) = message.split_once(TOO_LARGE.0)?;
+            let limit = limit.strip_suffix(TOO_LARGE.1)?;
+            Some(CallError::request_too_large(message, limit))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +112,17 @@ mod tests {
         let info = details.error_info().unwrap();
         assert_eq!(info.reason, "MALFORMED");
         assert_eq!(info.metadata["field"], "conversation");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_large_is_told_the_limit() {
+        let text = "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes";
+        let status = answered(Status::out_of_range(text)).await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!(info.reason, "LIMIT_EXCEEDED");
+        assert_eq!(info.metadata["limit"], "4194304");
     }
 
     #[tokio::test]

@@ -39,10 +39,7 @@ pub async fn read(
     let level = Level::from_proto(request.consistency)?;
     let start = validate_start(request.start.as_ref())?;
     validate::at_most("limit", request.limit as usize, limits::READ_MESSAGES_MAX as usize)?;
-    let direction = match request.direction() {
-        proto::Direction::Backward => Direction::Backward,
-        proto::Direction::Unspecified | proto::Direction::Forward => Direction::Forward,
-    };
+    let direction = validate_direction(request.direction)?;
     let route = api.route(&name)?;
     let Some(group) = route.local.clone() else {
         return hand_on(api, call, &route, level, request).await;
@@ -116,6 +113,14 @@ async fn hand_on(
     Ok(Box::pin(responses.map(move |response| {
         response.map_err(|status| CallError::from_peer(node, &status, Effect::None).into())
     })))
+}
+
+fn validate_direction(direction: i32) -> Result<Direction, Violation> {
+    match proto::Direction::try_from(direction) {
+        Ok(proto::Direction::Backward) => Ok(Direction::Backward),
+        Ok(proto::Direction::Unspecified | proto::Direction::Forward) => Ok(Direction::Forward),
+        Err(_) => Err(Violation::of("direction", Problem::Invalid("forward or backward"))),
+    }
 }
 
 /// Where a read or a subscription starts, as asked.

@@ -16,12 +16,13 @@ use super::call::Call;
 use super::delivery::{HEARTBEAT_DEFAULT, Pacing, Subscription};
 use super::errors::CallError;
 use super::malformed::decoding_failure;
+use super::validate::{self, Problem, Violation};
 
 /// Opens a subscription without conversations.
 ///
 /// # Errors
 /// PERMISSION_DENIED. What is wrong with one conversation ends that one; the stream itself ends with an error if a
-/// conversation is added twice, or when the node stops. A caller that ends its side keeps what it has.
+/// conversation is added twice, a change names none, or the node stops. A caller that ends its side keeps what it has.
 pub async fn subscribe(
     api: &Api,
     call: &Call,
@@ -67,13 +68,16 @@ async fn change_one(
             subscription.add(conversation, start, credit_bytes).await
         }
         Some(Change::Remove(Remove { conversation })) => {
+            validate::conversation(&conversation)?;
             subscription.remove(conversation).await;
             Ok(())
         }
         Some(Change::Credit(Credit { conversation, credit_bytes })) => {
+            validate::conversation(&conversation)?;
             subscription.grant(conversation, credit_bytes).await;
             Ok(())
         }
-        None => Ok(()),
+        // Of a newer version, or nothing: what the caller believes to have changed would not have.
+        None => Err(Violation::of("change", Problem::Empty).into()),
     }
 }

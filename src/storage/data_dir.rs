@@ -44,6 +44,14 @@ pub enum DataDirError {
         /// Who asks.
         asked: NodeId,
     },
+    /// Damage was found in it while a node ran.
+    #[error("the data directory {} was found damaged: {reason}", path.display())]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
     /// The identity cannot be trusted.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -145,6 +153,10 @@ impl DataDir {
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| DataDirError::Locked { path: path.to_owned() })?;
         let data_dir = DataDir { path: path.to_owned(), _lock: lock };
+        if let Some(reason) = data_dir.damage_file().load()? {
+            let (path, reason) = (path.to_owned(), String::from_utf8_lossy(&reason).into_owned());
+            return Err(DataDirError::Damaged { path, reason });
+        }
         let identity = match data_dir.read_identity()? {
             Some(identity) => identity,
             None => {
@@ -169,6 +181,12 @@ impl DataDir {
     /// Keeps an identity: on stable storage when this returns. Blocks.
     pub fn save_identity(&self, identity: &Identity) -> Result<(), StorageError> {
         self.identity_file().replace(identity.encode().as_bytes())
+    }
+
+    /// Notes that the data was found damaged: on stable storage when this returns, and refused from then on. A restart
+    /// would not meet the same damage until something reads it. Blocks.
+    pub fn mark_damaged(&self, reason: &str) -> Result<(), StorageError> {
+        self.damage_file().replace(reason.as_bytes())
     }
 
     /// Makes sure that a file of this size can be deleted by people when the disk is full. Blocks. A disk without
@@ -198,6 +216,10 @@ impl DataDir {
         Self::peek(&self.path)
     }
 
+    fn damage_file(&self) -> DiskFile {
+        DiskFile::new(self.path.join("DAMAGED"))
+    }
+
     fn identity_file(&self) -> DiskFile {
         DiskFile::new(self.path.join("IDENTITY"))
     }
@@ -222,6 +244,16 @@ mod tests {
         assert!(matches!(other, Err(DataDirError::OtherNode { .. })), "{other:?}");
         let (_open, again) = DataDir::open(folder.path(), NodeId(1)).unwrap();
         assert_eq!(again, identity);
+    }
+
+    #[test]
+    fn damage_is_not_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (open, _) = DataDir::open(folder.path(), NodeId(1)).unwrap();
+        open.mark_damaged("a block does not have its checksum").unwrap();
+        drop(open);
+        let refused = DataDir::open(folder.path(), NodeId(1)).unwrap_err();
+        assert!(refused.to_string().ends_with("a block does not have its checksum"), "{refused}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use super::Table;
 
 /// What can go wrong below.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StorageError {
     /// The engine or the operating system refused: the node has to stop, because what is on disk is not known.
     #[error("storage failed while {action}: {reason}")]
@@ -164,8 +164,9 @@ pub trait Engine: View {
     /// beside all others in a simulation. Must be called on a runtime; timers work inside while it runs.
     fn host(&self, name: &'static str, task: BoxFuture<'static, ()>);
 
-    /// The first background error since opening; after one the node has to stop.
-    fn background_error(&self) -> Option<String>;
+    /// The first failure since opening that no caller can mend: of a write, in the background, or damage that a read
+    /// found. After one the node has to stop.
+    fn background_error(&self) -> Option<StorageError>;
 }
 
 /// Rows on their way into the tables.

@@ -259,8 +259,8 @@ impl Engine for MemoryEngine {
         tokio::spawn(task);
     }
 
-    fn background_error(&self) -> Option<String> {
-        self.failure.get().map(StorageError::to_string)
+    fn background_error(&self) -> Option<StorageError> {
+        self.failure.get().cloned()
     }
 }
 

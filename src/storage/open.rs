@@ -25,6 +25,19 @@ pub enum OpenError {
     Storage(#[from] StorageError),
 }
 
+impl OpenError {
+    /// Whether the data is there and cannot be relied on: it has to be made anew from the other nodes.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            OpenError::DataDir(
+                DataDirError::Damaged { .. } | DataDirError::Storage(StorageError::Damaged { .. }),
+            )
+            | OpenError::Storage(StorageError::Damaged { .. }) => true,
+            OpenError::DataDir(_) | OpenError::Storage(_) => false,
+        }
+    }
+}
+
 /// What opening reads, before the writer runs.
 struct Opened {
     data_dir: Arc<DataDir>,

@@ -121,9 +121,7 @@ fn open_watermark(
     if !recover(log, state, &Watermark::default())?.is_empty() {
         return Err(StorageError::Damaged {
             place: file.place(),
-            reason: "it is missing, and the databases have groups; make this node's replicas anew \
-                     (`quorate node replace`) on an empty directory"
-                .to_owned(),
+            reason: "it is missing, and the databases have groups".to_owned(),
         });
     }
     WatermarkFile::create(Box::new(file))

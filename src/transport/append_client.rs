@@ -81,8 +81,7 @@ impl AppendClient {
     ) -> Appended {
         let Some(opened) = self.open() else {
             let reason = format!("node {} is not connected", self.node);
-            let error = Failure::Unreachable(Unreachable::new(&AnyError::error(reason)));
-            return futures::stream::once(std::future::ready(Err(error))).boxed();
+            return failed(input, Failure::Unreachable(Unreachable::new(&AnyError::error(reason))));
         };
         let stop = CancellationToken::new();
         let (owed, tickets) = mpsc::channel(WINDOW);
@@ -110,6 +109,19 @@ impl AppendClient {
         shared.streams.insert(stream, sender);
         Some(Opened { stream, queue, responses })
     }
+}
+
+/// A stream that fails once there is something to send. Not before: openraft waits for its backoff in the input, and
+/// would open a stream that has failed without it again at once, thousands of times a second.
+pub(super) fn failed(
+    mut input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+    error: Failure,
+) -> Appended {
+    let failure = async move {
+        input.next().await;
+        Err(error)
+    };
+    futures::stream::once(failure).boxed()
 }
 
 /// Carries requests from openraft to the connection.

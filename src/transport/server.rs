@@ -1,7 +1,8 @@
 //! What other nodes may ask of this one. Every call is checked for cluster, node and protocol first.
 
+use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -71,9 +72,14 @@ pub trait NodeOperations: Send + Sync + 'static {
     fn status(&self) -> Bytes;
 }
 
+/// Refusals of strangers that are remembered, so that each is logged once: what they say of themselves is theirs to
+/// choose, so it is bounded.
+const REFUSALS_LOGGED_MAX: usize = 64;
+
 /// The peer service of a node.
 pub struct PeerServer {
     own: Arc<Introduction>,
+    refusals_logged: Mutex<HashSet<String>>,
     replicas: Arc<Replicas>,
     operations: Arc<dyn NodeOperations>,
 }
@@ -85,7 +91,17 @@ impl PeerServer {
         replicas: Arc<Replicas>,
         operations: Arc<dyn NodeOperations>,
     ) -> Self {
-        PeerServer { own, replicas, operations }
+        PeerServer { own, refusals_logged: Mutex::default(), replicas, operations }
+    }
+
+    /// Refuses a peer. It will try again for as long as it lives, and the log says so once.
+    fn refused(&self, error: HelloError) -> Status {
+        let reason = error.to_string();
+        let mut logged = self.refusals_logged.lock().expect("no panic while locked");
+        if logged.len() < REFUSALS_LOGGED_MAX && logged.insert(reason.clone()) {
+            tracing::warn!(reason, "a peer is refused; this is not logged again");
+        }
+        Status::failed_precondition(reason)
     }
 
     /// The group's replica, if it is the one that is meant.
@@ -93,10 +109,6 @@ impl PeerServer {
         let found = self.replicas.get(group).filter(|group| group.replica() == to);
         found.ok_or_else(|| Status::not_found(format!("no replica {to} of group {group} here")))
     }
-}
-
-fn refused(error: HelloError) -> Status {
-    Status::failed_precondition(error.to_string())
 }
 
 fn malformed(error: super::wire::Malformed) -> Status {
@@ -127,7 +139,7 @@ impl peer_server::Peer for PeerServer {
         let mut inbound = request.into_inner();
         let first = inbound.message().await?;
         let hello = first.and_then(|first| first.hello);
-        let from = self.own.check(hello.as_ref()).map_err(refused)?;
+        let from = self.own.check(hello.as_ref()).map_err(|error| self.refused(error))?;
         let (responses, queue) = mpsc::channel(limits::PEER_QUEUE_MAX);
         let frames = outbound(self.own.hello(from), queue);
         tokio::spawn(AppendServer::new(self.replicas.clone(), responses).run(inbound));
@@ -140,7 +152,7 @@ impl peer_server::Peer for PeerServer {
     ) -> Result<Response<proto::SnapshotReply>, Status> {
         let mut inbound = request.into_inner();
         let open = snapshots::opening(&mut inbound).await?;
-        self.own.check(open.hello.as_ref()).map_err(refused)?;
+        self.own.check(open.hello.as_ref()).map_err(|error| self.refused(error))?;
         let route = route_from_wire(open.route.as_ref()).map_err(malformed)?;
         let group = self.replica(route.group, route.to)?;
         let reply = snapshots::receive(&group, &self.replicas, &open, inbound).await?;
@@ -154,7 +166,7 @@ impl peer_server::Peer for PeerServer {
         use proto::raft_reply::Message as Reply;
         use proto::raft_request::Message;
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
         let route = route_from_wire(request.route.as_ref()).map_err(malformed)?;
         let group = self.replica(route.group, route.to)?;
         let raft = group.raft();
@@ -182,7 +194,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexReply>, Status> {
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
         let id = GroupId(request.group);
         let group = self.replicas.get(id);
         let group = group.ok_or_else(|| Status::not_found(format!("no replica of group {id}")))?;
@@ -195,7 +207,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::AdoptRequest>,
     ) -> Result<Response<proto::AdoptReply>, Status> {
         let request = request.into_inner();
-        self.own.check_stranger(request.hello.as_ref()).map_err(refused)?;
+        self.own.check_stranger(request.hello.as_ref()).map_err(|error| self.refused(error))?;
         let cluster = cluster_from_wire(&request.cluster_id);
         let adoption = Adoption {
             cluster: cluster
@@ -212,7 +224,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::EnsureReplicaRequest>,
     ) -> Result<Response<proto::EnsureReplicaReply>, Status> {
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
         let replica = replica_from_wire(request.replica.as_ref()).map_err(malformed)?;
         let group = GroupId(request.group);
         self.operations.ensure_replica(group, replica).await.map_err(operation)?;
@@ -224,7 +236,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::ChangeTopologyRequest>,
     ) -> Result<Response<proto::ChangeTopologyReply>, Status> {
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
         let refused = self.operations.change_topology(request.change).await.map_err(operation)?;
         Ok(Response::new(proto::ChangeTopologyReply { refused }))
     }
@@ -234,7 +246,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::ChangeMembershipRequest>,
     ) -> Result<Response<proto::ChangeMembershipReply>, Status> {
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(refused)?;
+        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
         let replica = replica_from_wire(request.replica.as_ref()).map_err(malformed)?;
         let (group, step) = (GroupId(request.group), request.step());
         self.operations.change_membership(group, step, replica).await.map_err(operation)?;
@@ -246,7 +258,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusReply>, Status> {
         let request = request.into_inner();
-        self.own.check_stranger(request.hello.as_ref()).map_err(refused)?;
+        self.own.check_stranger(request.hello.as_ref()).map_err(|error| self.refused(error))?;
         Ok(Response::new(proto::StatusReply {
             cluster_id: self.own.cluster().map(cluster_to_wire).unwrap_or_default(),
             status: self.operations.status(),

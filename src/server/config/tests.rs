@@ -117,6 +117,10 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "FILE line 5: peer.tls: TLS is not supported yet",
         ),
         (
+            "[peer]\nlisten = \"127.0.0.1:7101\"\n",
+            "FILE line 4: peer.listen: 127.0.0.1:7101 is client.listen already",
+        ),
+        (
             "[raft]\nheartbeat_interval_ms = 5\n",
             "FILE line 4: raft.heartbeat_interval_ms: 5 is out",
         ),
@@ -143,6 +147,114 @@ fn every_mistake_is_named_with_its_key_and_line() {
         assert!(refusal.starts_with(expected), "{refusal}\nexpected: {expected}");
         assert!(!refusal.contains('\n'), "{refusal}");
     }
+}
+
+/// Every key, with what is wrong in it and what is then said.
+const OUT_OF_RANGE: [(&str, &str, &str, &str); 26] = [
+    ("", "node_id", "0", "node ids count from 1"),
+    ("", "node_id", "4294967296", "invalid value"),
+    ("", "node_id", "-1", "invalid value"),
+    ("", "data_dir", "\"\"", "it is empty"),
+    ("raft", "heartbeat_interval_ms", "9", "9 is out of range: 10 to 10000"),
+    ("raft", "heartbeat_interval_ms", "10001", "10001 is out of range"),
+    ("raft", "election_timeout_min_ms", "0", "0 is too short"),
+    ("raft", "election_timeout_max_ms", "60001", "60001 is out of range"),
+    ("raft", "election_timeout_max_ms", "500", "500 must be above"),
+    ("storage", "disk_soft_free_bytes", "1073741824", "1073741824 must be above"),
+    ("storage", "disk_hard_free_bytes", "16777215", "16777215 is out of range: at least 16777216"),
+    ("storage", "block_cache_bytes", "1048575", "1048575 is out of range"),
+    ("storage", "log_memtable_bytes", "0", "0 is out of range"),
+    ("storage", "log_memtable_bytes", "17179869185", "17179869185 is out of range"),
+    ("storage", "state_memtable_bytes", "1", "1 is out of range"),
+    ("storage", "log_keep_bytes", "-1", "invalid value"),
+    ("storage", "flush_interval_ms", "99", "99 is out of range: 100 to 3600000"),
+    ("storage", "flush_interval_ms", "3600001", "3600001 is out of range"),
+    ("limits", "dedup_horizon_days", "3651", "3651 is out of range: 1 to 3650"),
+    ("log", "filter", "\"=\"", "not a log filter"),
+    ("client", "listen", "\"\"", "cannot be listened on: it has no port"),
+    ("peer", "listen", "\"127.0.0.1:x\"", "the port must be 1 to 65535"),
+    ("http", "listen", "\"127.0.0.1:65536\"", "the port must be 1 to 65535"),
+    ("client", "advertise", "\"host:0\"", "the port must be 1 to 65535"),
+    ("peer", "advertise", "\":7201\"", "it has no host"),
+    ("http", "advertise", "\"host\"", "it has no port"),
+];
+
+/// Every key of every section.
+const KEYS: [(&str, &[&str]); 8] = [
+    ("", &["node_id", "zone", "data_dir"]),
+    ("client", &["listen", "advertise", "insecure", "tls"]),
+    ("peer", &["listen", "advertise", "insecure", "tls"]),
+    ("http", &["listen", "advertise", "insecure", "tls"]),
+    ("raft", &["heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms"]),
+    (
+        "storage",
+        &[
+            "disk_soft_free_bytes",
+            "disk_hard_free_bytes",
+            "ballast_bytes",
+            "block_cache_bytes",
+            "log_memtable_bytes",
+            "state_memtable_bytes",
+            "log_keep_bytes",
+            "flush_interval_ms",
+        ],
+    ),
+    ("limits", &["dedup_horizon_days"]),
+    ("log", &["format", "filter"]),
+];
+
+/// A configuration that is right but for one key, and the line and name of that key.
+fn with_key(section: &str, key: &str, value: &str) -> (String, String) {
+    let mut lines: Vec<String> = [("node_id", "1"), ("data_dir", "\"data\"")]
+        .into_iter()
+        .filter(|(name, _)| !section.is_empty() || *name != key)
+        .map(|(name, value)| format!("{name} = {value}"))
+        .collect();
+    if !section.is_empty() {
+        lines.push(format!("[{section}]"));
+    }
+    if ["client", "peer", "http"].contains(&section) && key != "listen" {
+        lines.push("listen = \"127.0.0.1:9\"".to_owned());
+    }
+    lines.push(format!("{key} = {value}"));
+    let name = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+    (lines.join("\n") + "\n", format!("FILE line {}: {name}", lines.len()))
+}
+
+#[test]
+fn impossible_values_are_named_with_key_line_and_range() {
+    for (section, key, value, reason) in OUT_OF_RANGE {
+        let (text, place) = with_key(section, key, value);
+        let refusal = refusal(&text, &[]);
+        assert!(refusal.starts_with(&place), "{refusal}\nexpected: {place}");
+        assert!(refusal.contains(reason), "{refusal}\nexpected: {reason}");
+    }
+}
+
+#[test]
+fn every_key_refuses_what_is_no_value_of_its_kind() {
+    for (section, keys) in KEYS {
+        for key in keys {
+            let (text, place) = with_key(section, key, "[1]");
+            let refusal = refusal(&text, &[]);
+            assert!(refusal.starts_with(&place), "{refusal}\nexpected: {place}");
+            assert!(!refusal.contains('\n'), "{refusal}");
+        }
+        let (text, place) = with_key(section, "no_such_key", "1");
+        let refusal = refusal(&text, &[]);
+        assert!(refusal.starts_with(&format!("{place}: unknown field")), "{refusal}");
+        for key in keys {
+            assert!(refusal.contains(&format!("`{key}`")), "{key} is not offered: {refusal}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_no_text_is_named() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&[0xff, 0xfe, 0]).unwrap();
+    let error = Config::load_with(Some(file.path()), []).unwrap_err();
+    assert!(error.to_string().contains(&file.path().display().to_string()), "{error}");
 }
 
 #[test]

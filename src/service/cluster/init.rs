@@ -53,11 +53,12 @@ impl ClusterApi {
     }
 
     fn plan(&self, request: InitRequest) -> Result<Plan, ClusterError> {
-        let invalid = |field, message: String| ClusterError::Invalid { field, message };
         let count = request.nodes.len();
-        if count == 0 || count > limits::NODES_MAX {
-            let message = format!("nodes: 1 to {} are needed, not {count}", limits::NODES_MAX);
-            return Err(invalid("nodes", message));
+        if count == 0 {
+            return Err(invalid("nodes", "nodes: at least one is needed".to_owned()));
+        }
+        if count > limits::NODES_MAX {
+            return Err(over("nodes", count as u64, limits::NODES_MAX as u64));
         }
         let mut nodes = BTreeMap::new();
         let mut addresses = BTreeSet::new();
@@ -66,7 +67,8 @@ impl ClusterApi {
             let id = NodeId(id.ok_or_else(|| {
                 invalid("node_id", format!("node_id: {} is out of range", node.node_id))
             })?);
-            if !addresses.insert(node.peer_address.clone()) || node.peer_address.is_empty() {
+            check_address(&node.peer_address)?;
+            if !addresses.insert(node.peer_address.clone()) {
                 let message = format!("peer_address: node {id} has none of its own");
                 return Err(invalid("peer_address", message));
             }
@@ -84,10 +86,7 @@ impl ClusterApi {
         let groups = match request.groups {
             0 => 12.max(4 * count as u32),
             groups if groups <= limits::GROUPS_MAX => groups,
-            groups => {
-                let message = format!("groups: {groups} is above {}", limits::GROUPS_MAX);
-                return Err(invalid("groups", message));
-            }
+            groups => return Err(over("groups", groups.into(), limits::GROUPS_MAX.into())),
         };
         let replication_factor = replication_factor(request.replication_factor, count)?;
         Ok(Plan { nodes, groups, replication_factor })
@@ -192,15 +191,36 @@ fn failed(node: NodeId, status: tonic::Status) -> ClusterError {
     PeerError::Failed { node, status }.into()
 }
 
+fn invalid(field: &'static str, message: String) -> ClusterError {
+    ClusterError::Invalid { field, limit: None, message }
+}
+
+fn over(field: &'static str, value: u64, limit: u64) -> ClusterError {
+    let message = format!("{field}: {value} is over the limit of {limit}");
+    ClusterError::Invalid { field, limit: Some(limit), message }
+}
+
+/// host:port of a peer listener. Whether somebody listens there is found out by connecting.
+pub fn check_address(address: &str) -> Result<(), ClusterError> {
+    if address.len() > limits::ADDRESS_BYTES_MAX {
+        return Err(over("peer_address", address.len() as u64, limits::ADDRESS_BYTES_MAX as u64));
+    }
+    let has_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && has_port(port) => Ok(()),
+        _ => Err(invalid("peer_address", format!("peer_address: {address:?} is not host:port"))),
+    }
+}
+
 fn replication_factor(asked: u32, nodes: usize) -> Result<usize, ClusterError> {
-    let invalid = |message: String| ClusterError::Invalid { field: "replication_factor", message };
+    let invalid = |message: String| invalid("replication_factor", message);
     match asked {
         0 if nodes >= 3 => Ok(3),
         0 => Ok(1),
-        asked if asked % 2 == 0 || asked > limits::REPLICATION_FACTOR_MAX => {
-            let max = limits::REPLICATION_FACTOR_MAX;
-            Err(invalid(format!("replication_factor: {asked} is not odd and at most {max}")))
+        asked if asked > limits::REPLICATION_FACTOR_MAX => {
+            Err(over("replication_factor", asked.into(), limits::REPLICATION_FACTOR_MAX.into()))
         }
+        asked if asked % 2 == 0 => Err(invalid(format!("replication_factor: {asked} is not odd"))),
         asked if asked as usize > nodes => Err(invalid(format!(
             "replication_factor: {asked} is above the number of nodes, {nodes}"
         ))),

@@ -40,6 +40,8 @@ pub enum ClusterError {
     Invalid {
         /// Which field.
         field: &'static str,
+        /// What it is over, if that is what is wrong.
+        limit: Option<u64>,
         /// What is wrong with it.
         message: String,
     },

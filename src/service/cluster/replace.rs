@@ -13,7 +13,7 @@ use quorate_client::proto::{NodeStatus, ReplaceRequest, ReplaceResponse, Replica
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::init::META_VOTERS_MAX;
+use super::init::{META_VOTERS_MAX, check_address};
 use super::{ClusterApi, ClusterError};
 use crate::log::{Topology, TopologyChange};
 use crate::transport::proto::change_membership_request::Step;
@@ -64,9 +64,11 @@ impl ClusterApi {
         let node = node.and_then(|node| topology.nodes.iter().find(|known| known.id == node));
         let node = node.cloned().ok_or_else(|| ClusterError::Invalid {
             field: "node_id",
+            limit: None,
             message: format!("node_id: there is no node {}", request.node_id),
         })?;
         if !request.peer_address.is_empty() && request.peer_address != node.peer_address {
+            check_address(&request.peer_address)?;
             let mut moved = node.clone();
             moved.peer_address = request.peer_address;
             self.peers.set_addresses([(moved.id, moved.peer_address.clone())]);

@@ -57,12 +57,17 @@ impl From<ProposeError> for CallError {
 
 impl From<ReadError> for CallError {
     fn from(error: ReadError) -> CallError {
+        let message = error.to_string();
         let reason = match error {
+            ReadError::Overloaded => {
+                return CallError::new(Code::ResourceExhausted, reason::OVERLOADED, message)
+                    .retry_after(RETRY_SOON);
+            }
             ReadError::NoQuorum { .. } => reason::NO_QUORUM,
             ReadError::Expired => reason::EXPIRED,
             ReadError::Stopped { .. } => reason::REPLICA_STOPPED,
         };
-        CallError::unavailable(reason, error.to_string(), RETRY_LATER)
+        CallError::unavailable(reason, message, RETRY_LATER)
     }
 }
 
@@ -115,9 +120,14 @@ impl From<AppendRefusal> for CallError {
 impl From<ClusterError> for CallError {
     fn from(error: ClusterError) -> CallError {
         match error {
-            ClusterError::Invalid { field, message } => {
+            ClusterError::Invalid { field, limit: None, message } => {
                 CallError::new(Code::InvalidArgument, reason::INVALID_FIELD, message)
                     .with("field", field)
+            }
+            ClusterError::Invalid { field, limit: Some(limit), message } => {
+                CallError::new(Code::InvalidArgument, reason::LIMIT_EXCEEDED, message)
+                    .with("field", field)
+                    .with("limit", limit)
             }
             ClusterError::Refused(message) => {
                 CallError::new(Code::FailedPrecondition, reason::CLUSTER_REFUSED, message)

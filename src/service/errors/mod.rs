@@ -6,6 +6,7 @@ pub mod reason;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
 use std::time::Duration;
 
 use quorate_client::proto::Failure;
@@ -101,6 +102,15 @@ impl CallError {
     /// The leader that a NOT_LEADER error names.
     pub fn leader_hint(&self) -> Option<NodeId> {
         self.metadata("leader")?.parse().ok().map(NodeId)
+    }
+
+    /// The field that the caller has to mend, as `google.rpc.BadRequest` names it.
+    fn place(&self) -> Option<String> {
+        let field = self.metadata("field").filter(|_| self.code == Code::InvalidArgument)?;
+        Some(match self.metadata("message_index") {
+            Some(index) => format!("messages[{index}].{field}"),
+            None => field.to_owned(),
+        })
     }
 
     /// The caller may not do this.
@@ -232,6 +242,13 @@ impl CallError {
         CallError::unavailable(reason::SHUTTING_DOWN, "the node is shutting down", RETRY_LATER)
     }
 
+    /// A request whose encoding is larger than any that is read.
+    pub fn request_too_large(message: &str, limit: &str) -> Self {
+        CallError::new(Code::InvalidArgument, reason::LIMIT_EXCEEDED, message)
+            .with("field", "request")
+            .with("limit", limit)
+    }
+
     /// Text that cannot be decoded.
     pub fn malformed(message: &str) -> Self {
         let error = CallError::new(Code::InvalidArgument, reason::MALFORMED, message);
@@ -248,11 +265,13 @@ impl CallError {
         error
     }
 
-    /// What a peer answered: its own words if they are ours, otherwise that it could not be asked.
+    /// What a peer answered: its own words if they are ours, otherwise that it could not be asked. Where no connection
+    /// was made it cannot have had an effect.
     pub fn from_peer(node: NodeId, status: &Status, effect: Effect) -> Self {
         let details = status.get_error_details();
         let Some(info) = details.error_info().filter(|info| info.domain == DOMAIN) else {
             let message = format!("node {node} did not answer: {}", status.message());
+            let effect = if was_not_sent(status) { Effect::None } else { effect };
             return CallError::unreachable(node, message, effect);
         };
         let is = |key: &str| info.metadata.get(key).is_some_and(|value| value == "true");
@@ -273,6 +292,18 @@ impl CallError {
     }
 }
 
+/// Whether no connection was made, so that the request cannot have arrived.
+fn was_not_sent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// `conversation` of "failed to decode Protobuf message: AppendRequest.conversation: invalid string value".
 fn malformed_field(message: &str) -> Option<&str> {
     let place = message.split(": ").nth(1)?;
@@ -282,6 +313,7 @@ fn malformed_field(message: &str) -> Option<&str> {
 
 impl From<CallError> for Status {
     fn from(error: CallError) -> Status {
+        let place = error.place();
         let mut metadata: HashMap<String, String> = error.metadata.into_iter().collect();
         metadata.insert("retryable".to_owned(), error.retry_after.is_some().to_string());
         metadata
@@ -289,6 +321,9 @@ impl From<CallError> for Status {
         let mut details = ErrorDetails::with_error_info(error.reason, DOMAIN, metadata);
         if let Some(delay) = error.retry_after {
             details.set_retry_info(Some(delay));
+        }
+        if let Some(field) = place {
+            details.add_bad_request_violation(field, error.message.as_str());
         }
         Status::with_error_details(error.code, error.message, details)
     }
@@ -357,6 +392,21 @@ mod tests {
         assert_eq!(info.metadata["may_have_taken_effect"], "false");
         assert_eq!(info.metadata["leader"], "3");
         assert_eq!(details.retry_info().unwrap().retry_delay, Some(RETRY_SOON));
+    }
+
+    #[test]
+    fn what_the_caller_has_to_mend_is_a_violation_of_its_field() {
+        let mut error = CallError::request_too_large("too large", "4194304");
+        let violated = |error: &CallError| {
+            let details = Status::from(error.clone()).get_error_details();
+            let violations = details.bad_request().unwrap().field_violations.clone();
+            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        assert_eq!(violated(&error), ["request"]);
+        error = error.with("field", "payload").with("message_index", 3);
+        assert_eq!(violated(&error), ["messages[3].payload"]);
+        let other = Status::from(CallError::not_leader(None)).get_error_details();
+        assert!(other.bad_request().is_none());
     }
 
     #[test]

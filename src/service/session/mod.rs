@@ -15,7 +15,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quorate_client::proto::session_response::Result as Answered;
-use quorate_client::proto::{AppendResponse, SessionRequest, SessionResponse};
+use quorate_client::proto::{AppendRequest, AppendResponse, SessionRequest, SessionResponse};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,7 +32,7 @@ use super::malformed::decoding_failure;
 use super::observer::OpenStream;
 use super::validate::{Problem, Violation};
 use super::{Api, append, forward, validate};
-use crate::consensus::Group;
+use crate::consensus::{Group, Room};
 use crate::types::{ConversationName, NodeId, limits};
 
 /// Opens a session.
@@ -55,6 +55,7 @@ pub async fn open(
         upstreams: HashMap::new(),
         upstreams_opened: 0,
         last_request_id: 0,
+        room: None,
         responses,
         _open: OpenStream::new(api.observer.clone(), Operation::AppendSession),
     };
@@ -80,6 +81,8 @@ struct Session {
     upstreams: HashMap<NodeId, (u64, Upstream)>,
     upstreams_opened: u64,
     last_request_id: u64,
+    /// Memory for what the lanes hold.
+    room: Option<Room>,
     responses: mpsc::Sender<Result<SessionResponse, Status>>,
     _open: OpenStream,
 }
@@ -166,9 +169,19 @@ impl Session {
         let checked = self
             .call
             .authorize(self.api.authorizer.as_ref(), Resource::Conversation(&conversation))
-            .and_then(|()| Ok(validate::append(&mut append)?));
+            .and_then(|()| Ok(validate::append(&mut append)?))
+            .and_then(|()| self.take_room(&append));
         self.lanes.accept(&conversation, request_id, reset_lane, checked.map(|()| append));
         self.advance(conversation).await
+    }
+
+    fn take_room(&mut self, append: &AppendRequest) -> Result<(), CallError> {
+        let taken = append::room(&self.api, append)?;
+        match &mut self.room {
+            Some(room) => room.merge(taken),
+            None => self.room = Some(taken),
+        }
+        Ok(())
     }
 
     async fn arrive(&mut self, arrival: Arrival) -> Result<(), CallerGone> {
@@ -190,7 +203,11 @@ impl Session {
                 Err(error) => self.lanes.fail_waiting(name.as_str(), error),
             }
         }
-        for answer in self.lanes.answers(name.as_str()) {
+        let answers = self.lanes.answers(name.as_str());
+        if let Some(room) = &mut self.room {
+            room.shrink_to(self.lanes.bytes());
+        }
+        for answer in answers {
             self.answer(answer).await?;
         }
         Ok(())

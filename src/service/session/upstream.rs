@@ -103,31 +103,41 @@ impl Drop for Upstream {
     }
 }
 
-/// Hands out responses until the stream ends; then everything unanswered fails.
+/// Hands out responses until the stream ends; then everything unanswered fails. Where no connection was made nothing
+/// of it can have taken effect.
 async fn run(
     node: NodeId,
     mut client: MessageLogClient<Channel>,
     request: Request<ReceiverStream<SessionRequest>>,
     unanswered: Arc<Mutex<Unanswered>>,
 ) {
-    let ended = match client.append_session(request).await {
+    let ended = |why: &str| {
+        CallError::outcome_unknown(format!(
+            "the stream to node {node} ended before its answer: {why}"
+        ))
+    };
+    let error = match client.append_session(request).await {
         Ok(responses) => {
             let mut responses = responses.into_inner();
             loop {
                 match responses.message().await {
                     Ok(Some(response)) => hand_out(&unanswered, response),
-                    Ok(None) => break "the node ended it".to_owned(),
-                    Err(status) => break status.message().to_owned(),
+                    Ok(None) => break ended("the node ended it"),
+                    Err(status) => break ended(status.message()),
                 }
             }
         }
-        Err(status) => status.message().to_owned(),
+        Err(status) => CallError::from_peer(node, &status, Effect::Possible),
     };
-    tracing::debug!(%node, %ended, "a session's stream to another node ended");
-    Unanswered::with(&unanswered, |unanswered| {
+    tracing::debug!(%node, %error, "a session's stream to another node ended");
+    let waiting = Unanswered::with(&unanswered, |unanswered| {
         unanswered.open = false;
-        unanswered.waiting.clear();
+        std::mem::take(&mut unanswered.waiting)
     });
+    for waiting in waiting.into_values() {
+        // Nobody waits any more if the deadline has passed.
+        let _ = waiting.send(Err(error.clone()));
+    }
 }
 
 fn hand_out(unanswered: &Mutex<Unanswered>, response: SessionResponse) {

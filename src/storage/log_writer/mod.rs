@@ -323,8 +323,8 @@ impl WriterTask {
     }
 
     fn keep_watch(&mut self) -> Result<(), StorageError> {
-        if let Some(reason) = self.engine.background_error() {
-            return Err(StorageError::Failed { action: "working in the background", reason });
+        if let Some(failure) = self.engine.background_error() {
+            return Err(failure);
         }
         self.store_reached()
     }

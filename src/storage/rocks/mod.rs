@@ -13,7 +13,7 @@ mod view;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -25,7 +25,7 @@ use super::{
     Batch, Database, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError,
     Table, Tuning, View,
 };
-use view::PinnedView;
+use view::{Failure, PinnedView};
 
 /// Above every key of every table: keys are shorter and never this many 0xff bytes. RocksDB knows no range without
 /// an end.
@@ -38,7 +38,7 @@ pub struct RocksEngine {
     tuning: Tuning,
     staging: PathBuf,
     read_only: bool,
-    failure: OnceLock<StorageError>,
+    failure: Arc<Failure>,
 }
 
 impl RocksEngine {
@@ -100,7 +100,7 @@ impl RocksEngine {
             tuning: tuning.clone(),
             staging,
             read_only,
-            failure: OnceLock::new(),
+            failure: Arc::default(),
         })
     }
 
@@ -165,11 +165,11 @@ impl RocksEngine {
 
 impl View for RocksEngine {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        view::get(&self.db, None, table, key)
+        view::get(&self.db, &self.failure, None, table, key)
     }
 
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
-        view::scan(&self.db, None, table, range, direction)
+        view::scan(&self.db, &self.failure, None, table, range, direction)
     }
 }
 
@@ -186,7 +186,7 @@ impl Engine for RocksEngine {
     }
 
     fn pin(&self) -> Arc<dyn View> {
-        Arc::new(PinnedView::new(self.db.clone()))
+        Arc::new(PinnedView::new(self.db.clone(), self.failure.clone()))
     }
 
     fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError> {
@@ -239,18 +239,19 @@ impl Engine for RocksEngine {
             .expect("a node that cannot start its own few threads cannot run");
     }
 
-    fn background_error(&self) -> Option<String> {
+    fn background_error(&self) -> Option<StorageError> {
         if let Some(failure) = self.failure.get() {
-            return Some(failure.to_string());
+            return Some(failure.clone());
         }
-        match self.db.property_int_value(BACKGROUND_ERRORS) {
-            Ok(None | Some(0)) => None,
-            Ok(Some(count)) => Some(format!(
+        let reason = match self.db.property_int_value(BACKGROUND_ERRORS) {
+            Ok(None | Some(0)) => return None,
+            Ok(Some(count)) => format!(
                 "RocksDB counts {count} failed flushes or compactions in {}; its LOG file says why",
                 self.db.path().display()
-            )),
-            Err(error) => Some(error.into_string()),
-        }
+            ),
+            Err(error) => error.into_string(),
+        };
+        Some(StorageError::Failed { action: "working in the background", reason })
     }
 }
 

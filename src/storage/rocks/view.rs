@@ -2,7 +2,7 @@
 
 #![allow(clippy::mem_forget, reason = "what self_cell generates")]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, Snapshot};
@@ -21,25 +21,30 @@ self_cell!(
     }
 );
 
+/// The first failure of a database: it is not written any more, and its node stops.
+pub(super) type Failure = OnceLock<StorageError>;
+
 /// The state at one moment, until dropped.
 pub(super) struct PinnedView {
     snapshot: OwnedSnapshot,
+    failure: Arc<Failure>,
 }
 
 impl PinnedView {
-    pub(super) fn new(db: Arc<DB>) -> Self {
-        PinnedView { snapshot: OwnedSnapshot::new(db, |db| db.snapshot()) }
+    pub(super) fn new(db: Arc<DB>, failure: Arc<Failure>) -> Self {
+        PinnedView { snapshot: OwnedSnapshot::new(db, |db| db.snapshot()), failure }
     }
 }
 
 impl View for PinnedView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        get(self.snapshot.borrow_owner(), Some(self.snapshot.borrow_dependent()), table, key)
+        let snapshot = Some(self.snapshot.borrow_dependent());
+        get(self.snapshot.borrow_owner(), &self.failure, snapshot, table, key)
     }
 
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
         let snapshot = Some(self.snapshot.borrow_dependent());
-        scan(self.snapshot.borrow_owner(), snapshot, table, range, direction)
+        scan(self.snapshot.borrow_owner(), &self.failure, snapshot, table, range, direction)
     }
 }
 
@@ -50,19 +55,31 @@ pub(super) fn family(db: &DB, table: Table) -> Result<&ColumnFamily, StorageErro
     })
 }
 
+/// The error of a read. Damage fails the database as a whole: its files are shared by all groups of the node, and a
+/// compaction would meet the same block.
+fn read_error(action: &'static str, failure: &Failure, error: rocksdb::Error) -> StorageError {
+    let error = storage_error(action, error);
+    if matches!(error, StorageError::Damaged { .. }) {
+        let _ = failure.set(error.clone());
+    }
+    error
+}
+
 pub(super) fn get(
     db: &DB,
+    failure: &Failure,
     snapshot: Option<&Snapshot<'_>>,
     table: Table,
     key: &[u8],
 ) -> Result<Option<Bytes>, StorageError> {
     db.get_cf_opt(family(db, table)?, key, &read_options(snapshot))
         .map(|value| value.map(Bytes::from))
-        .map_err(|error| storage_error("reading a row", error))
+        .map_err(|error| read_error("reading a row", failure, error))
 }
 
 pub(super) fn scan<'a>(
     db: &'a DB,
+    failure: &'a Failure,
     snapshot: Option<&'a Snapshot<'_>>,
     table: Table,
     range: KeyRange,
@@ -86,7 +103,7 @@ pub(super) fn scan<'a>(
     };
     let rows = db.iterator_cf_opt(family, options, mode).map(|row| {
         row.map(|(key, value)| (Bytes::from(key), Bytes::from(value)))
-            .map_err(|error| storage_error("scanning rows", error))
+            .map_err(|error| read_error("scanning rows", failure, error))
     });
     Box::new(rows)
 }

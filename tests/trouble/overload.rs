@@ -1,0 +1,168 @@
+//! More than a node can take: refused with a delay, in bounded memory, and what was acknowledged is unaffected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quorate_client::proto::message_log_client::MessageLogClient;
+use quorate_client::proto::{
+    FollowRequest, FollowStart, ReadRequest, SessionRequest, SubscribeRequest, subscribe_request,
+};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use super::harness::{Cluster, append, append_surely, eventually, message, read_all};
+use super::wire::Refusal;
+
+const MIB: u64 = 1 << 20;
+
+const CALLS: u32 = 1_600;
+/// The bounds of one group's proposals, and of what is around them: encoded entries, connections, and the allocator.
+const GROWTH_MAX: u64 = 128 * MIB;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_its_followers_refuses_what_it_cannot_hold() {
+    let cluster = Cluster::start(3, "").await;
+    let conversation = cluster.conversation_led_by(1).await;
+    let mut client = cluster.messages(1);
+    append_surely(&mut client, append(&conversation, vec![message("first", "x")])).await;
+    let before = cluster.resident_bytes(1);
+    cluster.signal(2, Signal::STOP);
+    cluster.signal(3, Signal::STOP);
+
+    // 1,600 × 128 KiB: 200 MiB, far beyond the 32 MiB of one group that wait for a quorum at one time.
+    let payload = bytes::Bytes::from(vec![7; 128 << 10]);
+    let mut calls = JoinSet::new();
+    for number in 0..CALLS {
+        let mut client = client.clone();
+        let payload = payload.clone();
+        let conversation = conversation.clone();
+        calls.spawn(async move {
+            let id = number.to_string();
+            let mut request = Request::new(append(&conversation, vec![message(&id, payload)]));
+            request.set_timeout(Duration::from_secs(60));
+            (id, client.append(request).await)
+        });
+    }
+    let (mut reasons, mut no_effect, mut largest) = (BTreeMap::new(), BTreeSet::new(), 0);
+    let mut held = true;
+    while let Some(answered) = calls.join_next().await {
+        largest = largest.max(cluster.resident_bytes(1));
+        let (id, result) = answered.unwrap();
+        let status = match result {
+            Err(status) => status,
+            Ok(_) if held => panic!("{id} is acknowledged without a quorum"),
+            Ok(_) => continue,
+        };
+        let refusal = Refusal::of(&status);
+        assert!(refusal.retryable && refusal.retry_delay.is_some(), "{refusal:?}");
+        if refusal.reason == "OVERLOADED" {
+            assert_eq!(refusal.code, Code::ResourceExhausted, "{refusal:?}");
+            assert!(!refusal.may_have_taken_effect, "{refusal:?}");
+        }
+        *reasons.entry(refusal.reason.clone()).or_insert(0) += 1;
+        if !refusal.may_have_taken_effect {
+            no_effect.insert(id);
+        }
+        if held && reasons.get("OVERLOADED").is_some_and(|refused| *refused > CALLS / 2) {
+            // Those that wait are now to be committed.
+            cluster.signal(2, Signal::CONT);
+            cluster.signal(3, Signal::CONT);
+            held = false;
+        }
+    }
+    let growth = largest.saturating_sub(before);
+    println!("{reasons:?} of {CALLS}; {} MiB more at most", growth / MIB);
+    assert!(!held, "{reasons:?}");
+    assert!(growth < GROWTH_MAX, "{} MiB", growth / MIB);
+
+    append_surely(&mut client, append(&conversation, vec![message("last", "x")])).await;
+    let all = read_all(&mut client, &conversation, None).await.unwrap();
+    assert_eq!(all[0].client_msg_id, "first");
+    let there =
+        |message: &&quorate_client::proto::Message| no_effect.contains(&message.client_msg_id);
+    assert_eq!(all.iter().find(there), None, "what was refused is not there");
+    cluster.assert_no_panic(3);
+    cluster.stop().await;
+}
+
+/// Sends on a session without reading a response, until nothing more is taken.
+async fn flood_session(client: &mut MessageLogClient<Channel>, name: &str) -> usize {
+    let (requests, receiver) = mpsc::channel(1);
+    let call = client.append_session(ReceiverStream::new(receiver));
+    let _unread = call.await.unwrap().into_inner();
+    let payload = bytes::Bytes::from(vec![7; 1_024]);
+    for request_id in 1..=200_000 {
+        let messages = vec![message(&format!("{name}-{request_id}"), payload.clone())];
+        let append = Some(append(&format!("flood/{name}-{}", request_id % 50), messages));
+        let request = SessionRequest { request_id, append, reset_lane: false };
+        if timeout(Duration::from_secs(3), requests.send(request)).await.is_err() {
+            return request_id as usize;
+        }
+    }
+    panic!("the session takes requests without end while nobody reads its responses");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_do_not_read_are_waited_for_in_bounded_memory() {
+    let cluster = Cluster::start(1, "").await;
+    let mut client = cluster.messages(1);
+    let payload = bytes::Bytes::from(vec![7; 1 << 20]);
+    for number in 0..64 {
+        let messages = vec![message(&number.to_string(), payload.clone())];
+        append_surely(&mut client, append("long", messages)).await;
+    }
+    let before = cluster.resident_bytes(1);
+
+    // Streams of history that nobody reads: 3 kinds × 20 × 64 MiB, if they were not held back.
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        let mut client = cluster.messages(1);
+        let conversations = vec![FollowStart { conversation: "long".into(), start: None }];
+        let follow = client.follow(FollowRequest { conversations, heartbeat_ms: 0 }).await.unwrap();
+        let add = subscribe_request::Add {
+            conversation: "long".into(),
+            start: None,
+            credit_bytes: 16 << 20,
+        };
+        let change = Some(subscribe_request::Change::Add(add));
+        let (changes, receiver) = mpsc::channel(1);
+        changes.send(SubscribeRequest { change }).await.unwrap();
+        let subscribe = client.subscribe(ReceiverStream::new(receiver)).await.unwrap();
+        let request = ReadRequest { conversation: "long".into(), ..ReadRequest::default() };
+        let read = client.read(request).await.unwrap();
+        unread.push((client, follow, subscribe, read, changes));
+    }
+    // What each stream holds: four responses of one of these messages each, one being read, and as many again on the
+    // way through the connection. Wait until nothing moves any more.
+    let mut held = cluster.resident_bytes(1);
+    eventually("the streams are held back", async || {
+        let last = std::mem::replace(&mut held, cluster.resident_bytes(1));
+        sleep(Duration::from_millis(500)).await;
+        (cluster.resident_bytes(1).abs_diff(last) < 2 * MIB).then_some(())
+    })
+    .await;
+    let growth = held.saturating_sub(before);
+    println!("60 streams of 64 MiB unread: {} MiB more", growth / MIB);
+    assert!(growth < 60 * 10 * MIB, "{} MiB", growth / MIB);
+
+    let taken = flood_session(&mut cluster.messages(1), "one").await;
+    let growth = cluster.resident_bytes(1).saturating_sub(held);
+    println!("{taken} requests taken of a session; {} MiB more", growth / MIB);
+    // Beside the session's own bounds there is what it has appended, in the memtables of both databases.
+    assert!(growth < 256 * MIB, "{} MiB", growth / MIB);
+
+    // Others are served as if nothing were.
+    for number in 0..20 {
+        let mut client = cluster.messages(1);
+        let request = append("short", vec![message(&number.to_string(), "x")]);
+        timeout(Duration::from_secs(5), client.append(request)).await.unwrap().unwrap();
+    }
+    drop(unread);
+    cluster.assert_no_panic(1);
+    cluster.stop().await;
+}
