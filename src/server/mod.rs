@@ -5,6 +5,7 @@ pub mod config;
 mod dedup_floor;
 mod disk;
 mod http;
+mod incoming;
 /// What the process writes to standard error.
 pub mod logging;
 mod metrics;
@@ -17,6 +18,10 @@ pub mod shutdown;
 
 pub use clock::SystemClock;
 pub use config::Config;
-pub use http::{Readiness, serve as serve_http};
-pub use metrics::{Metrics, ProposalOutcome, Queue};
+pub use http::{Condition, Readiness, serve as serve_http};
+pub use incoming::HttpListener;
+pub use metrics::{Metrics, Queue};
+#[cfg(feature = "rocksdb")]
 pub use node::run;
+pub use node::{Ground, Listeners, run_on};
+pub use observers::Observers;

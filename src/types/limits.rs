@@ -87,6 +87,8 @@ pub const SESSION_RESPONSE_QUEUE_MAX: usize = 256;
 pub const LOG_WRITER_QUEUE_MAX: usize = 4_096;
 /// Bytes of one synced write of the log writer at most, unless one append alone is larger.
 pub const LOG_WRITER_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// TLS handshakes of one port under way. Past it connections wait to be accepted.
+pub const HANDSHAKES_MAX: usize = 256;
 /// Frames that wait for one peer's connection.
 pub const PEER_QUEUE_MAX: usize = 1_024;
 

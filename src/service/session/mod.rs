@@ -29,7 +29,7 @@ use super::authorize::{Operation, Resource};
 use super::call::Call;
 use super::errors::CallError;
 use super::malformed::decoding_failure;
-use super::observer::OpenStream;
+use super::observer::{OpenStream, SessionDepth};
 use super::validate::{Problem, Violation};
 use super::{Api, append, forward, validate};
 use crate::consensus::Group;
@@ -56,6 +56,7 @@ pub async fn open(
         upstreams_opened: 0,
         last_request_id: 0,
         responses,
+        depth: SessionDepth::new(api.observer.clone()),
         _open: OpenStream::new(api.observer.clone(), Operation::AppendSession),
     };
     tokio::spawn(session.run(requests).instrument(call.span()));
@@ -81,6 +82,7 @@ struct Session {
     upstreams_opened: u64,
     last_request_id: u64,
     responses: mpsc::Sender<Result<SessionResponse, Status>>,
+    depth: SessionDepth,
     _open: OpenStream,
 }
 
@@ -120,6 +122,7 @@ impl Session {
             if step.is_err() {
                 return;
             }
+            self.depth.set(self.lanes.requests());
         }
         if let Some(error) = ends_with {
             // If the caller is gone nobody needs to know.
