@@ -17,4 +17,5 @@ pub mod service; // floor 5
 
 pub mod server; // floor 6
 
-pub mod cli; // floor 7
+#[cfg(feature = "rocksdb")]
+pub mod cli; // floor 7: runs nodes and looks at their data, so it needs RocksDB

@@ -368,16 +368,6 @@ fn nothing_names_one_machine() {
     assert_none(breaches);
 }
 
-#[test]
-fn the_client_library_brings_no_engine() {
-    let manifest = files("Cargo.toml").into_iter().find(|file| file.path == "client/Cargo.toml");
-    let text = manifest.expect("client/Cargo.toml").text;
-    for dependency in ["rocksdb", "openraft", "quorate."] {
-        let named = text.lines().find(|line| line.starts_with(dependency));
-        assert_eq!(named, None, "services link this library");
-    }
-}
-
 /// The laws would hold of anything if these were blind.
 #[test]
 fn the_eyes_of_the_laws_see() {

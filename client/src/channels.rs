@@ -1,6 +1,7 @@
 //! Connections to nodes.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::Code;
@@ -53,14 +54,29 @@ impl Channels {
     }
 
     fn endpoint(&self, address: &str) -> Result<Endpoint, Error> {
-        let uri = match address.contains("://") {
-            true => address.to_owned(),
-            false => format!("http://{address}"),
+        let refuse = |message| Error::local(Code::InvalidArgument, reason::BAD_OPTION, message);
+        let scheme = if self.options.tls.is_some() { "https" } else { "http" };
+        let uri = match address.split_once("://") {
+            None => format!("{scheme}://{address}"),
+            Some((given, _)) if given == scheme => address.to_owned(),
+            Some(("https", _)) => {
+                let message = format!("{address} needs certificates: the option tls is not set");
+                return Err(refuse(message));
+            }
+            Some(_) => {
+                let message = format!("{address} is not encrypted, and the option tls is set");
+                return Err(refuse(message));
+            }
         };
-        let endpoint = Endpoint::from_shared(uri).map_err(|source| {
-            let message = format!("{address:?} is not an address of a node: {source}");
-            Error::local(Code::InvalidArgument, reason::BAD_OPTION, message)
+        let mut endpoint = Endpoint::from_shared(uri).map_err(|source| {
+            refuse(format!("{address:?} is not an address of a node: {source}"))
         })?;
+        if let Some(tls) = &self.options.tls {
+            endpoint = endpoint.tls_config(tls.to_tonic()).map_err(|error| {
+                let cause = error.source().map(ToString::to_string).unwrap_or_default();
+                refuse(format!("tls: the certificates cannot be used: {cause}"))
+            })?;
+        }
         Ok(endpoint
             .connect_timeout(self.options.connect_timeout)
             .tcp_nodelay(true)

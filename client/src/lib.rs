@@ -36,6 +36,7 @@ pub mod reason;
 mod router;
 mod session;
 mod subscribe;
+mod tls;
 mod topology;
 mod topology_watch;
 
@@ -49,6 +50,7 @@ pub use options::{ClientOptions, Routing};
 pub use read::{Consistency, Page, Read, Start};
 pub use session::{AppendHandle, Session, SessionOptions};
 pub use subscribe::{Credit, Subscription};
+pub use tls::Tls;
 pub use topology_watch::TopologyWatch;
 
 /// Generated from `proto/quorate/v1`.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::{Error, reason};
+use crate::{Error, Tls, reason};
 
 /// How calls find a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,11 +19,14 @@ pub enum Routing {
 /// How a [`Client`](crate::Client) connects and how long it tries.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Client addresses of some nodes, `host:port` or `http://host:port`. At least one. With [`Routing::Leader`]
+    /// Client addresses of some nodes, `host:port`, or with the scheme: `http://`, or `https://` with
+    /// [`ClientOptions::tls`]. At least one. With [`Routing::Leader`]
     /// they are where the topology is learnt; the others follow from it.
     pub endpoints: Vec<String>,
     /// How calls find a node.
     pub routing: Routing,
+    /// Certificates, if the nodes' client ports have TLS; none by default, which means plain connections.
+    pub tls: Option<Tls>,
     /// How long a call may take, all its attempts together. 10 s by default.
     pub request_timeout: Duration,
     /// How long one attempt may take before another node is tried. 3 s by default.
@@ -56,6 +59,13 @@ impl ClientOptions {
         self
     }
 
+    /// These options with encrypted connections.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// These options with another limit for whole calls.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
@@ -68,6 +78,9 @@ impl ClientOptions {
             |message: &str| Err(Error::local(Code::InvalidArgument, reason::BAD_OPTION, message));
         if self.endpoints.is_empty() {
             return refuse("endpoints is empty");
+        }
+        if let Some(problem) = self.tls.as_ref().and_then(Tls::problem) {
+            return refuse(problem);
         }
         let durations = [
             ("request_timeout", self.request_timeout),
@@ -95,6 +108,7 @@ impl Default for ClientOptions {
         ClientOptions {
             endpoints: Vec::new(),
             routing: Routing::default(),
+            tls: None,
             request_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),

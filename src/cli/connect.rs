@@ -1,9 +1,10 @@
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use quorate_client::proto::cluster_client::ClusterClient;
-use quorate_client::{Client, ClientOptions, Routing};
+use quorate_client::{Client, ClientOptions, Routing, Tls};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -23,6 +24,18 @@ pub struct ConnectArgs {
     )]
     pub endpoints: Vec<String>,
 
+    /// Authorities that may have signed the nodes' certificates, as PEM: connections are then encrypted
+    #[arg(long, value_name = "FILE", env = "QUORATE_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// This caller's certificate, as PEM, for nodes that ask for one
+    #[arg(long, value_name = "FILE", env = "QUORATE_CERT_FILE", requires_all = ["ca_file", "key_file"])]
+    pub cert_file: Option<PathBuf>,
+
+    /// The private key of that certificate, as PEM
+    #[arg(long, value_name = "FILE", env = "QUORATE_KEY_FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+
     /// How long a call may take, such as 500ms, 10s or 1m
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     pub timeout: Duration,
@@ -31,9 +44,10 @@ pub struct ConnectArgs {
 impl ConnectArgs {
     /// The `Cluster` service of the first endpoint that answers.
     pub async fn cluster(&self) -> anyhow::Result<ClusterClient<Channel>> {
+        let tls = self.tls()?;
         let mut failures = Vec::new();
         for address in &self.endpoints {
-            match connect(address).await {
+            match connect(address, tls.as_ref()).await {
                 Ok(client) => return Ok(client),
                 Err(error) => failures.push(format!("{address}: {}", root_cause(&error))),
             }
@@ -51,9 +65,24 @@ impl ConnectArgs {
 
     /// As [`ConnectArgs::client`], with a choice of who finds the leader.
     pub async fn client_routed(&self, routing: Routing) -> anyhow::Result<Client> {
-        let options =
+        let mut options =
             ClientOptions::new(&self.endpoints).routing(routing).request_timeout(self.timeout);
+        options.tls = self.tls()?;
         Client::connect(options).await.context("no node could be reached")
+    }
+
+    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        let read = |option: &str, file: &Path| {
+            std::fs::read(file).with_context(|| format!("{option} {}", file.display()))
+        };
+        let Some(ca) = &self.ca_file else { return Ok(None) };
+        let tls = Tls::new(read("--ca-file", ca)?);
+        Ok(Some(match (&self.cert_file, &self.key_file) {
+            (Some(cert), Some(key)) => {
+                tls.identity(read("--cert-file", cert)?, read("--key-file", key)?)
+            }
+            _ => tls,
+        }))
     }
 
     /// Waits for a call, no longer than `--timeout`.
@@ -69,13 +98,21 @@ impl ConnectArgs {
 }
 
 /// The `Cluster` service of one node.
-pub(super) async fn connect(address: &str) -> anyhow::Result<ClusterClient<Channel>> {
-    let uri = match address.contains("://") {
-        true => address.to_owned(),
-        false => format!("http://{address}"),
+pub(super) async fn connect(
+    address: &str,
+    tls: Option<&Tls>,
+) -> anyhow::Result<ClusterClient<Channel>> {
+    let uri = match (address.contains("://"), tls) {
+        (true, _) => address.to_owned(),
+        (false, None) => format!("http://{address}"),
+        (false, Some(_)) => format!("https://{address}"),
     };
     let endpoint =
         Endpoint::from_shared(uri).with_context(|| format!("{address:?} is not host:port"))?;
+    let endpoint = match tls {
+        Some(tls) => endpoint.tls_config(tls.to_tonic()).context("the certificates")?,
+        None => endpoint,
+    };
     Ok(ClusterClient::new(endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await?))
 }
 
@@ -128,6 +165,9 @@ mod tests {
         let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let args = ConnectArgs {
             endpoints: vec![unused.to_string(), "not an address".to_owned()],
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             timeout: Duration::from_secs(1),
         };
         let error = args.cluster().await.unwrap_err().to_string();

@@ -23,6 +23,7 @@ pub(super) fn diagnose(cluster: &DescribeClusterResponse) -> Vec<Problem> {
     };
     let mut problems = Vec::new();
     problems.extend(unreachable(topology, cluster));
+    problems.extend(troubled(cluster));
     problems.extend(damaged(topology, cluster));
     problems.extend(leaderless(topology, cluster));
     problems.extend(full_disks(cluster));
@@ -65,9 +66,19 @@ fn unreachable(topology: &Topology, cluster: &DescribeClusterResponse) -> Vec<Pr
     let answered: BTreeSet<u64> =
         cluster.nodes.iter().filter(|node| node.reachable).map(|node| node.node_id).collect();
     let silent = topology.nodes.iter().filter(|node| !answered.contains(&node.node_id));
+    let reason = |id: u64| {
+        let status = cluster.nodes.iter().find(|status| status.node_id == id);
+        let problems = status.map(|status| status.problems.join("; ")).unwrap_or_default();
+        if problems.is_empty() { problems } else { format!(": {problems}") }
+    };
     silent
         .map(|node| Problem {
-            what: format!("node {} ({}) does not answer", node.node_id, node.peer_address),
+            what: format!(
+                "node {} ({}) does not answer{}",
+                node.node_id,
+                node.peer_address,
+                reason(node.node_id)
+            ),
             next: format!(
                 "start node {id}: quorate serve --config FILE; if it cannot rely on its data, start it with an \
                  empty data directory, then quorate node replace {id}",
@@ -75,6 +86,17 @@ fn unreachable(topology: &Topology, cluster: &DescribeClusterResponse) -> Vec<Pr
             ),
         })
         .collect()
+}
+
+/// What nodes that answer say of themselves.
+fn troubled(cluster: &DescribeClusterResponse) -> Vec<Problem> {
+    let answered = cluster.nodes.iter().filter(|node| node.reachable);
+    let said = answered.flat_map(|node| node.problems.iter().map(move |problem| (node, problem)));
+    said.map(|(node, problem)| Problem {
+        what: format!("node {}: {problem}", node.node_id),
+        next: "see that both nodes have data and peer addresses of the same cluster".to_owned(),
+    })
+    .collect()
 }
 
 /// Nodes whose replicas are damaged, stopped or missing; one problem each, because one command mends them all.
@@ -260,6 +282,15 @@ mod tests {
         let mut cluster = healthy();
         cluster.nodes[2] = NodeStatus { node_id: 3, reachable: false, ..Default::default() };
         assert!(only_problem(&cluster).what.starts_with("node 3 "));
+        cluster.nodes[2].problems = vec!["it belongs to another cluster, c2".to_owned()];
+        assert!(only_problem(&cluster).what.ends_with(": it belongs to another cluster, c2"));
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_is_shown() {
+        let mut cluster = healthy();
+        cluster.nodes[0].problems = vec!["node 3 refused this node: protocol".to_owned()];
+        assert_eq!(only_problem(&cluster).what, "node 1: node 3 refused this node: protocol");
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl LocalCluster {
     async fn connect(&self, deadline: Instant) -> anyhow::Result<ClusterClient<Channel>> {
         let address = self.nodes[0].client_address();
         loop {
-            match connect(&address).await {
+            match connect(&address, None).await {
                 Ok(client) => return Ok(client),
                 Err(error) if Instant::now() >= deadline => {
                     return Err(error.context(format!("{address} does not answer in time")));

@@ -16,7 +16,7 @@ use super::raft_types::{Raft, RaftVote};
 use super::read_index::{ReadIndex, RemoteReadIndex};
 use super::snapshot_source::SnapshotSource;
 use super::state_machine::{Applied, GroupStateMachine};
-use super::{GroupStatus, ProposeError, ReadError, Tails};
+use super::{ConsensusObserver, GroupStatus, ProposeError, ReadError, Tails, observer};
 use crate::log::{Command, Outcome};
 use crate::storage::View;
 use crate::storage::records::GroupRow;
@@ -49,6 +49,8 @@ pub struct GroupParts {
     pub clock: Arc<dyn Clock>,
     /// Whether the node takes appends.
     pub admission: Arc<Admission>,
+    /// Whoever counts.
+    pub observer: Arc<dyn ConsensusObserver>,
 }
 
 /// One group's replica on this node.
@@ -65,12 +67,14 @@ pub struct Group {
     admission: Arc<Admission>,
     /// The newest snapshot transfer to this replica.
     incoming: watch::Sender<u64>,
+    observer: Arc<dyn ConsensusObserver>,
 }
 
 impl Group {
     /// Starts a replica on its recovered or blank data.
     pub async fn start(parts: GroupParts) -> Result<Arc<Group>, ProposeError> {
-        let GroupParts { id, log, applied, timing, transport, remote, clock, admission } = parts;
+        let GroupParts { id, log, applied, timing, transport, remote, clock, admission, observer } =
+            parts;
         let replica = applied.replica();
         let source = SnapshotSource::new(id, applied.clone());
         let network = GroupNetwork::new(transport, id, replica);
@@ -82,7 +86,12 @@ impl Group {
         Ok(Arc::new(Group {
             id,
             replica,
-            proposer: Proposer::start(raft.clone(), clock.clone(), admission.clone()),
+            proposer: Proposer::start(
+                raft.clone(),
+                clock.clone(),
+                admission.clone(),
+                observer.clone(),
+            ),
             read_index: ReadIndex::start(id, raft.clone(), clock, remote),
             last_barrier: Mutex::new(None),
             raft,
@@ -91,6 +100,7 @@ impl Group {
             source,
             admission,
             incoming: watch::Sender::new(0),
+            observer,
         }))
     }
 
@@ -174,6 +184,17 @@ impl Group {
 
     /// Proposes a command and waits for its outcome. A dropped call may still take effect.
     pub async fn propose(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, ProposeError> {
+        let proposal = observer::Proposal::begin(self.observer.as_ref());
+        let answer = self.propose_unobserved(command, deadline).await;
+        proposal.answered(&answer);
+        answer
+    }
+
+    async fn propose_unobserved(
         &self,
         command: Command,
         deadline: Instant,

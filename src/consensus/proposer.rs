@@ -13,9 +13,9 @@ use openraft::impls::ProgressResponder;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::ProposeError;
 use super::admission::{Admission, Room, RoomLeft};
 use super::raft_types::{EncodedProposal, Raft, TypeConfig};
+use super::{ConsensusObserver, ProposeError};
 use crate::log::{Command, Outcome, Proposal};
 use crate::types::{Clock, NodeId, Timestamp, limits};
 
@@ -73,9 +73,14 @@ impl Turn {
 
 impl Proposer {
     /// Starts the group's proposer. It ends when the handle is dropped.
-    pub fn start(raft: Raft, clock: Arc<dyn Clock>, node: Arc<Admission>) -> Self {
+    pub fn start(
+        raft: Raft,
+        clock: Arc<dyn Clock>,
+        node: Arc<Admission>,
+        observer: Arc<dyn ConsensusObserver>,
+    ) -> Self {
         let (queue, receiver) = mpsc::channel(limits::PROPOSAL_QUEUE_MAX);
-        tokio::spawn(Worker { raft, clock, receiver, held: None }.run());
+        tokio::spawn(Worker { raft, clock, observer, receiver, held: None }.run());
         Proposer { queue, room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX), node }
     }
 
@@ -121,6 +126,7 @@ fn unknown(reason: &str) -> ProposeError {
 struct Worker {
     raft: Raft,
     clock: Arc<dyn Clock>,
+    observer: Arc<dyn ConsensusObserver>,
     receiver: mpsc::Receiver<Waiting>,
     /// Taken from the queue but too large for the entry before.
     held: Option<Waiting>,
@@ -137,17 +143,22 @@ impl Worker {
             let (responder, receiver) =
                 ProgressResponder::<TypeConfig, WriteResult>::complete_only();
             let raft = self.raft.clone();
+            let began = Instant::now();
             // Written from here and not from the task: entries keep the order of the queue.
             let written = raft.client_write_ff(EncodedProposal(encoded), Some(responder)).await;
             if let Err(fatal) = written {
                 answer_all(replies, &ProposeError::Unknown { reason: fatal.to_string() });
                 continue;
             }
+            let observer = self.observer.clone();
             tokio::spawn(async move {
                 let result = receiver.await;
                 drop(permit);
                 match result {
-                    Ok(Ok(response)) => answer_each(replies, response.data.0),
+                    Ok(Ok(response)) => {
+                        observer.entry_committed(began.elapsed());
+                        answer_each(replies, response.data.0);
+                    }
                     Ok(Err(error)) => answer_all(replies, &refused(&error)),
                     Err(_) => answer_all(replies, &unknown("the replica stopped")),
                 }

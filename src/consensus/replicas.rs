@@ -13,7 +13,7 @@ use super::log_store::GroupLog;
 use super::network::RaftTransport;
 use super::read_index::RemoteReadIndex;
 use super::state_machine::Applied;
-use super::{Group, GroupStatus};
+use super::{ConsensusObserver, Group, GroupStatus};
 use crate::log::{Topology, read_topology};
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{
@@ -83,6 +83,8 @@ pub struct NodeParts {
     pub clock: Arc<dyn Clock>,
     /// Whether the node takes appends.
     pub admission: Arc<Admission>,
+    /// Whoever counts.
+    pub observer: Arc<dyn ConsensusObserver>,
 }
 
 /// Why a replica that is wanted here does not serve.
@@ -238,6 +240,7 @@ impl Replicas {
             remote: self.parts.remote.clone(),
             clock: self.parts.clock.clone(),
             admission: self.parts.admission.clone(),
+            observer: self.parts.observer.clone(),
         };
         let group = Group::start(parts)
             .await

@@ -6,6 +6,7 @@
 mod source;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 use crate::types::NodeId;
 
 use source::Source;
+pub use tls::{TlsConfig, TlsFileError};
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
@@ -66,25 +68,12 @@ pub struct Listener {
     /// host:port that others are told to use; see [`Listener::advertised`].
     #[serde(default)]
     pub advertise: Option<String>,
-    /// Certificates. Read, and refused until TLS is supported.
+    /// Certificates; without them the port is not encrypted.
     #[serde(default)]
     pub tls: Option<TlsConfig>,
     /// Allows a listener off loopback without TLS.
     #[serde(default)]
     pub insecure: bool,
-}
-
-/// PEM files of a listener.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// Certificate chain.
-    pub cert: PathBuf,
-    /// Private key.
-    pub key: PathBuf,
-    /// Who may sign the other side's certificate.
-    #[serde(default)]
-    pub ca: Option<PathBuf>,
 }
 
 /// Heartbeats and elections.
@@ -258,18 +247,22 @@ impl Listener {
     }
 
     fn validate(&self, name: &str, source: &Source<'_>) -> Result<(), ConfigError> {
-        if self.tls.is_some() {
-            let reason = "TLS is not supported yet; remove it, and set insecure = true if the network \
-                          between nodes and services is yours alone";
-            return Err(source.invalid(&format!("{name}.tls"), reason));
+        if let Some(tls) = &self.tls {
+            let checked = match name {
+                "peer" => tls.for_peers().map(|_| ()),
+                _ => tls.for_server(&[]).map(|_| ()),
+            };
+            checked.map_err(|error| {
+                source.invalid(&format!("{name}.tls.{}", error.key), error.reason)
+            })?;
         }
         let listen = format!("{name}.listen");
         if self.listen.port() == 0 {
             return Err(source.invalid(&listen, "the port must be 1 to 65535"));
         }
-        if !self.listen.ip().is_loopback() && !self.insecure {
+        if !self.listen.ip().is_loopback() && self.tls.is_none() && !self.insecure {
             let reason = format!(
-                "{} is not loopback, and there is no TLS: set {name}.insecure = true to allow it",
+                "{} is not loopback, and there is no TLS: set {name}.tls, or {name}.insecure = true to allow it",
                 self.listen
             );
             return Err(source.invalid(&listen, reason));

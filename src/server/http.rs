@@ -9,10 +9,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Metrics;
+use super::{HttpListener, Metrics};
 
 /// The content type that Prometheus asks for.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,15 +23,23 @@ const INDEX: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><t
     <li><a href=\"/livez\">/livez</a>: the process runs</li>\
     <li><a href=\"/readyz\">/readyz</a>: the node serves, or why it does not</li></ul>";
 
-/// Whether a node can serve.
-pub trait Readiness: Send + Sync {
-    /// What keeps it from serving, one sentence each; empty when it is ready. Called for each probe: answers from
-    /// memory, without waiting.
-    fn obstacles(&self) -> Vec<String>;
+/// How a node is, one sentence for each thing.
+#[derive(Clone, Debug, Default)]
+pub struct Condition {
+    /// What keeps it from serving; empty when it is ready.
+    pub obstacles: Vec<String>,
+    /// What is wrong and keeps it from nothing yet.
+    pub remarks: Vec<String>,
 }
 
-impl<F: Fn() -> Vec<String> + Send + Sync> Readiness for F {
-    fn obstacles(&self) -> Vec<String> {
+/// Whether a node can serve.
+pub trait Readiness: Send + Sync {
+    /// Called for each probe: answers from memory, without waiting.
+    fn condition(&self) -> Condition;
+}
+
+impl<F: Fn() -> Condition + Send + Sync> Readiness for F {
+    fn condition(&self) -> Condition {
         self()
     }
 }
@@ -45,7 +52,7 @@ struct Probes {
 
 /// Answers on `listener` until `shutdown`, then finishes what it is answering.
 pub fn serve(
-    listener: TcpListener,
+    listener: HttpListener,
     metrics: Arc<Metrics>,
     readiness: Arc<dyn Readiness>,
     shutdown: CancellationToken,
@@ -65,15 +72,16 @@ async fn scrape(State(probes): State<Probes>) -> Response {
 }
 
 async fn ready(State(probes): State<Probes>) -> Response {
-    let obstacles = probes.readiness.obstacles();
-    if obstacles.is_empty() {
-        return "ok\n".into_response();
+    let Condition { obstacles, remarks } = probes.readiness.condition();
+    let (status, verdict) = match obstacles.is_empty() {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    };
+    let mut text = String::from(verdict);
+    for line in obstacles.iter().chain(&remarks) {
+        writeln!(text, "- {line}").expect("writing to a String cannot fail");
     }
-    let mut text = String::from("not ready\n");
-    for obstacle in obstacles {
-        writeln!(text, "- {obstacle}").expect("writing to a String cannot fail");
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    (status, text).into_response()
 }
 
 #[cfg(test)]
@@ -81,7 +89,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -98,11 +106,15 @@ mod tests {
     async fn probes_tell_a_running_process_from_a_serving_node() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let listener = HttpListener::new(listener, None, "http").unwrap();
         let is_ready = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&is_ready);
-        let readiness = move || match shared.load(Ordering::Relaxed) {
-            true => Vec::new(),
-            false => vec!["the node belongs to no cluster".to_owned()],
+        let readiness = move || {
+            let obstacles = match shared.load(Ordering::Relaxed) {
+                true => Vec::new(),
+                false => vec!["the node belongs to no cluster".to_owned()],
+            };
+            Condition { obstacles, remarks: vec!["node 3 refused this node".to_owned()] }
         };
         let shutdown = CancellationToken::new();
         let metrics = Arc::new(Metrics::new());
@@ -111,9 +123,16 @@ mod tests {
         assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200 "));
         let refusal = get(address, "/readyz").await;
         assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
-        assert!(refusal.ends_with("not ready\n- the node belongs to no cluster\n"), "{refusal}");
+        assert!(
+            refusal.ends_with(
+                "not ready\n- the node belongs to no cluster\n- node 3 refused this node\n"
+            ),
+            "{refusal}"
+        );
         is_ready.store(true, Ordering::Relaxed);
-        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200 "));
+        let page = get(address, "/readyz").await;
+        assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+        assert!(page.ends_with("ok\n- node 3 refused this node\n"), "{page}");
         let page = get(address, "/metrics").await;
         assert!(page.contains(OPEN_METRICS) && page.contains("quorate_build_info"), "{page}");
         assert!(get(address, "/").await.contains("/readyz"));

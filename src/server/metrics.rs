@@ -1,6 +1,7 @@
 //! What the node measures. Names start with `quorate_` and end in a base unit or `_total`; no label grows with
 //! conversations or senders, so that a million conversations cost what one costs.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -13,23 +14,15 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::consensus::ProposalEnd;
 use crate::types::GroupId;
 
 /// A gauge of something that is never negative.
 type Count = Gauge<u64, AtomicU64>;
 
-/// What became of a proposal, as [`Metrics::proposal_ended`] counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProposalOutcome {
-    /// Committed and applied, whatever each of its commands led to.
-    Committed,
-    /// Refused before it was proposed: not the leader, too much waiting, a full disk, an untrusted clock.
-    Refused,
-    /// Its deadline passed before it was proposed.
-    Expired,
-    /// Proposed, and never heard of again.
-    Unknown,
-}
+/// What `GroupStatus::role` can be.
+const ROLES: [&str; 7] =
+    ["leader", "follower", "candidate", "learner", "damaged", "missing", "stopped"];
 
 /// A bounded queue of the node, as [`Metrics::set_queue_depth`] names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +35,17 @@ pub enum Queue {
     Peers,
     /// Appends of sessions that wait for their outcome.
     Sessions,
+}
+
+impl Queue {
+    fn name(self) -> &'static str {
+        match self {
+            Queue::Proposals => "proposals",
+            Queue::LogWriter => "log_writer",
+            Queue::Peers => "peers",
+            Queue::Sessions => "sessions",
+        }
+    }
 }
 
 /// All metrics of a node. Cheap to call from anywhere: each method is a few atomic operations.
@@ -109,6 +113,8 @@ impl Metrics {
             uptime: Count::default(),
         };
         metrics.register();
+        // Events move this one, so that it would be absent before the first session.
+        metrics.session_appends_changed(0);
         metrics
     }
 
@@ -151,16 +157,18 @@ impl Metrics {
         self.append_duration.observe(took.as_secs_f64());
     }
 
-    /// A proposal of this leader ended.
-    pub fn proposal_ended(&self, outcome: ProposalOutcome, took: Duration) {
-        if outcome == ProposalOutcome::Committed {
-            self.commit_duration.observe(took.as_secs_f64());
-        }
-        let outcome = match outcome {
-            ProposalOutcome::Committed => "committed",
-            ProposalOutcome::Refused => "refused",
-            ProposalOutcome::Expired => "expired",
-            ProposalOutcome::Unknown => "unknown",
+    /// An entry of this leader was committed and applied.
+    pub fn entry_committed(&self, took: Duration) {
+        self.commit_duration.observe(took.as_secs_f64());
+    }
+
+    /// A proposal of this node ended.
+    pub fn proposal_ended(&self, end: ProposalEnd) {
+        let outcome = match end {
+            ProposalEnd::Committed => "committed",
+            ProposalEnd::Refused => "refused",
+            ProposalEnd::Expired => "expired",
+            ProposalEnd::Unknown => "unknown",
         };
         self.proposals.get_or_create(&OutcomeLabel { outcome }).inc();
     }
@@ -189,13 +197,18 @@ impl Metrics {
 
     /// How much waits in a queue.
     pub fn set_queue_depth(&self, queue: Queue, depth: usize) {
-        let queue = match queue {
-            Queue::Proposals => "proposals",
-            Queue::LogWriter => "log_writer",
-            Queue::Peers => "peers",
-            Queue::Sessions => "sessions",
+        let label = QueueLabel { queue: queue.name() };
+        self.queue_depth.get_or_create(&label).set(depth as u64);
+    }
+
+    /// So many more appends of sessions than before wait (or, negative, fewer).
+    pub fn session_appends_changed(&self, by: i64) {
+        let label = QueueLabel { queue: Queue::Sessions.name() };
+        let depth = self.queue_depth.get_or_create(&label);
+        match by {
+            0.. => depth.inc_by(by.unsigned_abs()),
+            _ => depth.dec_by(by.unsigned_abs()),
         };
-        self.queue_depth.get_or_create(&QueueLabel { queue }).set(depth as u64);
     }
 
     /// Follows and subscriptions began (or, negative, ended).
@@ -209,9 +222,9 @@ impl Metrics {
     }
 
     /// How many replicas have which role; a role that is not named has none.
-    pub fn set_replicas(&self, by_role: impl IntoIterator<Item = (&'static str, u64)>) {
-        self.replicas.clear();
-        for (role, count) in by_role {
+    pub fn set_replicas(&self, by_role: &BTreeMap<&'static str, u64>) {
+        for role in ROLES {
+            let count = by_role.get(role).copied().unwrap_or_default();
             self.replicas.get_or_create(&RoleLabel { role }).set(count);
         }
     }
@@ -237,14 +250,15 @@ mod tests {
     fn measured() -> Metrics {
         let metrics = Metrics::new();
         metrics.append_answered(Duration::from_millis(2));
-        metrics.proposal_ended(ProposalOutcome::Committed, Duration::from_millis(1));
-        metrics.proposal_ended(ProposalOutcome::Unknown, Duration::from_millis(1));
+        metrics.entry_committed(Duration::from_millis(1));
+        metrics.proposal_ended(ProposalEnd::Committed);
+        metrics.proposal_ended(ProposalEnd::Unknown);
         metrics.log_synced(3, 4_096, Duration::from_micros(300));
         metrics.leader_changed();
         metrics.set_applied_lag(GroupId(4), 17);
         metrics.set_queue_depth(Queue::LogWriter, 5);
         metrics.set_disk_free_bytes(1_000);
-        metrics.set_replicas([("leader", 4), ("follower", 8)]);
+        metrics.set_replicas(&BTreeMap::from([("leader", 4), ("follower", 8)]));
         metrics.set_uptime(Duration::from_secs(5));
         metrics
     }

@@ -1,11 +1,12 @@
 //! Floor 6: configuration, the one wall clock, metrics, HTTP, shutdown, and the wiring of the floors below.
 
-mod accept;
 mod clock;
 pub mod config;
 mod dedup_floor;
 mod disk;
+mod greeting;
 mod http;
+mod incoming;
 /// What the process writes to standard error.
 pub mod logging;
 mod metrics;
@@ -18,6 +19,10 @@ pub mod shutdown;
 
 pub use clock::SystemClock;
 pub use config::Config;
-pub use http::{Readiness, serve as serve_http};
-pub use metrics::{Metrics, ProposalOutcome, Queue};
+pub use http::{Condition, Readiness, serve as serve_http};
+pub use incoming::HttpListener;
+pub use metrics::{Metrics, Queue};
+#[cfg(feature = "rocksdb")]
 pub use node::run;
+pub use node::{Ground, Listeners, run_on};
+pub use observers::Observers;

@@ -9,23 +9,32 @@ use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::proto::message_log_server::MessageLogServer;
 use tokio::net::TcpListener;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::{Channel, Server};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
 
-use super::accept::{self, Protocol};
+use super::config::{Listener, TlsConfig};
 use super::disk::DiskWatch;
-use super::observers::{self, Observers};
-use super::operations::{Advertised, Operations, other_addresses};
+use super::greeting::Protocol;
+use super::http::Condition;
+use super::incoming::{HttpListener, incoming};
+use super::observers::{Levels, Observers};
+use super::operations::{Advertised, Operations, other_addresses, refusals};
 use super::placement::Placement;
-use super::{Config, Metrics, Readiness, SystemClock, dedup_floor, serve_http};
+use super::{Config, Metrics, Readiness, dedup_floor, serve_http};
 use crate::consensus::flusher::{self, FlushPolicy};
 use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
 use crate::service::cluster::{ClusterApi, ClusterService};
-use crate::service::{Api, Authorizer, MalformedLayer};
-use crate::storage::{DiskLimits, DiskMark, OpenError, Storage, StorageError, Tuning};
+use crate::service::{Api, Authorizer, MalformedLayer, PeerLog};
+use crate::storage::{DiskLimits, DiskMark, Storage, StorageError};
+#[cfg(feature = "rocksdb")]
+use crate::storage::{OpenError, Tuning};
 use crate::transport::proto::peer_server::PeerServer as PeerService;
-use crate::transport::{Introduction, MESSAGE_BYTES_MAX, NodeOperations, PeerServer, Peers};
+use crate::transport::{
+    IntroducedOnly, Introduction, MESSAGE_BYTES_MAX, NodeOperations, PeerServer, Peers,
+};
 use crate::types::{Clock, GroupId, NodeId, limits};
 
 const DAY_US: u64 = 24 * 3600 * 1_000_000;
@@ -45,17 +54,74 @@ struct Node {
     authorizer: Arc<dyn Authorizer>,
 }
 
-/// Runs a node until `shutdown` is cancelled, or until its storage fails: then it stops at once, with an error,
-/// because what is on disk is not known any more. `authorizer` decides every call of the API on both ports.
+/// The ports of a node, bound.
+pub struct Listeners {
+    client: TcpListener,
+    peer: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds all of them. Who connects waits until the node serves.
+    ///
+    /// # Errors
+    /// The operating system refuses one.
+    pub async fn bind(config: &Config) -> anyhow::Result<Listeners> {
+        Ok(Listeners {
+            client: listen("client.listen", config.client.listen).await?,
+            peer: listen("peer.listen", config.peer.listen).await?,
+            http: listen("http.listen", config.http.listen).await?,
+        })
+    }
+}
+
+/// What a node stands on: the machine's, or a simulator's.
+pub struct Ground {
+    /// Its ports.
+    pub listeners: Listeners,
+    /// Its storage, opened with [`Observers`] of `metrics`.
+    pub storage: Storage,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Decides every call of the API on both ports.
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+/// Runs a node on this machine: its ports, its disk, its clock. As [`run_on`].
+///
+/// # Errors
+/// As [`run_on`]; a port cannot be bound; the data directory cannot be opened.
+#[cfg(feature = "rocksdb")]
 pub async fn run(
     config: Config,
     authorizer: Arc<dyn Authorizer>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = listen("client.listen", config.client.listen).await?;
-    let peer = listen("peer.listen", config.peer.listen).await?;
-    let http = listen("http.listen", config.http.listen).await?;
-    let node = Arc::new(start(config, authorizer).await?);
+    let listeners = Listeners::bind(&config).await?;
+    let metrics = Arc::new(Metrics::new());
+    let observer = Arc::new(Observers(metrics.clone()));
+    let storage = Storage::open(&config.data_dir, config.node_id, tuning(&config), observer)
+        .await
+        .map_err(|error| not_opened(config.node_id, error))?;
+    let clock = Arc::new(super::SystemClock);
+    run_on(Ground { listeners, storage, metrics, clock, authorizer }, config, shutdown).await
+}
+
+/// Runs a node until `shutdown` is cancelled, or until its storage fails: then it stops at once, with an error,
+/// because what is on disk is not known any more.
+///
+/// # Errors
+/// The replicas do not start, a listener fails, or the storage fails.
+pub async fn run_on(
+    ground: Ground,
+    config: Config,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Ground { listeners, storage, metrics, clock, authorizer } = ground;
+    let Listeners { client, peer, http } = listeners;
+    let node = Arc::new(start(config, storage, metrics, clock, authorizer).await?);
     tracing::info!(
         node_id = node.config.node_id.0,
         client = %node.config.client.listen,
@@ -69,8 +135,10 @@ pub async fn run(
             async { serve_clients(&node, client, stopping.clone()).await },
             async { serve_peers(&node, peer, stopping.clone()).await },
             async {
-                Ok(serve_http(http, node.metrics.clone(), readiness(&node), stopping.clone())
-                    .await?)
+                let tls = tls(&node.config.http, "http", &[b"http/1.1"])?;
+                let listener = HttpListener::new(http, tls, "http")?;
+                let ready = readiness(&node);
+                Ok(serve_http(listener, node.metrics.clone(), ready, stopping.clone()).await?)
             },
         )
     };
@@ -102,14 +170,14 @@ async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))
 }
 
-async fn start(config: Config, authorizer: Arc<dyn Authorizer>) -> anyhow::Result<Node> {
-    let metrics = Arc::new(Metrics::new());
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+async fn start(
+    config: Config,
+    storage: Storage,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    authorizer: Arc<dyn Authorizer>,
+) -> anyhow::Result<Node> {
     let started_us = clock.elapsed_us();
-    let observer = Arc::new(Observers(metrics.clone()));
-    let storage = Storage::open(&config.data_dir, config.node_id, tuning(&config), observer)
-        .await
-        .map_err(|error| not_opened(config.node_id, error))?;
     let data_dir = storage.data_dir.clone();
     if let Err(error) = data_dir.keep_ballast(config.storage.ballast_bytes) {
         tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
@@ -121,7 +189,10 @@ async fn start(config: Config, authorizer: Arc<dyn Authorizer>) -> anyhow::Resul
     };
     let disk = DiskWatch::begin(config.data_dir.clone(), limits, admission.clone());
     let identity = storage.identity.clone();
-    let peers = Peers::new(Arc::new(Introduction::new(config.node_id, identity.cluster)));
+    let tls = config.peer.tls.as_ref().map(TlsConfig::for_peers).transpose();
+    let tls = tls.context("the certificates of the peer port")?;
+    let own = Arc::new(Introduction::new(config.node_id, identity.cluster));
+    let peers = Peers::new(own, tls);
     peers.set_addresses(identity.peers.iter().filter(|(node, _)| *node != config.node_id).cloned());
     let parts = NodeParts {
         node: config.node_id,
@@ -134,6 +205,7 @@ async fn start(config: Config, authorizer: Arc<dyn Authorizer>) -> anyhow::Resul
         remote: peers.clone(),
         clock: clock.clone(),
         admission,
+        observer: Arc::new(Observers(metrics.clone())),
     };
     let replicas = Replicas::open(parts, &storage).await.context("starting the replicas")?;
     if let Some(topology) = &*replicas.topology().borrow() {
@@ -159,6 +231,7 @@ async fn start(config: Config, authorizer: Arc<dyn Authorizer>) -> anyhow::Resul
     Ok(Node { config, storage, replicas, peers, operations, disk, clock, metrics, authorizer })
 }
 
+#[cfg(feature = "rocksdb")]
 fn not_opened(node: NodeId, error: OpenError) -> anyhow::Error {
     let is_damage = error.is_damage();
     let error = anyhow::Error::new(error).context("opening the storage");
@@ -182,6 +255,7 @@ fn note_lost_meta_replica(replicas: &Replicas, identity: &crate::storage::Identi
     }
 }
 
+#[cfg(feature = "rocksdb")]
 fn tuning(config: &Config) -> Tuning {
     Tuning {
         log_memtable_bytes: config.storage.log_memtable_bytes as usize,
@@ -204,11 +278,19 @@ async fn run_background(node: Arc<Node>) -> anyhow::Error {
         log_keep_bytes: node.config.storage.log_keep_bytes,
     };
     let horizon_us = u64::from(node.config.limits.dedup_horizon_days) * DAY_US;
+    let levels = Levels {
+        metrics: node.metrics.clone(),
+        replicas: node.replicas.clone(),
+        peers: node.peers.clone(),
+        writer: node.storage.writer.clone(),
+        clock: node.clock.clone(),
+        started_us: node.operations.started_us,
+    };
     let endless = async {
         tokio::join!(
             placement.run(),
             node.disk.clone().run(node.metrics.clone()),
-            observers::sample(node.replicas.clone(), node.metrics.clone()),
+            levels.run(),
             dedup_floor::run(node.replicas.clone(), node.clock.clone(), horizon_us),
         );
     };
@@ -254,8 +336,8 @@ async fn background_errors(storage: &Storage) -> StorageError {
 struct PeerApis(Arc<Peers>);
 
 impl crate::service::Peers for PeerApis {
-    fn message_log(&self, node: NodeId) -> Option<MessageLogClient<Channel>> {
-        let channel = self.0.channel(node).ok()?;
+    fn message_log(&self, node: NodeId) -> Option<PeerLog> {
+        let channel = self.0.introduced(node).ok()?;
         Some(
             MessageLogClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -320,7 +402,8 @@ async fn serve_clients(
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(MalformedLayer)
         .add_routes(routes);
-    let incoming = accept::incoming(listener, "client", Protocol::Http2OrHttp1);
+    let tls = tls(&node.config.client, "client", &[b"h2", b"http/1.1"])?;
+    let incoming = incoming(listener, tls, Protocol::Http2OrHttp1, "client");
     let served = server.serve_with_incoming_shutdown(incoming, stopping.cancelled());
     served.await.context("serving clients")
 }
@@ -336,19 +419,30 @@ async fn serve_peers(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // Calls that other nodes hand on come this way.
-    let routes = Routes::new(peer).add_service(
-        message_log(node, stopping.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX),
-    );
+    let log = message_log(node, stopping.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let door = IntroducedOnly(node.peers.introduction().clone());
+    let routes = Routes::new(peer).add_service(InterceptedService::new(log, door));
     let server = server()
         .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
         .layer(MalformedLayer)
         .add_routes(routes);
-    let incoming = accept::incoming(listener, "peer", Protocol::Http2);
+    let tls = tls(&node.config.peer, "peer", &[b"h2"])?;
+    let incoming = incoming(listener, tls, Protocol::Http2, "peer");
     let served = server.serve_with_incoming_shutdown(incoming, stopping.cancelled());
     served.await.context("serving peers")
+}
+
+/// The certificates of a port, if it has any.
+fn tls(
+    listener: &Listener,
+    port: &'static str,
+    protocols: &[&[u8]],
+) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+    let config = listener.tls.as_ref().map(|tls| tls.for_server(protocols)).transpose();
+    config.with_context(|| format!("the certificates of the {port} port"))
 }
 
 /// Flow-control windows of peers: a full pipeline of entries fits.
@@ -358,6 +452,7 @@ const PEER_CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 /// A node is ready when it belongs to a cluster and every replica here that is wanted serves and knows a leader.
 fn readiness(node: &Node) -> Arc<dyn Readiness> {
     let replicas = node.replicas.clone();
+    let peers = node.peers.clone();
     let disk = node.disk.clone();
     Arc::new(move || {
         let mut obstacles = Vec::new();
@@ -375,6 +470,7 @@ fn readiness(node: &Node) -> Arc<dyn Readiness> {
         if disk.mark() != DiskMark::Ok {
             obstacles.push(format!("the disk has {} bytes left", disk.free_bytes()));
         }
-        obstacles
+        // One misguided peer must not take a node out of service that has its quorums without it.
+        Condition { obstacles, remarks: refusals(&peers) }
     })
 }

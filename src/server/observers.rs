@@ -1,14 +1,17 @@
 //! Carries what the floors below observe into the metrics.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Code;
 
 use super::{Metrics, Queue};
-use crate::consensus::Replicas;
+use crate::consensus::{ConsensusObserver, ProposalEnd, Replicas};
 use crate::service::{Operation, ServiceObserver};
-use crate::storage::{SyncedWrite, WriterObserver};
+use crate::storage::{LogWriter, SyncedWrite, WriterObserver};
+use crate::transport::Peers;
+use crate::types::{Clock, GroupId, LogIndex, NodeId};
 
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -43,26 +46,65 @@ impl ServiceObserver for Observers {
             self.0.subscriptions_changed(-1);
         }
     }
+
+    fn session_appends_changed(&self, by: i64) {
+        self.0.session_appends_changed(by);
+    }
 }
 
-/// Samples what is a level and not an event, until the node stops.
-pub async fn sample(replicas: Arc<Replicas>, metrics: Arc<Metrics>) {
-    let mut ticks = tokio::time::interval(GAUGE_INTERVAL);
-    let mut leaders = std::collections::BTreeMap::new();
-    loop {
-        ticks.tick().await;
-        let mut roles = std::collections::BTreeMap::<&'static str, u64>::new();
-        for status in replicas.statuses() {
+impl ConsensusObserver for Observers {
+    fn proposal_ended(&self, end: ProposalEnd) {
+        self.0.proposal_ended(end);
+    }
+
+    fn entry_committed(&self, took: Duration) {
+        self.0.entry_committed(took);
+    }
+}
+
+/// What is a level and not an event, and whom to ask for it.
+pub struct Levels {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) replicas: Arc<Replicas>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) writer: LogWriter,
+    pub(super) clock: Arc<dyn Clock>,
+    /// When the node started, as `Clock::elapsed_us` had it.
+    pub(super) started_us: u64,
+}
+
+impl Levels {
+    /// Samples until the node stops.
+    pub async fn run(self) {
+        let mut ticks = tokio::time::interval(GAUGE_INTERVAL);
+        let mut leaders = BTreeMap::new();
+        loop {
+            ticks.tick().await;
+            self.sample_replicas(&mut leaders);
+            let proposals = self.replicas.all().iter().map(|group| group.proposals_waiting()).sum();
+            for (queue, depth) in [
+                (Queue::Proposals, proposals),
+                (Queue::LogWriter, self.writer.waiting()),
+                (Queue::Peers, self.peers.frames_waiting()),
+            ] {
+                self.metrics.set_queue_depth(queue, depth);
+            }
+            let uptime_us = self.clock.elapsed_us().saturating_sub(self.started_us);
+            self.metrics.set_uptime(Duration::from_micros(uptime_us));
+        }
+    }
+
+    fn sample_replicas(&self, leaders: &mut BTreeMap<GroupId, Option<NodeId>>) {
+        let mut roles = BTreeMap::<&'static str, u64>::new();
+        for status in self.replicas.statuses() {
             *roles.entry(status.role).or_default() += 1;
-            let index = |index: Option<crate::types::LogIndex>| index.map_or(0, |index| index.0);
+            let index = |index: Option<LogIndex>| index.map_or(0, |index| index.0);
             let lag = index(status.last_index).saturating_sub(index(status.applied_index));
-            metrics.set_applied_lag(status.group, lag);
-            if leaders.insert(status.group, status.leader).is_some_and(|old| old != status.leader) {
-                metrics.leader_changed();
+            self.metrics.set_applied_lag(status.group, lag);
+            if leaders.insert(status.group, status.leader).flatten() != status.leader {
+                self.metrics.leader_changed();
             }
         }
-        metrics.set_replicas(roles);
-        let waiting = replicas.all().iter().map(|group| group.proposals_waiting()).sum();
-        metrics.set_queue_depth(Queue::Proposals, waiting);
+        self.metrics.set_replicas(&roles);
     }
 }

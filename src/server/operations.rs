@@ -183,8 +183,16 @@ impl NodeOperations for Operations {
 
     fn status(&self) -> Bytes {
         let uptime_us = self.clock.elapsed_us().saturating_sub(self.started_us);
-        own_status(&self.replicas, self.disk.mark(), self.disk.free_bytes(), uptime_us)
+        let (mark, free_bytes) = (self.disk.mark(), self.disk.free_bytes());
+        own_status(&self.replicas, mark, free_bytes, uptime_us, refusals(&self.peers))
     }
+}
+
+/// Which peers refused this node's hello, and why: a sentence for each.
+pub fn refusals(peers: &Peers) -> Vec<String> {
+    let refused_by = peers.introduction().standing().refused_by();
+    let sentence = |(node, reason)| format!("node {node} refused this node: {reason}");
+    refused_by.into_iter().map(sentence).collect()
 }
 
 /// The addresses of all nodes but this one, as the topology has them.

@@ -35,6 +35,7 @@ impl Api {
         let result = work.instrument(call.span()).await;
         let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
         self.observer.answered(call.operation, code, began.elapsed());
+        call.log_answer(result.as_ref().err(), began.elapsed());
         match result {
             Ok(message) => {
                 let mut response = Response::new(message);
@@ -42,7 +43,6 @@ impl Api {
                 Ok(response)
             }
             Err(error) => {
-                tracing::debug!(request_id = %call.request_id, %error, "call failed");
                 let mut status = Status::from(error);
                 name_request(call, status.metadata_mut());
                 Err(status)

@@ -66,6 +66,18 @@ impl Call {
         authorize(authorizer, &self.principal, self.operation, resource)
     }
 
+    /// One line for each call, at debug level. On every node that a call passes, it has the same request id.
+    pub fn log_answer(&self, error: Option<&CallError>, took: Duration) {
+        tracing::debug!(
+            request_id = %self.request_id,
+            operation = self.operation.name(),
+            forwarded = self.forwarded,
+            took_ms = took.as_secs_f64() * 1_000.0,
+            error = error.map(tracing::field::display),
+            "answered a call"
+        );
+    }
+
     /// The span that the call's work runs in.
     pub fn span(&self) -> tracing::Span {
         tracing::info_span!(

@@ -4,18 +4,21 @@ use std::future::Future;
 
 use quorate_client::proto::message_log_client::MessageLogClient;
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::Api;
 use super::call::{Call, FORWARDED, REQUEST_ID};
 use super::errors::{CallError, Effect};
+use crate::transport::IntroducedChannel;
 use crate::types::NodeId;
+
+/// Another node's API, called as a node of the same cluster.
+pub type PeerLog = MessageLogClient<IntroducedChannel>;
 
 /// Connections to the other nodes.
 pub trait Peers: Send + Sync {
     /// A client of a node's API; none if the node is unknown. Does not wait for a connection.
-    fn message_log(&self, node: NodeId) -> Option<MessageLogClient<Channel>>;
+    fn message_log(&self, node: NodeId) -> Option<PeerLog>;
 }
 
 /// A client of `node`'s API, and leave to use it.
@@ -27,7 +30,7 @@ pub fn client(
     call: &Call,
     node: NodeId,
     otherwise: CallError,
-) -> Result<MessageLogClient<Channel>, CallError> {
+) -> Result<PeerLog, CallError> {
     if call.forwarded || node == api.replicas.node() {
         return Err(otherwise);
     }

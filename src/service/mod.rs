@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub use authorize::{AllowAll, Authorizer, Operation, Principal, Resource, authorize};
 pub use call::{Call, FORWARDED, REQUEST_ID};
 pub use errors::{CallError, DOMAIN, Effect, reason};
-pub use forward::Peers;
+pub use forward::{PeerLog, Peers};
 pub use malformed::MalformedLayer;
 pub use observer::{ServiceObserver, Unobserved};
 

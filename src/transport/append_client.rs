@@ -13,11 +13,13 @@ use openraft::raft::AppendEntriesRequest;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use super::MESSAGE_BYTES_MAX;
 use super::frames::outbound;
 use super::hello::Introduction;
+use super::peers::root_cause;
 use super::proto::{self, AppendFrame, append_frame::Step, peer_client::PeerClient};
 use super::wire::{append_to_wire, result_from_wire};
 use crate::consensus::network::{Appended, Route};
@@ -97,6 +99,12 @@ impl AppendClient {
             Some((result, next))
         })
         .boxed()
+    }
+
+    /// Frames that wait for the connection.
+    pub fn waiting(&self) -> usize {
+        let shared = self.shared.lock().expect("no panic while locked");
+        shared.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
     fn open(&self) -> Option<Opened> {
@@ -205,9 +213,14 @@ async fn stay_connected(
     loop {
         match connect_once(node, &channel, &own, &shared).await {
             Ok(()) => delay = RECONNECT_FIRST,
+            // A peer that does not want us is told apart from one that is not there.
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                own.standing().note_refused(node, status.message());
+                delay = (delay * 2).min(RECONNECT_MAX);
+            }
             Err(status) => {
                 if delay == RECONNECT_FIRST {
-                    tracing::info!(%node, reason = status.message(), "a peer is not connected");
+                    tracing::info!(%node, reason = root_cause(&status), "a peer is not connected");
                 }
                 delay = (delay * 2).min(RECONNECT_MAX);
             }
@@ -244,6 +257,7 @@ async fn connect_once(
     let mut inbound = timeout(CONNECT_TIMEOUT, greeting)
         .await
         .map_err(|_| tonic::Status::deadline_exceeded("the connection was not made in time"))??;
+    own.standing().note_accepted(node);
     shared.lock().expect("no panic while locked").queue = Some(queue);
     tracing::debug!(%node, "a peer is connected");
     while let Ok(Some(message)) = inbound.message().await {

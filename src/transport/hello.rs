@@ -2,7 +2,10 @@
 
 use std::sync::OnceLock;
 
+use tonic::Status;
+
 use super::proto;
+use super::standing::Standing;
 use super::wire::{cluster_from_wire, cluster_to_wire};
 use crate::types::{ClusterId, NodeId};
 
@@ -19,15 +22,19 @@ pub enum HelloError {
     #[error("the peer did not say hello")]
     Missing,
     /// Another cluster.
-    #[error("the peer belongs to cluster {theirs}, this node to {ours}")]
+    #[error("node {from} belongs to cluster {theirs}, node {own} to {ours}")]
     WrongCluster {
+        /// Who spoke.
+        from: NodeId,
+        /// Who this is.
+        own: NodeId,
         /// Theirs; `none` if it has none.
         theirs: String,
         /// Ours; `none` if this node has none.
         ours: String,
     },
     /// Another node was meant, or says it is ours.
-    #[error("the message is from node {from} to node {to}, and this is node {own}")]
+    #[error("a message from node {from} to node {to} came to node {own}")]
     WrongNode {
         /// Who spoke.
         from: NodeId,
@@ -37,8 +44,14 @@ pub enum HelloError {
         own: NodeId,
     },
     /// No version in common.
-    #[error("the peer speaks protocol {min} to {max}, this node {PROTOCOL_MIN} to {PROTOCOL_MAX}")]
+    #[error(
+        "node {from} speaks protocol {min} to {max}, node {own} {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+    )]
     Protocol {
+        /// Who spoke.
+        from: NodeId,
+        /// Who this is.
+        own: NodeId,
         /// Lowest of theirs.
         min: u32,
         /// Highest of theirs.
@@ -51,6 +64,7 @@ pub struct Introduction {
     node: NodeId,
     cluster: OnceLock<ClusterId>,
     process_id: u64,
+    standing: Standing,
 }
 
 impl Introduction {
@@ -60,7 +74,12 @@ impl Introduction {
         if let Some(cluster) = cluster {
             let _ = cell.set(cluster);
         }
-        Introduction { node, cluster: cell, process_id: rand::random() }
+        Introduction {
+            node,
+            cluster: cell,
+            process_id: rand::random(),
+            standing: Standing::default(),
+        }
     }
 
     /// This node.
@@ -91,6 +110,26 @@ impl Introduction {
         }
     }
 
+    /// How it stands between this node and others.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Takes a peer's hello, or refuses it: the status that the peer gets, and one line in the log.
+    pub fn greet(&self, hello: Option<&proto::Hello>) -> Result<NodeId, Status> {
+        self.check(hello).map_err(|error| self.refuse(&error))
+    }
+
+    /// Like `greet`, for the calls that a node without a cluster may make and take.
+    pub fn greet_stranger(&self, hello: Option<&proto::Hello>) -> Result<NodeId, Status> {
+        self.check_stranger(hello).map_err(|error| self.refuse(&error))
+    }
+
+    fn refuse(&self, error: &HelloError) -> Status {
+        self.standing.note_stranger(error);
+        Status::failed_precondition(error.to_string())
+    }
+
     /// Checks a peer's hello and tells which node it is.
     pub fn check(&self, hello: Option<&proto::Hello>) -> Result<NodeId, HelloError> {
         let from = self.check_stranger(hello)?;
@@ -100,6 +139,8 @@ impl Introduction {
                 cluster.map_or_else(|| "none".to_owned(), |cluster| cluster.to_string())
             };
             return Err(HelloError::WrongCluster {
+                from,
+                own: self.node,
                 theirs: name(theirs),
                 ours: name(self.cluster()),
             });
@@ -107,12 +148,12 @@ impl Introduction {
         Ok(from)
     }
 
-    /// Like `check`, for the calls that a node without a cluster may make and take.
-    pub fn check_stranger(&self, hello: Option<&proto::Hello>) -> Result<NodeId, HelloError> {
+    fn check_stranger(&self, hello: Option<&proto::Hello>) -> Result<NodeId, HelloError> {
         let hello = hello.ok_or(HelloError::Missing)?;
         let (from, to) = (NodeId(hello.from_node), NodeId(hello.to_node));
         if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
-            return Err(HelloError::Protocol { min: hello.protocol_min, max: hello.protocol_max });
+            let (min, max) = (hello.protocol_min, hello.protocol_max);
+            return Err(HelloError::Protocol { from, own: self.node, min, max });
         }
         let to_itself = from == self.node && hello.process_id != self.process_id;
         if to != self.node || to_itself {

@@ -5,14 +5,19 @@ mod append_client;
 mod append_server;
 mod frames;
 mod hello;
+mod introduced;
 mod peers;
 mod server;
 mod snapshots;
+mod standing;
 mod wire;
 
 pub use hello::{FEATURE_LEVEL, HelloError, Introduction};
-pub use peers::{PeerError, Peers};
+pub use introduced::{IntroducedChannel, IntroducedOnly};
+pub use peers::{PeerError, Peers, root_cause};
 pub use server::{Adoption, NodeOperations, OperationError, PeerServer};
+pub use standing::Standing;
+pub use wire::cluster_from_wire;
 
 /// Generated from `proto/quorate/peer/v1`.
 pub mod proto {

@@ -13,10 +13,12 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use super::append_client::{self, AppendClient};
 use super::hello::Introduction;
+use super::introduced::{IntroducedChannel, Introducing};
 use super::proto::{self, peer_client::PeerClient};
 use super::wire::{route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{MESSAGE_BYTES_MAX, snapshots};
@@ -55,9 +57,19 @@ pub enum PeerError {
     },
 }
 
+/// Why a call failed. tonic says "transport error"; what the operating system or TLS said is below it.
+pub fn root_cause(status: &tonic::Status) -> String {
+    let mut cause = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    cause.map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
 /// The other nodes.
 pub struct Peers {
     own: Arc<Introduction>,
+    tls: Option<ClientTlsConfig>,
     addresses: RwLock<BTreeMap<NodeId, String>>,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
 }
@@ -73,8 +85,9 @@ struct Link {
 }
 
 impl Link {
-    fn new(node: NodeId, address: String, own: &Arc<Introduction>) -> Result<Self, PeerError> {
-        let channel = || connect(node, &address);
+    fn new(node: NodeId, address: String, peers: &Peers) -> Result<Self, PeerError> {
+        let channel = || peers.connect(node, &address);
+        let own = &peers.own;
         Ok(Link {
             calls: channel()?,
             snapshots: channel()?,
@@ -85,26 +98,10 @@ impl Link {
     }
 }
 
-fn connect(node: NodeId, address: &str) -> Result<Channel, PeerError> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
-        let reason = format!("address {address}: {error}");
-        PeerError::Failed { node, status: tonic::Status::invalid_argument(reason) }
-    })?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_lazy())
-}
-
 impl Peers {
-    /// No addresses are known yet.
-    pub fn new(own: Arc<Introduction>) -> Arc<Self> {
-        Arc::new(Peers { own, addresses: RwLock::default(), links: Mutex::default() })
+    /// No addresses are known yet. With certificates, all connections are encrypted, and the other side is checked.
+    pub fn new(own: Arc<Introduction>, tls: Option<ClientTlsConfig>) -> Arc<Self> {
+        Arc::new(Peers { own, tls, addresses: RwLock::default(), links: Mutex::default() })
     }
 
     /// This node as it presents itself.
@@ -125,9 +122,20 @@ impl Peers {
         self.addresses.read().expect("no panic while locked").clone()
     }
 
-    /// A channel for requests to a node.
-    pub fn channel(&self, node: NodeId) -> Result<Channel, PeerError> {
+    /// Frames that wait for a connection, over all of them.
+    pub fn frames_waiting(&self) -> usize {
+        let links = self.links.lock().expect("no panic while locked");
+        links.values().map(|link| link.entries.waiting() + link.heartbeats.waiting()).sum()
+    }
+
+    fn channel(&self, node: NodeId) -> Result<Channel, PeerError> {
         Ok(self.link(node)?.calls.clone())
+    }
+
+    /// A connection for calls that are handed on to a node; each carries this node's hello.
+    pub fn introduced(&self, node: NodeId) -> Result<IntroducedChannel, PeerError> {
+        let introducing = Introducing::new(self.own.clone(), node);
+        Ok(InterceptedService::new(self.channel(node)?, introducing))
     }
 
     /// A client for one-shot calls to a node.
@@ -139,7 +147,29 @@ impl Peers {
 
     /// A client for a node that is not known yet, at an address that somebody gave.
     pub fn client_at(&self, node: NodeId, address: &str) -> Result<PeerClient<Channel>, PeerError> {
-        Ok(PeerClient::new(connect(node, address)?))
+        Ok(PeerClient::new(self.connect(node, address)?))
+    }
+
+    fn connect(&self, node: NodeId, address: &str) -> Result<Channel, PeerError> {
+        let unusable = |error: tonic::transport::Error| {
+            let reason = format!("address {address}: {error}");
+            PeerError::Failed { node, status: tonic::Status::invalid_argument(reason) }
+        };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(unusable)?;
+        let endpoint = match &self.tls {
+            Some(tls) => endpoint.tls_config(tls.clone()).map_err(unusable)?,
+            None => endpoint,
+        };
+        Ok(endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect_lazy())
     }
 
     fn link(&self, node: NodeId) -> Result<Arc<Link>, PeerError> {
@@ -149,7 +179,7 @@ impl Peers {
         if let Some(link) = links.get(&node).filter(|link| link.address == address) {
             return Ok(link.clone());
         }
-        let link = Arc::new(Link::new(node, address, &self.own)?);
+        let link = Arc::new(Link::new(node, address, self)?);
         links.insert(node, link.clone());
         Ok(link)
     }

@@ -1,8 +1,7 @@
 //! What other nodes may ask of this one. Every call is checked for cluster, node and protocol first.
 
-use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -12,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::append_server::AppendServer;
 use super::frames::outbound;
-use super::hello::{HelloError, Introduction};
+use super::hello::Introduction;
 use super::proto::{self, peer_server};
 use super::snapshots;
 use super::wire::{
@@ -72,14 +71,9 @@ pub trait NodeOperations: Send + Sync + 'static {
     fn status(&self) -> Bytes;
 }
 
-/// Refusals of strangers that are remembered, so that each is logged once: what they say of themselves is theirs to
-/// choose, so it is bounded.
-const REFUSALS_LOGGED_MAX: usize = 64;
-
 /// The peer service of a node.
 pub struct PeerServer {
     own: Arc<Introduction>,
-    refusals_logged: Mutex<HashSet<String>>,
     replicas: Arc<Replicas>,
     operations: Arc<dyn NodeOperations>,
 }
@@ -91,17 +85,7 @@ impl PeerServer {
         replicas: Arc<Replicas>,
         operations: Arc<dyn NodeOperations>,
     ) -> Self {
-        PeerServer { own, refusals_logged: Mutex::default(), replicas, operations }
-    }
-
-    /// Refuses a peer. It will try again for as long as it lives, and the log says so once.
-    fn refused(&self, error: HelloError) -> Status {
-        let reason = error.to_string();
-        let mut logged = self.refusals_logged.lock().expect("no panic while locked");
-        if logged.len() < REFUSALS_LOGGED_MAX && logged.insert(reason.clone()) {
-            tracing::warn!(reason, "a peer is refused; this is not logged again");
-        }
-        Status::failed_precondition(reason)
+        PeerServer { own, replicas, operations }
     }
 
     /// The group's replica, if it is the one that is meant.
@@ -139,7 +123,7 @@ impl peer_server::Peer for PeerServer {
         let mut inbound = request.into_inner();
         let first = inbound.message().await?;
         let hello = first.and_then(|first| first.hello);
-        let from = self.own.check(hello.as_ref()).map_err(|error| self.refused(error))?;
+        let from = self.own.greet(hello.as_ref())?;
         let (responses, queue) = mpsc::channel(limits::PEER_QUEUE_MAX);
         let frames = outbound(self.own.hello(from), queue);
         tokio::spawn(AppendServer::new(self.replicas.clone(), responses).run(inbound));
@@ -152,7 +136,7 @@ impl peer_server::Peer for PeerServer {
     ) -> Result<Response<proto::SnapshotReply>, Status> {
         let mut inbound = request.into_inner();
         let open = snapshots::opening(&mut inbound).await?;
-        self.own.check(open.hello.as_ref()).map_err(|error| self.refused(error))?;
+        self.own.greet(open.hello.as_ref())?;
         let route = route_from_wire(open.route.as_ref()).map_err(malformed)?;
         let group = self.replica(route.group, route.to)?;
         let reply = snapshots::receive(&group, &self.replicas, &open, inbound).await?;
@@ -166,7 +150,7 @@ impl peer_server::Peer for PeerServer {
         use proto::raft_reply::Message as Reply;
         use proto::raft_request::Message;
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
+        self.own.greet(request.hello.as_ref())?;
         let route = route_from_wire(request.route.as_ref()).map_err(malformed)?;
         let group = self.replica(route.group, route.to)?;
         let raft = group.raft();
@@ -194,7 +178,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexReply>, Status> {
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
+        self.own.greet(request.hello.as_ref())?;
         let id = GroupId(request.group);
         let group = self.replicas.get(id);
         let group = group.ok_or_else(|| Status::not_found(format!("no replica of group {id}")))?;
@@ -207,7 +191,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::AdoptRequest>,
     ) -> Result<Response<proto::AdoptReply>, Status> {
         let request = request.into_inner();
-        self.own.check_stranger(request.hello.as_ref()).map_err(|error| self.refused(error))?;
+        self.own.greet_stranger(request.hello.as_ref())?;
         let cluster = cluster_from_wire(&request.cluster_id);
         let adoption = Adoption {
             cluster: cluster
@@ -224,7 +208,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::EnsureReplicaRequest>,
     ) -> Result<Response<proto::EnsureReplicaReply>, Status> {
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
+        self.own.greet(request.hello.as_ref())?;
         let replica = replica_from_wire(request.replica.as_ref()).map_err(malformed)?;
         let group = GroupId(request.group);
         self.operations.ensure_replica(group, replica).await.map_err(operation)?;
@@ -236,7 +220,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::ChangeTopologyRequest>,
     ) -> Result<Response<proto::ChangeTopologyReply>, Status> {
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
+        self.own.greet(request.hello.as_ref())?;
         let refused = self.operations.change_topology(request.change).await.map_err(operation)?;
         Ok(Response::new(proto::ChangeTopologyReply { refused }))
     }
@@ -246,7 +230,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::ChangeMembershipRequest>,
     ) -> Result<Response<proto::ChangeMembershipReply>, Status> {
         let request = request.into_inner();
-        self.own.check(request.hello.as_ref()).map_err(|error| self.refused(error))?;
+        self.own.greet(request.hello.as_ref())?;
         let replica = replica_from_wire(request.replica.as_ref()).map_err(malformed)?;
         let (group, step) = (GroupId(request.group), request.step());
         self.operations.change_membership(group, step, replica).await.map_err(operation)?;
@@ -258,7 +242,7 @@ impl peer_server::Peer for PeerServer {
         request: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusReply>, Status> {
         let request = request.into_inner();
-        self.own.check_stranger(request.hello.as_ref()).map_err(|error| self.refused(error))?;
+        self.own.greet_stranger(request.hello.as_ref())?;
         Ok(Response::new(proto::StatusReply {
             cluster_id: self.own.cluster().map(cluster_to_wire).unwrap_or_default(),
             status: self.operations.status(),

@@ -38,6 +38,7 @@ pub fn cluster_to_wire(cluster: ClusterId) -> Bytes {
     Bytes::copy_from_slice(&cluster.0.to_be_bytes())
 }
 
+/// A cluster's id; none if it is not 16 bytes.
 pub fn cluster_from_wire(bytes: &[u8]) -> Option<ClusterId> {
     Some(ClusterId(u128::from_be_bytes(bytes.try_into().ok()?)))
 }

@@ -141,6 +141,7 @@ impl Disks {
             remote: nobody.clone(),
             clock: nobody,
             admission: Arc::new(Admission::default()),
+            observer: Arc::new(()),
         };
         let replicas = Replicas::open(parts, &storage).await.unwrap();
         Process { storage, replicas }

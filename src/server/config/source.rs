@@ -14,7 +14,14 @@ const PREFIX: &str = "QUORATE_";
 /// Between a table and a key: one underscore is part of most keys.
 const NESTING: &str = "__";
 /// What the command line reads from the environment is not configuration.
-const COMMAND_LINE: [&str; 3] = ["QUORATE_CONFIG", "QUORATE_ENDPOINTS", "QUORATE_OUTPUT"];
+const COMMAND_LINE: [&str; 6] = [
+    "QUORATE_CONFIG",
+    "QUORATE_ENDPOINTS",
+    "QUORATE_OUTPUT",
+    "QUORATE_CA_FILE",
+    "QUORATE_CERT_FILE",
+    "QUORATE_KEY_FILE",
+];
 
 /// The document. Spans up to the text's length are places in the file; the one at `length + n` stands for the n-th
 /// variable (from 1), so that an error of the deserializer leads to a variable in the same way.

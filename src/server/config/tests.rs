@@ -114,7 +114,7 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ),
         (
             "[peer]\nlisten = \"127.0.0.1:7201\"\ntls = { cert = \"c\", key = \"k\", ca = \"a\" }\n",
-            "FILE line 5: peer.tls: TLS is not supported yet",
+            "FILE line 5: peer.tls.ca: a: No such file",
         ),
         (
             "[peer]\nlisten = \"127.0.0.1:7101\"\n",
@@ -262,4 +262,53 @@ fn a_missing_key_and_a_missing_file_are_named() {
     assert_eq!(refusal("data_dir = \"data\"\n", &[]), "FILE: missing field `node_id`");
     let error = Config::load_with(Some(Path::new("/no/such/file.toml")), []).unwrap_err();
     assert_eq!(error.to_string(), "cannot read the configuration file /no/such/file.toml");
+}
+
+/// Certificate and key of one node, and the key of another, in a folder.
+fn certificates() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let make = || rcgen::generate_simple_self_signed(["node.example".to_owned()]).unwrap();
+    let (own, other) = (make(), make());
+    for (name, text) in [
+        ("own.pem", own.cert.pem()),
+        ("own.key", own.signing_key.serialize_pem()),
+        ("other.key", other.signing_key.serialize_pem()),
+        ("empty.pem", String::new()),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn certificates_are_read_with_the_configuration_and_each_mistake_names_key_and_file() {
+    let folder = certificates();
+    let load_tls = |port: &str, tls: &str| {
+        let tls = tls.replace("F/", &format!("{}/", folder.path().display()));
+        let listen = "listen = \"10.0.0.1:7201\"";
+        let text = format!("{LEAST}[{port}]\n{listen}\ntls = {{ {tls} }}\n");
+        load(&text, &[]).map_err(|error| error.replace(&folder.path().display().to_string(), "F"))
+    };
+    let own = "cert = \"F/own.pem\", key = \"F/own.key\"";
+    let with_ca = format!("{own}, ca = \"F/own.pem\"");
+    for port in ["client", "http"] {
+        load_tls(port, own).expect("TLS is enough off loopback");
+    }
+    load_tls("peer", &with_ca).expect("nodes have certificates and authorities");
+    for (port, tls, expected) in [
+        ("client", own.replace("own.pem", "none.pem"), "client.tls.cert: F/none.pem: No such file"),
+        (
+            "client",
+            own.replace("own.pem", "empty.pem"),
+            "client.tls.cert: F/empty.pem: has no cert",
+        ),
+        ("http", own.replace("own.key", "own.pem"), "http.tls.key: F/own.pem: has no private key"),
+        ("http", own.replace("own.key", "other.key"), "http.tls.key: F/other.key: does not fit"),
+        ("client", format!("{own}, ca = \"F/empty.pem\""), "client.tls.ca: F/empty.pem: has no"),
+    ] {
+        let refused = load_tls(port, &tls).expect_err(expected);
+        assert!(refused.starts_with(&format!("FILE line 5: {expected}")), "{refused}");
+    }
+    let refused = load_tls("peer", own).expect_err("nodes need authorities");
+    assert!(refused.starts_with("FILE: peer.tls.ca: it is missing"), "{refused}");
 }

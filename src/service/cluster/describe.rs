@@ -10,7 +10,7 @@ use quorate_client::proto::{DescribeClusterResponse, NodeStatus, ReplicaStatus};
 use super::{ClusterApi, ClusterError};
 use crate::consensus::{GroupStatus, Replicas};
 use crate::storage::DiskMark;
-use crate::transport::proto;
+use crate::transport::{cluster_from_wire, proto, root_cause};
 use crate::types::NodeId;
 
 /// A node that has not answered by then is shown as not reachable.
@@ -41,19 +41,34 @@ impl ClusterApi {
 
     async fn node_status(&self, node: NodeId) -> NodeStatus {
         let status = if node == self.replicas.node() {
-            Some(self.operations.status())
+            Ok(self.operations.status())
         } else {
-            tokio::time::timeout(STATUS_TIMEOUT, self.ask_status(node)).await.ok().flatten()
+            let asked = tokio::time::timeout(STATUS_TIMEOUT, self.ask_status(node)).await;
+            asked.unwrap_or_else(|_| Err(format!("no answer within {STATUS_TIMEOUT:?}")))
         };
-        let unreachable = || NodeStatus { node_id: node.0.into(), ..NodeStatus::default() };
-        status.and_then(|encoded| NodeStatus::decode(encoded).ok()).unwrap_or_else(unreachable)
+        let status = status.and_then(|encoded| {
+            NodeStatus::decode(encoded).map_err(|error| format!("its answer is malformed: {error}"))
+        });
+        status.unwrap_or_else(|problem| NodeStatus {
+            node_id: node.0.into(),
+            problems: vec![problem],
+            ..NodeStatus::default()
+        })
     }
 
-    async fn ask_status(&self, node: NodeId) -> Option<Bytes> {
-        let mut client = self.peers.client(node).ok()?;
-        let hello = Some(self.peers.introduction().hello(node));
-        let reply = client.status(proto::StatusRequest { hello }).await.ok()?;
-        Some(reply.into_inner().status)
+    async fn ask_status(&self, node: NodeId) -> Result<Bytes, String> {
+        let own = self.peers.introduction();
+        let mut client = self.peers.client(node).map_err(|error| error.to_string())?;
+        let request = proto::StatusRequest { hello: Some(own.hello(node)) };
+        let reply = client.status(request).await.map_err(|status| root_cause(&status))?;
+        let reply = reply.into_inner();
+        // Strangers are answered too, so that `init` can look at them: what they say counts for nothing here.
+        match cluster_from_wire(&reply.cluster_id) {
+            Some(theirs) if Some(theirs) != own.cluster() => {
+                Err(format!("it belongs to another cluster, {theirs}"))
+            }
+            _ => Ok(reply.status),
+        }
     }
 }
 
@@ -73,6 +88,7 @@ pub fn own_status(
     disk: DiskMark,
     disk_free_bytes: u64,
     uptime_us: u64,
+    problems: Vec<String>,
 ) -> Bytes {
     let mark = match disk {
         DiskMark::Ok => "OK",
@@ -87,6 +103,7 @@ pub fn own_status(
         disk_free_bytes,
         disk_mark: mark.to_owned(),
         uptime_us,
+        problems,
     };
     Bytes::from(status.encode_to_vec())
 }

@@ -12,11 +12,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
 use super::{Conversations, HEARTBEAT_DEFAULT, Out, ended};
+use crate::service::PeerLog;
 use crate::service::convert;
 use crate::service::errors::{CallError, Effect};
 use crate::types::NodeId;
-use quorate_client::proto::message_log_client::MessageLogClient;
-use tonic::transport::Channel;
 
 /// A node that says nothing for this long, not even that it is alive, is given up.
 const SILENCE_MAX: Duration = HEARTBEAT_DEFAULT.saturating_mul(3);
@@ -26,7 +25,7 @@ pub struct Relay {
     pub node: NodeId,
     /// Which stream of the subscription this is.
     pub stream: u64,
-    pub client: MessageLogClient<Channel>,
+    pub client: PeerLog,
     /// To the other node. Its other sender is the subscription's.
     pub requests: mpsc::Sender<SubscribeRequest>,
     pub conversations: Conversations,

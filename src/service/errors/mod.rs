@@ -271,7 +271,10 @@ impl CallError {
         let details = status.get_error_details();
         let Some(info) = details.error_info().filter(|info| info.domain == DOMAIN) else {
             let message = format!("node {node} did not answer: {}", status.message());
-            let effect = if was_not_sent(status) { Effect::None } else { effect };
+            // A node that does not know us as one of its cluster says so, without details, before it looks at a call.
+            let is_refusal = status.code() == Code::FailedPrecondition;
+            let nothing_happened = is_refusal || was_not_sent(status);
+            let effect = if nothing_happened { Effect::None } else { effect };
             return CallError::unreachable(node, message, effect);
         };
         let is = |key: &str| info.metadata.get(key).is_some_and(|value| value == "true");
@@ -424,6 +427,8 @@ mod tests {
         assert!(write.is_retryable() && write.may_have_taken_effect());
         assert_eq!(write.reason(), reason::PEER_UNREACHABLE);
         assert!(!CallError::from_peer(PEER, &status, Effect::None).may_have_taken_effect());
+        let refused = Status::failed_precondition("another cluster");
+        assert!(!CallError::from_peer(PEER, &refused, Effect::Possible).may_have_taken_effect());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::authorize::{Operation, Resource};
 use super::call::Call;
 use super::errors::CallError;
 use super::malformed::decoding_failure;
-use super::observer::OpenStream;
+use super::observer::{OpenStream, SessionDepth};
 use super::validate::{Problem, Violation};
 use super::{Api, append, forward, validate};
 use crate::consensus::{Group, Room};
@@ -57,6 +57,7 @@ pub async fn open(
         last_request_id: 0,
         room: None,
         responses,
+        depth: SessionDepth::new(api.observer.clone()),
         _open: OpenStream::new(api.observer.clone(), Operation::AppendSession),
     };
     tokio::spawn(session.run(requests).instrument(call.span()));
@@ -84,6 +85,7 @@ struct Session {
     /// Memory for what the lanes hold.
     room: Option<Room>,
     responses: mpsc::Sender<Result<SessionResponse, Status>>,
+    depth: SessionDepth,
     _open: OpenStream,
 }
 
@@ -123,6 +125,7 @@ impl Session {
             if step.is_err() {
                 return;
             }
+            self.depth.set(self.lanes.requests());
         }
         if let Some(error) = ends_with {
             // If the caller is gone nobody needs to know.

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::proto::session_response::Result as Answered;
 use quorate_client::proto::{AppendRequest, AppendResponse, SessionRequest, SessionResponse};
 use tokio::sync::{mpsc, oneshot};
@@ -13,8 +12,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
-use tonic::transport::Channel;
 
+use crate::service::PeerLog;
 use crate::service::errors::{CallError, Effect};
 use crate::types::{NodeId, limits};
 
@@ -44,7 +43,7 @@ impl Upstream {
     /// Opens a stream. `prepare` makes the request with its metadata.
     pub fn open(
         node: NodeId,
-        client: MessageLogClient<Channel>,
+        client: PeerLog,
         prepare: impl FnOnce(ReceiverStream<SessionRequest>) -> Request<ReceiverStream<SessionRequest>>,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(limits::SESSION_IN_FLIGHT_MAX);
@@ -107,7 +106,7 @@ impl Drop for Upstream {
 /// of it can have taken effect.
 async fn run(
     node: NodeId,
-    mut client: MessageLogClient<Channel>,
+    mut client: PeerLog,
     request: Request<ReceiverStream<SessionRequest>>,
     unanswered: Arc<Mutex<Unanswered>>,
 ) {

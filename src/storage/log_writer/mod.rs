@@ -150,6 +150,11 @@ impl LogWriter {
         }
     }
 
+    /// Changes that wait for the writer to take them.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Notes how far a group's log is committed. It is stored with the group's next write and never causes one.
     pub fn note_committed(&self, group: GroupId, committed: LogId) {
         self.committed.lock().expect("no panic while locked").insert(group, committed);

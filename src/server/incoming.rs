@@ -1,0 +1,306 @@
+//! Connections of a port, plain or behind a TLS handshake. How they begin is looked at side by side: a slow or silent
+//! stranger delays nobody. Whoever does not begin as the port's protocol does is refused, and the log says so, at most
+//! once a minute for each port: an open port meets all kinds of programs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use super::greeting::{Protocol, Refusal, greet};
+use crate::types::limits;
+
+/// A client that is there speaks at once.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A port that cannot accept, for want of file descriptors, may do so again once connections have ended.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Between two lines about refused connections of one port.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A connection that is ready to be used.
+pub struct Connection(Either<TcpStream, TlsStream<TcpStream>>);
+
+/// The connections of a port.
+pub type Incoming = Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
+
+/// Accepts from a port, which `port` names in the log.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    protocol: Protocol,
+    port: &'static str,
+) -> Incoming {
+    let acceptor = tls.map(TlsAcceptor::from);
+    let beginnings = stream::unfold(listener, move |listener| {
+        let acceptor = acceptor.clone();
+        async move {
+            let (stream, address) = accept(&listener, port).await;
+            Some((begin(stream, address, acceptor, protocol), listener))
+        }
+    });
+    let mut report = Report { port, refused: 0, last: None };
+    let accepted = beginnings.buffer_unordered(limits::GREETINGS_MAX).filter_map(move |begun| {
+        let connection = match begun {
+            Ok(connection) => Some(Ok(connection)),
+            Err((reason, address)) => {
+                report.refuse(&reason, address);
+                None
+            }
+        };
+        std::future::ready(connection)
+    });
+    Box::pin(accepted)
+}
+
+/// Why a connection is not let in.
+#[derive(Debug, thiserror::Error)]
+enum NotBegun {
+    #[error(transparent)]
+    Greeting(#[from] Refusal),
+    #[error("its TLS handshake failed: {0}")]
+    Handshake(io::Error),
+}
+
+async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, SocketAddr) {
+    let mut has_failed = false;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                if !has_failed {
+                    tracing::warn!(port, %error, "connections cannot be accepted");
+                }
+                has_failed = true;
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// What is behind a handshake has chosen its protocol there.
+async fn begin(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    protocol: Protocol,
+) -> Result<Connection, (NotBegun, SocketAddr)> {
+    // Fails only if the connection is gone, which the next step finds out.
+    let _ = stream.set_nodelay(true);
+    let begun = match acceptor {
+        None => match greet(&stream, protocol).await {
+            Ok(()) => Ok(Connection(Either::Left(stream))),
+            Err(refusal) => Err(NotBegun::Greeting(refusal)),
+        },
+        Some(acceptor) => match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => Ok(Connection(Either::Right(stream))),
+            Ok(Err(error)) => Err(NotBegun::Handshake(error)),
+            Err(_) => Err(NotBegun::Greeting(Refusal::Silent)),
+        },
+    };
+    begun.map_err(|reason| (reason, address))
+}
+
+/// What the log is told about refused connections of one port.
+struct Report {
+    port: &'static str,
+    /// Since the last line.
+    refused: u64,
+    last: Option<Instant>,
+}
+
+impl Report {
+    fn refuse(&mut self, reason: &NotBegun, address: SocketAddr) {
+        let port = self.port;
+        if let NotBegun::Greeting(Refusal::Silent | Refusal::Gone) = reason {
+            tracing::debug!(port, %address, %reason, "a connection is refused");
+            return;
+        }
+        self.refused += 1;
+        if self.last.is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
+            return;
+        }
+        tracing::warn!(port, %address, refused = self.refused, %reason, "a connection is refused");
+        (self.refused, self.last) = (0, Some(Instant::now()));
+    }
+}
+
+/// Where it comes from.
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        match &self.0 {
+            Either::Left(stream) => stream.connect_info(),
+            Either::Right(stream) => stream.get_ref().0.connect_info(),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// The same for axum.
+pub struct HttpListener {
+    incoming: Incoming,
+    address: SocketAddr,
+}
+
+impl HttpListener {
+    /// As [`incoming`].
+    ///
+    /// # Errors
+    /// The listener does not know its own address.
+    pub fn new(
+        listener: TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+        port: &'static str,
+    ) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        Ok(HttpListener { incoming: incoming(listener, tls, Protocol::Http1, port), address })
+    }
+}
+
+impl axum::serve::Listener for HttpListener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            match self.incoming.next().await {
+                Some(Ok(connection)) => {
+                    let from = connection.connect_info().remote_addr();
+                    // A connection that is gone again has no address; its first read says so.
+                    return (connection, from.unwrap_or(self.address));
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "a connection was not accepted");
+                    sleep(ACCEPT_RETRY).await;
+                }
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    use super::*;
+
+    /// Both ends of a port whose certificate is its own authority.
+    fn port() -> (Arc<ServerConfig>, TlsConnector) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        (Arc::new(server), TlsConnector::from(Arc::new(client)))
+    }
+
+    #[tokio::test]
+    async fn strangers_to_tls_are_cut_off_and_hold_nobody_up() {
+        let (server, client) = port();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut connections = incoming(listener, Some(server), Protocol::Http2, "test");
+        // One says nothing at all, one speaks plain HTTP; both came first.
+        let silent = TcpStream::connect(address).await.unwrap();
+        let mut plain = TcpStream::connect(address).await.unwrap();
+        plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let (tell, heard) = tokio::sync::oneshot::channel();
+        let serve = async {
+            let mut connection = connections.next().await.unwrap().unwrap();
+            assert!(connection.connect_info().remote_addr().is_some());
+            let mut said = String::new();
+            connection.read_to_string(&mut said).await.unwrap();
+            tell.send(said).unwrap();
+            connections.next().await
+        };
+        let speak = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut stream = client.connect(name, stream).await.unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            stream.shutdown().await.unwrap();
+            assert_eq!(heard.await.unwrap(), "hello");
+            // What the plain one gets is an alert and the end.
+            let mut answer = Vec::new();
+            let _ = plain.read_to_end(&mut answer).await;
+            assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+        };
+        tokio::select! {
+            _ = serve => panic!("a stranger was let in"),
+            () = speak => {}
+        }
+        drop(silent);
+    }
+}
