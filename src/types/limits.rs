@@ -72,6 +72,14 @@ pub const READ_STALL_MS_MAX: u64 = 60_000;
 
 /// Appends that wait for a place in an entry, for each group. Past it appends are refused as retryable.
 pub const PROPOSAL_QUEUE_MAX: usize = 8_192;
+/// Bytes of one group's appends that wait for a place in an entry or for that entry's outcome. Past it appends are
+/// refused as retryable: without a quorum nothing leaves, and a count alone would let megabytes each pile up.
+pub const GROUP_PROPOSALS_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The same for all groups of a node together.
+pub const PROPOSALS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Payload and header bytes of the appends whose callers wait at one node, whichever node leads. Past it appends are
+/// refused as retryable.
+pub const APPEND_CALLS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Entries of one group that its proposer has in flight.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 /// Appends of one session that wait for their outcome.
@@ -93,9 +101,15 @@ pub const PEER_QUEUE_MAX: usize = 1_024;
 /// Bytes of one line that the command line reads: a full payload as JSON, each of its bytes escaped with six, and the
 /// other fields.
 pub const CHAT_LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Calls of one client's connection at a time, streams included. Further ones wait at the client.
+pub const CONNECTION_CALLS_MAX: u32 = 4_096;
+/// Connections of one port that have not said yet which protocol they speak. Further ones wait to be accepted.
+pub const GREETINGS_MAX: usize = 1_024;
 
 /// Nodes of one cluster.
 pub const NODES_MAX: usize = 99;
+/// Bytes of a node's host:port: a DNS name has 253 at most.
+pub const ADDRESS_BYTES_MAX: usize = 260;
 /// Conversation groups of one cluster.
 pub const GROUPS_MAX: u32 = 1_024;
 /// Replicas of one group.

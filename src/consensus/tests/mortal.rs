@@ -99,7 +99,7 @@ impl Engine for Mortal {
         self.engine.host(name, task);
     }
 
-    fn background_error(&self) -> Option<String> {
+    fn background_error(&self) -> Option<StorageError> {
         self.engine.background_error()
     }
 }
