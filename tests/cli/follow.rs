@@ -4,7 +4,7 @@ use tokio::time::timeout;
 use crate::harness::{Cluster, DEADLINE};
 
 async fn say(cluster: &Cluster, room: &str, text: &str) {
-    cluster.text(&["send", room, "--sender", "ann", "--timeout", "60s", text]).await;
+    cluster.text(&["send", room, "--sender", "ann", text]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,6 +91,8 @@ impl Cluster {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = quorate(arguments);
         command.env("QUORATE_ENDPOINTS", self.local.endpoints().join(","));
+        // An election on a busy machine may take longer than people want to wait.
+        command.args(["--timeout", "60s"]);
         command
     }
 
