@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, Snapshot};
 use self_cell::self_cell;
 
+use super::expiry::ExpiryHold;
 use super::storage_error;
 use crate::storage::engine::is_empty;
 use crate::storage::{Direction, KeyRange, Rows, StorageError, Table, View};
@@ -24,11 +25,12 @@ self_cell!(
 /// The state at one moment, until dropped.
 pub(super) struct PinnedView {
     snapshot: OwnedSnapshot,
+    _hold: ExpiryHold,
 }
 
 impl PinnedView {
-    pub(super) fn new(db: Arc<DB>) -> Self {
-        PinnedView { snapshot: OwnedSnapshot::new(db, |db| db.snapshot()) }
+    pub(super) fn new(db: Arc<DB>, hold: ExpiryHold) -> Self {
+        PinnedView { snapshot: OwnedSnapshot::new(db, |db| db.snapshot()), _hold: hold }
     }
 }
 
