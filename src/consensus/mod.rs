@@ -5,6 +5,7 @@ mod config;
 #[cfg(test)]
 mod conformance;
 mod errors;
+mod fitness;
 pub mod flusher;
 mod group;
 mod log_store;
@@ -23,6 +24,7 @@ mod tests;
 pub use admission::Admission;
 pub use config::RaftTiming;
 pub use errors::{GroupStatus, ProposeError, ReadError};
+pub use fitness::{ClockSkew, Fitness, Sighting};
 pub use group::{Barrier, Group};
 pub use membership::MembershipChangeError;
 pub use read_index::RemoteReadIndex;

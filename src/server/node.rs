@@ -18,6 +18,7 @@ use super::disk::DiskWatch;
 use super::observers::{self, Observers};
 use super::operations::{Advertised, Operations, other_addresses};
 use super::placement::Placement;
+use super::pulse::PulseWatch;
 use super::{Config, Metrics, Readiness, SystemClock, dedup_floor, serve_http};
 use crate::consensus::flusher::{self, FlushPolicy};
 use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
@@ -40,6 +41,7 @@ struct Node {
     peers: Arc<Peers>,
     operations: Arc<Operations>,
     disk: Arc<DiskWatch>,
+    admission: Arc<Admission>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     authorizer: Arc<dyn Authorizer>,
@@ -129,7 +131,7 @@ async fn start(config: Config) -> anyhow::Result<Node> {
         transport: peers.clone(),
         remote: peers.clone(),
         clock: clock.clone(),
-        admission,
+        admission: admission.clone(),
     };
     let replicas = Replicas::open(parts, &storage).await.context("starting the replicas")?;
     if let Some(topology) = &*replicas.topology().borrow() {
@@ -153,7 +155,18 @@ async fn start(config: Config) -> anyhow::Result<Node> {
         adopting: tokio::sync::Mutex::default(),
     });
     let authorizer = Arc::new(AllowAll);
-    Ok(Node { config, storage, replicas, peers, operations, disk, clock, metrics, authorizer })
+    Ok(Node {
+        config,
+        storage,
+        replicas,
+        peers,
+        operations,
+        disk,
+        admission,
+        clock,
+        metrics,
+        authorizer,
+    })
 }
 
 /// A node that was taken into a cluster had a replica of the meta group. If it is gone, its data was lost.
@@ -182,6 +195,12 @@ async fn run_background(node: Arc<Node>) -> anyhow::Error {
         peers: node.peers.clone(),
         operations: node.operations.clone(),
     };
+    let pulse = PulseWatch {
+        replicas: node.replicas.clone(),
+        peers: node.peers.clone(),
+        clock: node.clock.clone(),
+        admission: node.admission.clone(),
+    };
     let policy = FlushPolicy {
         interval: Duration::from_millis(node.config.storage.flush_interval_ms),
         log_keep_bytes: node.config.storage.log_keep_bytes,
@@ -190,6 +209,7 @@ async fn run_background(node: Arc<Node>) -> anyhow::Error {
     let endless = async {
         tokio::join!(
             placement.run(),
+            pulse.run(),
             node.disk.clone().run(node.metrics.clone()),
             observers::sample(node.replicas.clone(), node.metrics.clone()),
             dedup_floor::run(node.replicas.clone(), node.clock.clone(), horizon_us),

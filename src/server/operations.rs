@@ -11,11 +11,11 @@ use super::disk::DiskWatch;
 use crate::consensus::{MembershipChangeError, Replicas};
 use crate::log::{Command, Outcome, Topology};
 use crate::service::cluster::{decode_change, own_status};
-use crate::storage::{DataDir, Identity};
+use crate::storage::{DataDir, DiskMark, Identity};
 use crate::transport::proto::AdoptReply;
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, NodeOperations, OperationError, Peers};
-use crate::types::{Clock, GroupId, NodeId, ReplicaId};
+use crate::types::{Clock, GroupId, NodeId, ReplicaId, Timestamp};
 
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the local topology may take to show a replica that is asked for.
@@ -184,6 +184,10 @@ impl NodeOperations for Operations {
     fn status(&self) -> Bytes {
         let uptime_us = self.clock.elapsed_us().saturating_sub(self.started_us);
         own_status(&self.replicas, self.disk.mark(), self.disk.free_bytes(), uptime_us)
+    }
+
+    fn pulse(&self) -> (Timestamp, DiskMark) {
+        (self.clock.now(), self.disk.mark())
     }
 }
 

@@ -6,6 +6,7 @@ mod append_server;
 mod frames;
 mod hello;
 mod peers;
+mod pulse;
 mod server;
 mod snapshots;
 mod wire;
