@@ -1,14 +1,17 @@
 //! One group's replica on this node, as the floors above see it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
 use super::config::RaftTiming;
+use super::fitness::{Fitness, Sighting};
 use super::log_store::GroupLog;
 use super::network::{GroupNetwork, RaftTransport};
 use super::proposer::Proposer;
@@ -65,6 +68,8 @@ pub struct Group {
     read_index: ReadIndex,
     last_barrier: Mutex<Option<Barrier>>,
     admission: Arc<Admission>,
+    /// Whether this replica may go on leading, as weighed last, and the voters whose clocks were far from its own.
+    weighed: Mutex<(Fitness, Vec<NodeId>)>,
     /// The newest snapshot transfer to this replica.
     incoming: watch::Sender<u64>,
     observer: Arc<dyn ConsensusObserver>,
@@ -99,6 +104,7 @@ impl Group {
             applied,
             source,
             admission,
+            weighed: Mutex::default(),
             incoming: watch::Sender::new(0),
             observer,
         }))
@@ -141,7 +147,6 @@ impl Group {
     /// The vote that this replica has given, if it stands in the way of `vote`: whoever sends with an older one does
     /// not lead any more.
     pub fn newer_vote(&self, vote: &RaftVote) -> Option<RaftVote> {
-        use openraft::async_runtime::WatchReceiver;
         let own = self.raft.server_metrics().borrow_watched().vote;
         (own > *vote).then_some(own)
     }
@@ -173,7 +178,6 @@ impl Group {
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
-        use openraft::async_runtime::WatchReceiver;
         self.raft.server_metrics().borrow_watched().current_leader.map(|replica| replica.node)
     }
 
@@ -199,14 +203,65 @@ impl Group {
         command: Command,
         deadline: Instant,
     ) -> Result<Outcome, ProposeError> {
-        if matches!(command, Command::Append(_)) && !self.admission.takes_appends() {
+        let fitness = self.fitness();
+        let disk_low = fitness.needs_low_disk || !self.admission.takes_appends();
+        if matches!(command, Command::Append(_)) && disk_low {
             return Err(ProposeError::DiskLow);
         }
         if !self.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         }
+        if fitness.clock_is_off {
+            return Err(ProposeError::ClockUntrusted);
+        }
         let bytes = command.encoded_bytes_estimate();
         self.proposer.propose(command, bytes, deadline).await
+    }
+
+    /// Weighs anew whether this replica may go on leading, by what its node knows of the voters' nodes and of itself. A
+    /// replica that does not lead has nothing held against it.
+    pub fn weigh(&self, seen: &BTreeMap<NodeId, Sighting>) -> Fitness {
+        let weighed = match self.is_leader() {
+            true => {
+                let far = seen.iter().filter(|(_, sighting)| sighting.clock.is_far());
+                (self.fitness_by(seen), far.map(|(node, _)| *node).collect())
+            }
+            false => (Fitness::default(), Vec::new()),
+        };
+        let fitness = weighed.0;
+        *self.weighed.lock().expect("no panic while locked") = weighed;
+        fitness
+    }
+
+    /// As weighed last.
+    pub fn fitness(&self) -> Fitness {
+        self.weighed.lock().expect("no panic while locked").0
+    }
+
+    /// Whether this leader saw that a node's clock is far from its own: leadership is not moved there by plan.
+    pub fn has_far_clock(&self, node: NodeId) -> bool {
+        self.weighed.lock().expect("no panic while locked").1.contains(&node)
+    }
+
+    fn fitness_by(&self, seen: &BTreeMap<NodeId, Sighting>) -> Fitness {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let configs = metrics.membership_config.membership().get_joint_config().iter();
+        let each = configs.map(|voters| {
+            let voters: Vec<_> = voters.iter().map(|id| seen.get(&id.node).copied()).collect();
+            Fitness::of(&voters)
+        });
+        each.reduce(Fitness::and).unwrap_or_default()
+    }
+
+    /// A voter that should lead in place of this replica, whose clock is off: caught up, and with a clock that is far
+    /// from this node's.
+    pub fn heir(&self, seen: &BTreeMap<NodeId, Sighting>) -> Option<ReplicaId> {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        voters.find(|voter| {
+            let is_far = seen.get(&voter.node).is_some_and(|sighting| sighting.clock.is_far());
+            *voter != self.replica && is_far && self.is_caught_up(*voter)
+        })
     }
 
     /// Proposals that wait for a place in an entry.
@@ -281,7 +336,6 @@ impl Group {
 
     /// How it is.
     pub fn status(&self) -> GroupStatus {
-        use openraft::async_runtime::WatchReceiver;
         let metrics = self.raft.metrics().borrow_watched().clone();
         let problem = match &metrics.running_state {
             Ok(()) => String::new(),

@@ -5,6 +5,7 @@ mod config;
 #[cfg(test)]
 mod conformance;
 mod errors;
+mod fitness;
 pub mod flusher;
 mod group;
 mod log_store;
@@ -24,6 +25,7 @@ mod tests;
 pub use admission::{Admission, Room, RoomLeft};
 pub use config::RaftTiming;
 pub use errors::{GroupStatus, ProposeError, ReadError};
+pub use fitness::{ClockSkew, Fitness, Sighting};
 pub use group::{Barrier, Group};
 pub use membership::MembershipChangeError;
 pub use observer::{ConsensusObserver, ProposalEnd};

@@ -1,4 +1,5 @@
-//! Raises the dedup floor of the groups that this node leads, so that idempotency is bounded in cost.
+//! Raises the dedup floor of the groups that this node leads, while a majority's clocks agree with its own, so that
+//! idempotency is bounded in cost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,9 @@ pub async fn run(replicas: Arc<Replicas>, clock: Arc<dyn Clock>, horizon_us: u64
         let floor = clock.now().minus_us(horizon_us);
         for group in replicas.all() {
             let due = group.row().dedup_floor.plus_us(STEP_US) <= floor;
-            if group.id().is_meta() || !group.is_leader() || !due {
+            // A clock that runs ahead would declare ids too old that may still be retried.
+            let trusted = group.fitness().clocks_agree;
+            if group.id().is_meta() || !group.is_leader() || !due || !trusted {
                 continue;
             }
             let command = Command::RaiseDedupFloor { floor };

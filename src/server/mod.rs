@@ -14,6 +14,7 @@ mod node;
 mod observers;
 mod operations;
 mod placement;
+mod pulse;
 /// How a process is asked to stop.
 pub mod shutdown;
 

@@ -23,6 +23,7 @@ use super::incoming::{HttpListener, incoming};
 use super::observers::{Levels, Observers};
 use super::operations::{Advertised, Operations, other_addresses, refusals};
 use super::placement::Placement;
+use super::pulse::PulseWatch;
 use super::{Config, Metrics, Readiness, dedup_floor, serve_http};
 use crate::consensus::flusher::{self, FlushPolicy};
 use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
@@ -49,6 +50,7 @@ struct Node {
     peers: Arc<Peers>,
     operations: Arc<Operations>,
     disk: Arc<DiskWatch>,
+    admission: Arc<Admission>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     authorizer: Arc<dyn Authorizer>,
@@ -204,7 +206,7 @@ async fn start(
         transport: peers.clone(),
         remote: peers.clone(),
         clock: clock.clone(),
-        admission,
+        admission: admission.clone(),
         observer: Arc::new(Observers(metrics.clone())),
     };
     let replicas = Replicas::open(parts, &storage).await.context("starting the replicas")?;
@@ -228,7 +230,18 @@ async fn start(
         started_us,
         adopting: tokio::sync::Mutex::default(),
     });
-    Ok(Node { config, storage, replicas, peers, operations, disk, clock, metrics, authorizer })
+    Ok(Node {
+        config,
+        storage,
+        replicas,
+        peers,
+        operations,
+        disk,
+        admission,
+        clock,
+        metrics,
+        authorizer,
+    })
 }
 
 #[cfg(feature = "rocksdb")]
@@ -273,6 +286,12 @@ async fn run_background(node: Arc<Node>) -> anyhow::Error {
         peers: node.peers.clone(),
         operations: node.operations.clone(),
     };
+    let pulse = PulseWatch {
+        replicas: node.replicas.clone(),
+        peers: node.peers.clone(),
+        clock: node.clock.clone(),
+        admission: node.admission.clone(),
+    };
     let policy = FlushPolicy {
         interval: Duration::from_millis(node.config.storage.flush_interval_ms),
         log_keep_bytes: node.config.storage.log_keep_bytes,
@@ -289,6 +308,7 @@ async fn run_background(node: Arc<Node>) -> anyhow::Error {
     let endless = async {
         tokio::join!(
             placement.run(),
+            pulse.run(),
             node.disk.clone().run(node.metrics.clone()),
             levels.run(),
             dedup_floor::run(node.replicas.clone(), node.clock.clone(), horizon_us),

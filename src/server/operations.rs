@@ -11,11 +11,11 @@ use super::disk::DiskWatch;
 use crate::consensus::{MembershipChangeError, Replicas};
 use crate::log::{Command, Outcome, Topology};
 use crate::service::cluster::{decode_change, own_status};
-use crate::storage::{DataDir, Identity};
+use crate::storage::{DataDir, DiskMark, Identity};
 use crate::transport::proto::AdoptReply;
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, NodeOperations, OperationError, Peers};
-use crate::types::{Clock, GroupId, NodeId, ReplicaId};
+use crate::types::{Clock, GroupId, NodeId, ReplicaId, Timestamp};
 
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the local topology may take to show a replica that is asked for.
@@ -185,6 +185,10 @@ impl NodeOperations for Operations {
         let uptime_us = self.clock.elapsed_us().saturating_sub(self.started_us);
         let (mark, free_bytes) = (self.disk.mark(), self.disk.free_bytes());
         own_status(&self.replicas, mark, free_bytes, uptime_us, refusals(&self.peers))
+    }
+
+    fn pulse(&self) -> (Timestamp, DiskMark) {
+        (self.clock.now(), self.disk.mark())
     }
 }
 

@@ -121,7 +121,8 @@ impl Placement {
                 continue;
             }
             let Some(standing) = self.replicas.get(group.id) else { continue };
-            if standing.is_leader() && standing.is_caught_up(preferred) {
+            let has_far_clock = standing.has_far_clock(preferred.node);
+            if standing.is_leader() && !has_far_clock && standing.is_caught_up(preferred) {
                 tracing::info!(group = %group.id, to = %preferred, "handing leadership over");
                 standing.transfer_leader(preferred).await;
                 return true;

@@ -7,6 +7,7 @@ mod frames;
 mod hello;
 mod introduced;
 mod peers;
+mod pulse;
 mod server;
 mod snapshots;
 mod standing;

@@ -13,13 +13,15 @@ use super::append_server::AppendServer;
 use super::frames::outbound;
 use super::hello::Introduction;
 use super::proto::{self, peer_server};
+use super::pulse::pulse_to_wire;
 use super::snapshots;
 use super::wire::{
     cluster_from_wire, cluster_to_wire, replica_from_wire, route_from_wire, transfer_from_wire,
     vote_reply_to_wire, vote_request_from_wire,
 };
 use crate::consensus::{Group, Replicas};
-use crate::types::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, limits};
+use crate::storage::DiskMark;
+use crate::types::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, Timestamp, limits};
 
 /// What this node is told when it is taken into a cluster.
 #[derive(Debug, Clone)]
@@ -69,6 +71,9 @@ pub trait NodeOperations: Send + Sync + 'static {
 
     /// This node's status, encoded as the public API has it.
     fn status(&self) -> Bytes;
+
+    /// What this node's clock and disk show now.
+    fn pulse(&self) -> (Timestamp, DiskMark);
 }
 
 /// The peer service of a node.
@@ -247,5 +252,14 @@ impl peer_server::Peer for PeerServer {
             cluster_id: self.own.cluster().map(cluster_to_wire).unwrap_or_default(),
             status: self.operations.status(),
         }))
+    }
+
+    async fn pulse(
+        &self,
+        request: Request<proto::PulseRequest>,
+    ) -> Result<Response<proto::PulseReply>, Status> {
+        self.own.greet(request.into_inner().hello.as_ref())?;
+        let (now, disk) = self.operations.pulse();
+        Ok(Response::new(pulse_to_wire(now, disk)))
     }
 }

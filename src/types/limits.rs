@@ -106,10 +106,6 @@ pub const GREETINGS_MAX: usize = 1_024;
 /// Bytes of one line that the command line reads: a full payload as JSON, each of its bytes escaped with six, and the
 /// other fields.
 pub const CHAT_LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Calls of one client's connection at a time, streams included. Further ones wait at the client.
-pub const CONNECTION_CALLS_MAX: u32 = 4_096;
-/// Connections of one port that have not said yet which protocol they speak. Further ones wait to be accepted.
-pub const GREETINGS_MAX: usize = 1_024;
 
 /// Nodes of one cluster.
 pub const NODES_MAX: usize = 99;

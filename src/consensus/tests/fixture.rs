@@ -54,6 +54,17 @@ fn message(number: usize) -> NewMessage {
     }
 }
 
+/// Appends this many messages, the same ones each time.
+pub fn append_to(conversation: &ConversationName, messages: usize) -> Command {
+    Command::Append(Append {
+        conversation: conversation.clone(),
+        sender: "alice".to_owned(),
+        messages: (0..messages).map(message).collect(),
+        expected_tail: None,
+        predecessor: None,
+    })
+}
+
 /// What the group's replica has on disk once it has applied this: its range, and `messages` in each conversation.
 pub fn fill(
     engine: &dyn Engine,
@@ -70,13 +81,7 @@ pub fn fill(
     let configure = Command::Configure { range: range_of(group), epoch: 1 };
     log::apply(&mut overlay, &mut state, stamped_at, &configure).unwrap();
     for conversation in conversations {
-        let append = Command::Append(Append {
-            conversation: conversation.clone(),
-            sender: "alice".to_owned(),
-            messages: (0..messages).map(message).collect(),
-            expected_tail: None,
-            predecessor: None,
-        });
+        let append = append_to(conversation, messages);
         let applied = log::apply(&mut overlay, &mut state, stamped_at, &append).unwrap();
         assert!(applied.tail_moved.is_some(), "{:?}", applied.outcome);
     }

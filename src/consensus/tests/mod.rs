@@ -1,6 +1,8 @@
-//! Replicas that crash: what is on disk after each step of what removes or replaces a state.
+//! Replicas without a network: what crashes leave on disk, and what a leader refuses.
 
+mod fit_to_lead;
 mod fixture;
 mod install_crashes;
 mod make_crashes;
 mod mortal;
+mod process;

@@ -5,10 +5,13 @@
     reason = "threads for blocking work start here and nowhere else"
 )]
 
+mod expiry;
 mod options;
 mod staging;
 mod view;
 
+#[cfg(test)]
+mod expiry_tests;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +28,7 @@ use super::{
     Batch, Database, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError,
     Table, Tuning, View,
 };
+use expiry::ExpiryFloors;
 use view::{Failure, PinnedView};
 
 /// Above every key of every table: keys are shorter and never this many 0xff bytes. RocksDB knows no range without
@@ -38,6 +42,7 @@ pub struct RocksEngine {
     tuning: Tuning,
     staging: PathBuf,
     read_only: bool,
+    expiry: ExpiryFloors,
     failure: Arc<Failure>,
 }
 
@@ -72,7 +77,8 @@ impl RocksEngine {
         read_only: bool,
     ) -> Result<Self, StorageError> {
         let mut options = options::of_database(database, tuning);
-        let tables = options::of_tables(database, tuning);
+        let expiry = ExpiryFloors::default();
+        let tables = options::of_tables(database, tuning, &expiry);
         let db = if read_only {
             // The crate creates the folder even then, and `check` must leave no trace.
             if !path.join("CURRENT").exists() {
@@ -93,6 +99,12 @@ impl RocksEngine {
             }
             other => other,
         })?;
+        let failure = Arc::new(Failure::default());
+        if database == Database::State {
+            let whole = KeyRange { start: Vec::new(), end: None };
+            let rows = view::scan(&db, &failure, None, Table::Groups, whole, Direction::Forward);
+            expiry.begin(rows)?;
+        }
         let staging = path.parent().unwrap_or(Path::new(".")).join("staging");
         Ok(RocksEngine {
             db: Arc::new(db),
@@ -100,7 +112,8 @@ impl RocksEngine {
             tuning: tuning.clone(),
             staging,
             read_only,
-            failure: Arc::default(),
+            expiry,
+            failure,
         })
     }
 
@@ -177,16 +190,24 @@ impl Engine for RocksEngine {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
         self.check_writable()?;
         self.database.check(&batch, durability)?;
-        self.sticky(self.write_batch(&batch, durability))
+        let floors = self.expiry.before_write(&batch);
+        self.sticky(self.write_batch(&batch, durability))?;
+        self.expiry.after_write(floors);
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StorageError> {
         self.check_writable()?;
-        self.sticky(self.flush_all())
+        let floors = self.expiry.before_flush();
+        self.sticky(self.flush_all())?;
+        self.expiry.after_flush(floors);
+        Ok(())
     }
 
     fn pin(&self) -> Arc<dyn View> {
-        Arc::new(PinnedView::new(self.db.clone(), self.failure.clone()))
+        // The hold first: the floors that it keeps are then those of the view, or older.
+        let hold = self.expiry.hold();
+        Arc::new(PinnedView::new(self.db.clone(), self.failure.clone(), hold))
     }
 
     fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError> {

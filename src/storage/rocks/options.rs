@@ -5,12 +5,15 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Options,
 };
 
+use super::expiry::ExpiryFloors;
 use crate::storage::{Database, Table, Tuning};
 
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const BLOCK_BYTES: usize = 16 * 1024;
 const INFO_LOG_BYTES: usize = 8 * 1024 * 1024;
 const INFO_LOG_FILES: usize = 4;
+/// How long an expired row may stay on disk at most, besides the time that a compaction takes.
+const EXPIRY_INTERVAL_SECONDS: u64 = 3 * 24 * 3600;
 const MIB: usize = 1024 * 1024;
 
 /// Options of the database as a whole.
@@ -43,13 +46,23 @@ pub(super) fn of_database(database: Database, tuning: &Tuning) -> Options {
 }
 
 /// The tables of a database with their options; all share one block cache.
-pub(super) fn of_tables(database: Database, tuning: &Tuning) -> Vec<ColumnFamilyDescriptor> {
+pub(super) fn of_tables(
+    database: Database,
+    tuning: &Tuning,
+    expiry: &ExpiryFloors,
+) -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(match database {
         Database::Log => tuning.log_cache_bytes,
         Database::State => tuning.state_cache_bytes,
     });
     let describe = |table: &Table| {
-        ColumnFamilyDescriptor::new(table.name(), of_table(*table, tuning, Some(&cache)))
+        let mut options = of_table(*table, tuning, Some(&cache));
+        if *table == Table::Dedup {
+            options.set_compaction_filter_factory(expiry.clone());
+            // Files that nothing is added to are compacted now and then nevertheless.
+            options.set_periodic_compaction_seconds(EXPIRY_INTERVAL_SECONDS);
+        }
+        ColumnFamilyDescriptor::new(table.name(), options)
     };
     database.tables().iter().map(describe).collect()
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, Snapshot};
 use self_cell::self_cell;
 
+use super::expiry::ExpiryHold;
 use super::storage_error;
 use crate::storage::engine::is_empty;
 use crate::storage::{Direction, KeyRange, Rows, StorageError, Table, View};
@@ -28,11 +29,13 @@ pub(super) type Failure = OnceLock<StorageError>;
 pub(super) struct PinnedView {
     snapshot: OwnedSnapshot,
     failure: Arc<Failure>,
+    _hold: ExpiryHold,
 }
 
 impl PinnedView {
-    pub(super) fn new(db: Arc<DB>, failure: Arc<Failure>) -> Self {
-        PinnedView { snapshot: OwnedSnapshot::new(db, |db| db.snapshot()), failure }
+    pub(super) fn new(db: Arc<DB>, failure: Arc<Failure>, hold: ExpiryHold) -> Self {
+        let snapshot = OwnedSnapshot::new(db, |db| db.snapshot());
+        PinnedView { snapshot, failure, _hold: hold }
     }
 }
 

@@ -1,0 +1,58 @@
+//! A leader whose clock is off, or whose quorum needs a voter without room, refuses and says why.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use openraft::ServerState;
+use tokio::time::Instant;
+
+use super::fixture::{GROUP, append_to, names, range_of, replica};
+use super::process::Disks;
+use crate::consensus::{ClockSkew, ProposeError, Sighting};
+use crate::log::{Command, Outcome};
+use crate::storage::DiskMark;
+use crate::types::{NodeId, Timestamp};
+
+const NODE: NodeId = NodeId(3);
+
+/// What the leader's node is seen to be. A group of one: the leader alone is the majority.
+fn seen(ahead_us: u64, disk: DiskMark) -> BTreeMap<NodeId, Sighting> {
+    let clock = ClockSkew::measured(Timestamp(0), Timestamp(ahead_us), 1_000);
+    [(NODE, Sighting { clock, disk })].into()
+}
+
+#[tokio::test]
+async fn a_leader_refuses_while_its_clock_or_a_needed_disk_does_not_allow_more() {
+    let disks = Disks::new();
+    let process = disks.start().await;
+    let group = process.replicas.make(GROUP, replica(3, 1)).await.unwrap();
+    group.initialize(vec![replica(3, 1)]).await.unwrap();
+    let deadline = || Instant::now() + Duration::from_secs(30);
+    let configure = || Command::Configure { range: range_of(GROUP), epoch: 1 };
+    let elected = group.raft().wait(Some(Duration::from_secs(30)));
+    elected.state(ServerState::Leader, "a group of one elects itself").await.unwrap();
+    assert_eq!(group.propose(configure(), deadline()).await.unwrap(), Outcome::Done);
+    let append = || append_to(&names(GROUP, "room", 1)[0], 1);
+
+    assert!(group.weigh(&seen(600_000, DiskMark::Ok)).clock_is_off);
+    let refused = group.propose(append(), deadline()).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::ClockUntrusted), "{refused}");
+    let refused = group.propose(configure(), deadline()).await.unwrap_err();
+    assert!(
+        matches!(refused, ProposeError::ClockUntrusted),
+        "every proposal is stamped: {refused}"
+    );
+    assert!(group.has_far_clock(NODE));
+
+    let low = group.weigh(&seen(400_000, DiskMark::Soft));
+    assert!(low.needs_low_disk && !low.clock_is_off && low.clocks_agree);
+    let refused = group.propose(append(), deadline()).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::DiskLow), "{refused}");
+    assert!(group.propose(configure(), deadline()).await.is_ok(), "what adds no data passes");
+
+    group.weigh(&seen(400_000, DiskMark::Ok));
+    assert!(!group.has_far_clock(NODE));
+    let appended = group.propose(append(), deadline()).await.unwrap();
+    assert!(matches!(appended, Outcome::Appended(_)), "{appended:?}");
+    disks.crash(process).await;
+}

@@ -1,0 +1,165 @@
+//! A node of one's own: replicas over databases in memory, and nobody to talk to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use openraft::errors::{NetworkError, RPCError};
+use openraft::raft::{
+    AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use tempfile::TempDir;
+
+use super::fixture::GROUP;
+use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use crate::consensus::raft_types::{RaftVote, TypeConfig};
+use crate::consensus::{
+    Admission, NodeParts, RaftTiming, ReadError, RemoteReadIndex, Replicas, SnapshotSource,
+};
+use crate::storage::small_file::MemoryFile;
+use crate::storage::{
+    DataDir, Database, Engine, GroupLogState, GroupRecovery, LogWriter, MemoryDisk, Recovered,
+    Storage, make_ready,
+};
+use crate::types::{Clock, GroupId, LogIndex, NodeId, Timestamp};
+
+/// Nobody else is there.
+struct Nobody;
+
+fn nobody<T>() -> Result<T, RPCError<TypeConfig>> {
+    Err(RPCError::Network(NetworkError::new(&std::io::Error::other("nobody is there"))))
+}
+
+impl RaftTransport for Nobody {
+    fn append(
+        &self,
+        _route: Route,
+        _lane: Lane,
+        _input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        _idle: Duration,
+    ) -> Appended {
+        futures::stream::iter([nobody()]).boxed()
+    }
+
+    fn vote(
+        &self,
+        _route: Route,
+        _request: VoteRequest<TypeConfig>,
+        _pre_vote: bool,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>>> {
+        Box::pin(async { nobody() })
+    }
+
+    fn transfer_leader(
+        &self,
+        _route: Route,
+        _request: TransferLeaderRequest<TypeConfig>,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>> {
+        Box::pin(async { nobody() })
+    }
+
+    fn send_snapshot(
+        &self,
+        _route: Route,
+        _vote: RaftVote,
+        _source: SnapshotSource,
+    ) -> BoxFuture<'_, Result<RaftVote, RPCError<TypeConfig>>> {
+        Box::pin(async { nobody() })
+    }
+}
+
+impl RemoteReadIndex for Nobody {
+    fn read_index(
+        &self,
+        _leader: NodeId,
+        _group: GroupId,
+    ) -> BoxFuture<'_, Result<LogIndex, ReadError>> {
+        Box::pin(async { Err(ReadError::Expired) })
+    }
+}
+
+impl Clock for Nobody {
+    fn now(&self) -> Timestamp {
+        Timestamp(5_000_000)
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        5_000_000
+    }
+}
+
+/// What outlives the process of a node.
+pub struct Disks {
+    pub log: MemoryDisk,
+    pub state: MemoryDisk,
+    pub watermark: MemoryFile,
+    folder: TempDir,
+}
+
+/// A running process.
+pub struct Process {
+    pub storage: Storage,
+    pub replicas: Arc<Replicas>,
+}
+
+impl Disks {
+    pub fn new() -> Self {
+        Disks {
+            log: MemoryDisk::new(Database::Log),
+            state: MemoryDisk::new(Database::State),
+            watermark: MemoryFile::default(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub async fn start(&self) -> Process {
+        let (data_dir, identity) = DataDir::open(self.folder.path(), NodeId(3)).unwrap();
+        let log: Arc<dyn Engine> = Arc::new(self.log.open());
+        let state: Arc<dyn Engine> = Arc::new(self.state.open());
+        let ready = make_ready(log.as_ref(), state.as_ref(), self.watermark.clone());
+        let Recovered { watermark, groups } = ready.unwrap();
+        let writer = LogWriter::start(log.clone(), watermark, Arc::new(()));
+        let data_dir = Arc::new(data_dir);
+        let storage = Storage { data_dir, identity, log, state, writer, groups };
+        let nobody = Arc::new(Nobody);
+        let parts = NodeParts {
+            node: NodeId(3),
+            timing: RaftTiming {
+                heartbeat_interval_ms: 100,
+                election_timeout_min_ms: 500,
+                election_timeout_max_ms: 1_000,
+            },
+            transport: nobody.clone(),
+            remote: nobody.clone(),
+            clock: nobody,
+            admission: Arc::new(Admission::default()),
+            observer: Arc::new(()),
+        };
+        let replicas = Replicas::open(parts, &storage).await.unwrap();
+        Process { storage, replicas }
+    }
+
+    /// A power cut: both databases at once.
+    pub async fn crash(&self, process: Process) {
+        self.log.crash();
+        self.state.crash();
+        for group in process.replicas.all() {
+            group.stop().await;
+        }
+    }
+}
+
+impl Process {
+    /// What the group's log was found to hold.
+    pub fn log(&self) -> GroupLogState {
+        match self.storage.groups.get(&GROUP) {
+            Some(GroupRecovery::Healthy(state)) => *state,
+            None => GroupLogState::default(),
+            Some(GroupRecovery::Damaged { reason }) => panic!("damaged: {reason}"),
+        }
+    }
+}
