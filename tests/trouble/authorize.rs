@@ -9,15 +9,16 @@ use bytes::Bytes;
 use prost::Message;
 use quorate::server::Config;
 use quorate::service::{Authorizer, Operation, Principal, Resource};
+use quorate::transport::proto::Hello;
 use quorate_client::proto::cluster_client::ClusterClient;
 use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::proto::session_response::Result as Answered;
 use quorate_client::proto::subscribe_request::{Add, Change};
 use quorate_client::proto::subscribe_response::{Ended, Kind as Response};
 use quorate_client::proto::{
-    BatchReadRequest, BatchReadResponse, DescribeRequest, FollowRequest, FollowStart,
-    GetOutcomeRequest, InitRequest, ReadRequest, ReplaceRequest, SessionRequest, SessionResponse,
-    SubscribeRequest, SubscribeResponse, init_request,
+    BatchReadRequest, BatchReadResponse, DescribeClusterRequest, DescribeRequest, FollowRequest,
+    FollowStart, GetOutcomeRequest, InitRequest, ReadRequest, ReplaceRequest, SessionRequest,
+    SessionResponse, SubscribeRequest, SubscribeResponse, init_request,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::harness::{Everything, append, append_surely, connect_lazily, eventually, message};
-use super::wire::{Api, Refusal, ask};
+use super::wire::{Api, Refusal, ask, ask_as};
 
 const ROOM: &str = "acme/room";
 
@@ -148,6 +149,22 @@ fn good(method: &str, nodes: Vec<init_request::Node>) -> Bytes {
     encoded.into()
 }
 
+/// The hello of another node of the cluster, without which the peer port takes no call.
+async fn hello_to(cluster: &mut ClusterClient<Channel>) -> Hello {
+    let described = cluster.describe_cluster(DescribeClusterRequest {}).await.unwrap().into_inner();
+    let id = described.topology.expect("a cluster has a topology").cluster_id;
+    let id = u128::from_str_radix(&id, 16).expect("a cluster id");
+    Hello {
+        cluster_id: id.to_be_bytes().to_vec().into(),
+        from_node: 2,
+        to_node: 1,
+        protocol_min: 1,
+        protocol_max: 1,
+        feature_level: 1,
+        process_id: 7,
+    }
+}
+
 fn assert_denied(what: &str, refusal: &Refusal) {
     assert_eq!(refusal.code, Code::PermissionDenied, "{what}: {refusal:?}");
     assert_eq!(refusal.reason, "PERMISSION_DENIED", "{what}: {refusal:?}");
@@ -155,7 +172,12 @@ fn assert_denied(what: &str, refusal: &Refusal) {
 }
 
 /// Asks every RPC of some services with a good request, with an empty one and with nonsense.
-async fn every_rpc_is_denied(node: &Node, address: &str, services: &[&str]) -> usize {
+async fn every_rpc_is_denied(
+    node: &Node,
+    address: &str,
+    services: &[&str],
+    hello: Option<&Hello>,
+) -> usize {
     let channel = connect_lazily(address);
     let mut asked = 0;
     for method in Api::load().methods {
@@ -167,7 +189,7 @@ async fn every_rpc_is_denied(node: &Node, address: &str, services: &[&str]) -> u
         }
         asked += 1;
         for request in [good(name, node.nodes()), Bytes::new()] {
-            match ask(&channel, &method.path, request).await {
+            match ask_as(&channel, &method.path, request, hello).await {
                 Err(status) => assert_denied(&method.path, &Refusal::of(&status)),
                 Ok(answer) => panic!("{} was answered: {answer:?}", method.path),
             }
@@ -181,7 +203,10 @@ async fn who_may_do_nothing_is_denied_every_rpc_on_both_ports_without_effect() {
     let node = Node::start().await;
     node.deny(EVERYTHING);
     // A node that belongs to no cluster yet does not become one either.
-    assert_eq!(every_rpc_is_denied(&node, &node.client, &["MessageLog", "Cluster"]).await, 13);
+    assert_eq!(
+        every_rpc_is_denied(&node, &node.client, &["MessageLog", "Cluster"], None).await,
+        13
+    );
     node.deny(NOTHING);
     let mut cluster = ClusterClient::new(connect_lazily(&node.client));
     let init = InitRequest { nodes: node.nodes(), groups: 2, ..InitRequest::default() };
@@ -193,13 +218,17 @@ async fn who_may_do_nothing_is_denied_every_rpc_on_both_ports_without_effect() {
         let replicas = described.nodes.into_iter().flat_map(|node| node.replicas);
         replicas.map(|replica| (replica.group_id, replica.incarnation)).collect::<Vec<_>>()
     };
-    let describe = quorate_client::proto::DescribeClusterRequest {};
+    let describe = DescribeClusterRequest {};
     let replicas = incarnations(cluster.describe_cluster(describe).await.unwrap().into_inner());
 
+    let hello = Some(hello_to(&mut cluster).await);
     node.deny(EVERYTHING);
-    assert_eq!(every_rpc_is_denied(&node, &node.client, &["MessageLog", "Cluster"]).await, 13);
+    assert_eq!(
+        every_rpc_is_denied(&node, &node.client, &["MessageLog", "Cluster"], None).await,
+        13
+    );
     // What other nodes hand on comes this way.
-    assert_eq!(every_rpc_is_denied(&node, &node.peer, &["MessageLog"]).await, 9);
+    assert_eq!(every_rpc_is_denied(&node, &node.peer, &["MessageLog"], hello.as_ref()).await, 9);
     node.deny(NOTHING);
     assert_eq!(Everything::of(&mut log, &[ROOM]).await, before);
     let after = incarnations(cluster.describe_cluster(describe).await.unwrap().into_inner());
@@ -216,12 +245,13 @@ async fn each_conversation_of_a_stream_or_batch_is_authorized_on_its_own() {
     let mut log = MessageLogClient::new(connect_lazily(&node.client));
     append_surely(&mut log, append(ROOM, vec![message("first", "hello")])).await;
     let before = Everything::of(&mut log, &[ROOM]).await;
+    let hello = hello_to(&mut cluster).await;
     node.deny(CONVERSATIONS);
-    for address in [&node.client, &node.peer] {
+    for (address, hello) in [(&node.client, None), (&node.peer, Some(&hello))] {
         let channel: Channel = connect_lazily(address);
         for method in ["AppendSession", "BatchRead", "Follow", "Subscribe"] {
             let path = format!("/quorate.v1.MessageLog/{method}");
-            let response = match ask(&channel, &path, good(method, node.nodes())).await {
+            let response = match ask_as(&channel, &path, good(method, node.nodes()), hello).await {
                 Ok(response) => response.unwrap(),
                 Err(status) => {
                     assert_denied(method, &Refusal::of(&status));

@@ -8,9 +8,11 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorSet};
+use quorate::transport::proto::Hello;
 use quorate_client::proto;
 use tokio::time::timeout;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -58,9 +60,23 @@ impl Decoder for Raw {
 
 /// Sends one message, whatever the method's shape, and returns the first response; none if the stream ends without.
 pub async fn ask(channel: &Channel, path: &str, request: Bytes) -> Result<Option<Bytes>, Status> {
+    ask_as(channel, path, request, None).await
+}
+
+/// The same as a node that hands a call on, if a hello is given.
+pub async fn ask_as(
+    channel: &Channel,
+    path: &str,
+    request: Bytes,
+    hello: Option<&Hello>,
+) -> Result<Option<Bytes>, Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let request = Request::new(futures::stream::iter([request]));
+    let mut request = Request::new(futures::stream::iter([request]));
+    if let Some(hello) = hello {
+        let hello = MetadataValue::from_bytes(&hello.encode_to_vec());
+        request.metadata_mut().insert_bin("x-quorate-hello-bin", hello);
+    }
     let path = path.parse().expect("a path");
     let call = async {
         let mut responses = grpc.streaming(request, path, Raw).await?.into_inner();
