@@ -81,8 +81,7 @@ impl AppendClient {
     ) -> Appended {
         let Some(opened) = self.open() else {
             let reason = format!("node {} is not connected", self.node);
-            let error = Failure::Unreachable(Unreachable::new(&AnyError::error(reason)));
-            return futures::stream::once(std::future::ready(Err(error))).boxed();
+            return unreachable(input, AnyError::error(reason));
         };
         let stop = CancellationToken::new();
         let (owed, tickets) = mpsc::channel(WINDOW);
@@ -110,6 +109,15 @@ impl AppendClient {
         shared.streams.insert(stream, sender);
         Some(Opened { stream, queue, responses })
     }
+}
+
+/// Fails the first request. Not before there is one: the pause between two attempts is made by the input, before it
+/// hands out a request, and a failure without it would be followed by the next attempt at once, for ever.
+pub(super) fn unreachable(
+    input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+    error: AnyError,
+) -> Appended {
+    input.take(1).map(move |_| Err(Failure::Unreachable(Unreachable::new(&error)))).boxed()
 }
 
 /// Carries requests from openraft to the connection.
@@ -246,4 +254,32 @@ async fn connect_once(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::consensus::raft_types::to_raft_vote;
+    use crate::storage::records::VoteRecord;
+    use crate::types::{Incarnation, ReplicaId, Term};
+
+    #[test]
+    fn who_is_not_connected_fails_no_sooner_than_something_is_to_be_sent() {
+        let error = || AnyError::error("not connected");
+        let mut idle = unreachable(futures::stream::pending().boxed(), error());
+        assert!(idle.next().now_or_never().is_none(), "the pause between attempts is kept");
+
+        let candidate = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
+        let request = AppendEntriesRequest {
+            vote: to_raft_vote(&VoteRecord { term: Term(1), candidate, committed: true }),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let requests = futures::stream::repeat_with(move || request.clone()).boxed();
+        let answers: Vec<_> = unreachable(requests, error()).collect().now_or_never().unwrap();
+        assert!(matches!(answers[..], [Err(Failure::Unreachable(_))]));
+    }
 }

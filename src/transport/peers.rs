@@ -15,7 +15,7 @@ use openraft::raft::{
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
-use super::append_client::AppendClient;
+use super::append_client::{AppendClient, unreachable};
 use super::hello::Introduction;
 use super::proto::{self, peer_client::PeerClient};
 use super::wire::{route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
@@ -196,10 +196,7 @@ impl RaftTransport for Peers {
                 Lane::Entries => link.entries.append(route, input, idle.max(ENTRIES_IDLE_MIN)),
                 Lane::Heartbeats => link.heartbeats.append(route, input, idle),
             },
-            Err(error) => {
-                let failed = Err(unreachable_peer(&error));
-                Box::pin(futures::stream::once(std::future::ready(failed)))
-            }
+            Err(error) => unreachable(input, AnyError::new(&error)),
         }
     }
 
