@@ -10,9 +10,11 @@ QUORATE = $(CARGO_TARGET_DIR)/debug/quorate
 # What is handed to the subcommand: make demo ARGS='--messages 5000', make demo FILE=chat.ndjson
 ARGS ?=
 FILE ?=
+# How often nodes are killed and restarted by make kills.
+KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo dev test bench lint fmt clean
+.PHONY: help setup build demo dev test kills bench lint fmt clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +36,9 @@ dev: build ## Leaves a three-node cluster running and says what to type next
 
 test: setup ## Runs every test
 	$(CARGO) test --locked --workspace $(ARGS)
+
+kills: setup ## Kills and restarts nodes under load, 100 times unless KILLS says otherwise: nothing may be lost
+	KILLS='$(KILLS)' $(CARGO) test --locked --test cluster kills:: -- --nocapture
 
 # A release build, which takes RocksDB from the development build: it is compiled at the same level there, and Cargo
 # says where it lies.

@@ -273,3 +273,31 @@ async fn connect_once(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::consensus::raft_types::to_raft_vote;
+    use crate::storage::records::VoteRecord;
+    use crate::types::{Incarnation, ReplicaId, Term};
+
+    #[test]
+    fn who_is_not_connected_fails_no_sooner_than_something_is_to_be_sent() {
+        let error = || Failure::Unreachable(Unreachable::new(&AnyError::error("not connected")));
+        let mut idle = failed(futures::stream::pending().boxed(), error());
+        assert!(idle.next().now_or_never().is_none(), "the pause between attempts is kept");
+
+        let candidate = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
+        let request = AppendEntriesRequest {
+            vote: to_raft_vote(&VoteRecord { term: Term(1), candidate, committed: true }),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let requests = futures::stream::repeat_with(move || request.clone()).boxed();
+        let answers: Vec<_> = failed(requests, error()).collect().now_or_never().unwrap();
+        assert!(matches!(answers[..], [Err(Failure::Unreachable(_))]));
+    }
+}
