@@ -195,7 +195,7 @@ pub struct HttpListener {
 }
 
 impl HttpListener {
-    /// As [`incoming`].
+    /// As `incoming`.
     ///
     /// # Errors
     /// The listener does not know its own address.

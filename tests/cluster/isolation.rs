@@ -116,7 +116,7 @@ impl Waves {
             appends.spawn(async move {
                 let began = Instant::now();
                 let answer = log.append(request).await;
-                (id, answer.map(|response| response.into_inner()), began.elapsed())
+                (id, answer.map(tonic::Response::into_inner), began.elapsed())
             });
         }
         let mut reasons = BTreeMap::<String, usize>::new();

@@ -130,7 +130,7 @@ impl Wire {
 
     async fn whole(&mut self) {
         if self.holed {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         whole(&mut self.weather, self.direction).await;
     }
