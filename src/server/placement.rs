@@ -11,7 +11,7 @@ use crate::consensus::{Group, Replicas};
 use crate::log::{Command, Topology, TopologyChange, TopologyGroup, TopologyReplica};
 use crate::service::cluster::change_topology;
 use crate::transport::{NodeOperations, Peers};
-use crate::types::{GroupId, ReplicaId};
+use crate::types::{GroupId, NodeId, ReplicaId};
 
 /// How often what is wanted is compared with what is, besides at each change of the topology.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +48,11 @@ impl Placement {
                 tracing::error!(%error, "the topology cannot be read");
                 continue;
             }
-            let Some(wanted) = topology.borrow_and_update().clone() else { continue };
+            let Some(mut wanted) = topology.borrow_and_update().clone() else { continue };
+            if is_building(&wanted, self.replicas.node()) {
+                let Some(confirmed) = self.confirmed().await else { continue };
+                wanted = confirmed;
+            }
             self.peers.set_addresses(other_addresses(&wanted, self.replicas.node()));
             for group in &wanted.groups {
                 self.reconcile(&wanted, group).await;
@@ -57,6 +61,23 @@ impl Placement {
                 last_handover = Instant::now();
             }
         }
+    }
+
+    /// The topology as of now, confirmed by the meta group's leader; none if that is not to be had.
+    ///
+    /// A node that was wiped replays the meta group's log, and so sees again how its groups were being created. Were it
+    /// to believe that, it would make blank replicas under ids that have voted, which is what must never be (G1).
+    async fn confirmed(&self) -> Option<Arc<Topology>> {
+        let meta = self.replicas.get(GroupId::META)?;
+        if let Err(error) = meta.barrier(Instant::now() + STEP_TIMEOUT).await {
+            tracing::debug!(%error, "the topology is not confirmed yet");
+            return None;
+        }
+        if let Err(error) = self.replicas.refresh_topology() {
+            tracing::error!(%error, "the topology cannot be read");
+            return None;
+        }
+        self.replicas.topology().borrow().clone()
     }
 
     async fn reconcile(&self, topology: &Topology, group: &TopologyGroup) {
@@ -130,6 +151,12 @@ impl Placement {
         }
         false
     }
+}
+
+/// Whether something may have to be made or begun here that was never there before.
+fn is_building(topology: &Topology, own: NodeId) -> bool {
+    let is_joining = |replica: &TopologyReplica| replica.node == own && replica.joining;
+    topology.groups.iter().any(|group| !group.active || group.replicas.iter().any(is_joining))
 }
 
 fn raft_id(replica: &TopologyReplica) -> ReplicaId {

@@ -28,8 +28,8 @@ async fn a_follower_that_missed_too_much_gets_a_snapshot_and_a_wiped_node_is_rep
     cluster.kill(&[3]).await;
     let more = Chat::new(large(600, 4_096));
     let acknowledged_more = more.begin(&cluster).await.finish().await;
-    let groups = cluster.groups_of(&more).await;
-    cluster.wait_purged(1, &groups).await;
+    // A group whose messages came in one fat entry has nothing behind the part of its log that is kept.
+    cluster.wait_any_purged(1, &cluster.groups_of(&more).await).await;
     cluster.restart(&[3]).await;
     chat.verify(&cluster, &acknowledged).await;
     more.verify(&cluster, &acknowledged_more).await;

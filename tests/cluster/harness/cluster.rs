@@ -125,6 +125,7 @@ impl Cluster {
 
     /// Kills a node, removes all of its data, starts it and has it replaced.
     pub async fn wipe_and_replace(&mut self, node: u32) {
+        let before = self.incarnations(node).await;
         self.kill(&[node]).await;
         std::fs::remove_dir_all(self.dir.path().join(node.to_string())).unwrap();
         self.spawn(&[node]);
@@ -140,6 +141,20 @@ impl Cluster {
         let last = last.expect("a replacement reports its progress");
         assert_eq!(last.groups_done, last.groups_total, "{last:?}");
         self.wait_ready().await;
+        let after = self.incarnations(node).await;
+        for (group, old) in before {
+            assert!(
+                after[&group] > old,
+                "the replica of group {group} came back as {old}: it forgot"
+            );
+        }
+    }
+
+    /// Incarnations of a node's replicas, by group.
+    async fn incarnations(&self, node: u32) -> BTreeMap<u64, u64> {
+        let described = self.client(node).await.describe_cluster().await.unwrap();
+        let replicas = replicas_of(&described, node);
+        replicas.iter().map(|r| (r.group_id, r.incarnation.into())).collect()
     }
 
     /// Waits until a node takes connections, whether it serves or not.
@@ -163,6 +178,17 @@ impl Cluster {
             let replicas = replicas_of(&client.describe_cluster().await.unwrap(), node);
             let purged = |group| replicas.iter().any(|r| r.group_id == group && r.purged_index > 1);
             groups.iter().all(|group| purged(*group)).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until at least one of these groups has been purged on a node beyond its first entries.
+    pub async fn wait_any_purged(&self, node: u32, groups: &BTreeSet<u64>) {
+        let client = self.client(node).await;
+        eventually("a log is purged", async || {
+            let replicas = replicas_of(&client.describe_cluster().await.unwrap(), node);
+            let purged = |r: &ReplicaStatus| groups.contains(&r.group_id) && r.purged_index > 10;
+            replicas.iter().any(purged).then_some(())
         })
         .await;
     }
