@@ -5,11 +5,11 @@
 
 use std::collections::HashSet;
 
-use super::dedup::{Content, keep_in_force, standing};
+use super::dedup::{Content, accept_again, standing};
 use super::digest;
 use super::rows::{put_row, read_head, read_row};
 use super::{
-    Append, AppendRefusal, Appended, Applied, ApplyError, GroupState, NewMessage, Outcome,
+    Append, AppendRefusal, Appended, Applied, ApplyError, GroupState, IdKey, NewMessage, Outcome,
 };
 use crate::storage::records::{
     ConversationHead, DedupOutcome, DedupRow, Kind, MessageRecord, NameRow,
@@ -32,14 +32,16 @@ pub(super) fn append(
     }
 }
 
-/// Refuses what was issued further ahead of the leader's clock than clocks may differ.
+/// Refuses what was issued further ahead of the leader's clock than clocks may differ. What `row` shows to have been
+/// let in is not refused later: the next leader's clock may be behind (G4).
 pub(super) fn check_not_ahead(
     stamped_at: Timestamp,
     client_msg_id: &str,
     issued_at: Timestamp,
+    row: Option<&DedupRow>,
 ) -> Result<(), AppendRefusal> {
     let latest = stamped_at.plus_us(ISSUED_AT_AHEAD_US_MAX);
-    if issued_at > latest {
+    if issued_at > latest && row.is_none_or(|row| row.issued_at < issued_at) {
         let client_msg_id = client_msg_id.to_owned();
         return Err(AppendRefusal::FromTheFuture { client_msg_id, latest });
     }
@@ -87,11 +89,18 @@ fn attempt(
     let is_new = stored.is_none();
     let head = stored.unwrap_or_else(|| ConversationHead::blank(request.conversation.clone()));
     check_ids(&request.messages)?;
-    check_times(group, stamped_at, &request.messages)?;
-    if let Some(appended) = first_outcome(overlay, group, conversation, &head, request)? {
+    check_not_too_old(group, &request.messages)?;
+    let rows = standing_rows(overlay, group, conversation, request)?;
+    for (message, row) in request.messages.iter().zip(&rows) {
+        check_not_ahead(stamped_at, &message.client_msg_id, message.issued_at, row.as_ref())?;
+    }
+    let in_turn = predecessor_accepted(overlay, group, conversation, request)?;
+    if let Some(appended) = first_outcome(overlay, &head, request, rows, in_turn)? {
         return Ok(Applied::without_growth(Outcome::Appended(appended)));
     }
-    check_predecessor(overlay, group, conversation, request)?;
+    if !in_turn {
+        return Err(AppendRefusal::PredecessorMissing.into());
+    }
     if request.expected_tail.is_some_and(|expected| expected != head.tail) {
         return Err(AppendRefusal::WrongTail { actual: head.tail }.into());
     }
@@ -133,35 +142,37 @@ fn check_ids(messages: &[NewMessage]) -> Result<(), AppendRefusal> {
     }
 }
 
-fn check_times(
-    group: &GroupState,
-    stamped_at: Timestamp,
-    messages: &[NewMessage],
-) -> Result<(), AppendRefusal> {
+fn check_not_too_old(group: &GroupState, messages: &[NewMessage]) -> Result<(), AppendRefusal> {
     let floor = group.dedup_floor;
-    if let Some(old) = messages.iter().find(|message| message.issued_at < floor) {
-        let client_msg_id = old.client_msg_id.clone();
-        return Err(AppendRefusal::TooOld { client_msg_id, floor });
+    match messages.iter().find(|message| message.issued_at < floor) {
+        Some(old) => {
+            let client_msg_id = old.client_msg_id.clone();
+            Err(AppendRefusal::TooOld { client_msg_id, floor })
+        }
+        None => Ok(()),
     }
-    messages.iter().try_for_each(|message| {
-        check_not_ahead(stamped_at, &message.client_msg_id, message.issued_at)
-    })
+}
+
+/// What stands under the ids of the batch, in its order.
+fn standing_rows(
+    overlay: &Overlay<'_>,
+    group: &GroupState,
+    conversation: ConversationId,
+    request: &Append,
+) -> Result<Vec<Option<DedupRow>>, StorageError> {
+    let ids = request.messages.iter().map(|message| message.client_msg_id.as_str());
+    ids.map(|id| standing(overlay, group, conversation, &request.sender, id)).collect()
 }
 
 /// The outcome of an earlier attempt, if this is a repeat of one; refuses what is neither wholly new nor wholly a
-/// repeat.
+/// repeat. A repeat is told the first outcome wherever it comes, but its lane goes on behind it only if it was its turn.
 fn first_outcome(
     overlay: &mut Overlay<'_>,
-    group: &GroupState,
-    conversation: ConversationId,
     head: &ConversationHead,
     request: &Append,
+    rows: Vec<Option<DedupRow>>,
+    in_turn: bool,
 ) -> Result<Option<Appended>, Stop> {
-    let mut rows = Vec::with_capacity(request.messages.len());
-    for message in &request.messages {
-        let id = &message.client_msg_id;
-        rows.push(standing(overlay, group, conversation, &request.sender, id)?);
-    }
     let found = found_places(&request.messages, &rows)?;
     let (Some(first), Some(last)) = (found.first(), found.last()) else {
         return Ok(None);
@@ -179,9 +190,10 @@ fn first_outcome(
         digest,
         duplicate: true,
     };
+    let attempt = request.lane.as_ref().filter(|_| in_turn).map(|place| place.attempt);
     for (message, row) in request.messages.iter().zip(rows.into_iter().flatten()) {
-        let key = keys::dedup(conversation, &request.sender, &message.client_msg_id);
-        keep_in_force(overlay, key, row, message.issued_at);
+        let key = keys::dedup(head.name.id(), &request.sender, &message.client_msg_id);
+        accept_again(overlay, key, row, message.issued_at, attempt);
     }
     Ok(Some(appended))
 }
@@ -206,7 +218,7 @@ fn found_places(
                 let client_msg_id = message.client_msg_id.clone();
                 return Err(AppendRefusal::Burnt { client_msg_id });
             }
-            Some(DedupOutcome::Committed { seq, commit_time, content_hash: stored }) => {
+            Some(DedupOutcome::Committed { seq, commit_time, content_hash: stored, .. }) => {
                 let same_content =
                     stored.is_none_or(|stored| stored == Content::from(message).hash());
                 found.push(Place { seq: *seq, commit_time: *commit_time, same_content });
@@ -237,20 +249,22 @@ fn digest_up_to(
     })
 }
 
-fn check_predecessor(
+/// Whether the attempt that has to come before this one in its lane has been accepted.
+fn predecessor_accepted(
     overlay: &Overlay<'_>,
     group: &GroupState,
     conversation: ConversationId,
     request: &Append,
-) -> Result<(), Stop> {
-    let Some(id) = &request.predecessor else {
-        return Ok(());
+) -> Result<bool, StorageError> {
+    let Some(before) = request.lane.as_ref().and_then(|place| place.predecessor.as_ref()) else {
+        return Ok(true);
     };
-    let row = standing(overlay, group, conversation, &id.sender, &id.client_msg_id)?;
-    match row.map(|row| row.outcome) {
-        Some(DedupOutcome::Committed { .. }) => Ok(()),
-        Some(DedupOutcome::Burnt) | None => Err(AppendRefusal::PredecessorMissing.into()),
-    }
+    let IdKey { sender, client_msg_id } = &before.last;
+    let row = standing(overlay, group, conversation, sender, client_msg_id)?;
+    Ok(row.is_some_and(|row| match row.outcome {
+        DedupOutcome::Committed { attempt, .. } => attempt == Some(before.attempt),
+        DedupOutcome::Burnt => false,
+    }))
 }
 
 /// A replacement names a message that could be read before this append; content and notices name none. Redactions
@@ -290,6 +304,7 @@ fn write(
             seq: record.seq,
             commit_time: record.commit_time,
             content_hash: Some(Content::from(message).hash()),
+            attempt: request.lane.as_ref().map(|place| place.attempt),
         };
         let row = DedupRow { issued_at: message.issued_at, outcome };
         let id = keys::dedup(conversation, &request.sender, &message.client_msg_id);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::storage::records::Kind;
 use crate::types::{
-    ClusterId, ConversationName, GroupId, HashRange, Incarnation, NodeId, Seq, Timestamp,
+    AttemptId, ClusterId, ConversationName, GroupId, HashRange, Incarnation, NodeId, Seq, Timestamp,
 };
 
 /// What one Raft entry carries. Each command succeeds or fails on its own.
@@ -51,8 +51,27 @@ pub struct Append {
     pub messages: Vec<NewMessage>,
     /// The tail the caller expects.
     pub expected_tail: Option<Seq>,
-    /// The append that has to be committed before this one (sender order, G5).
-    pub predecessor: Option<IdKey>,
+    /// Its place in a lane, if it came on a session.
+    pub lane: Option<LanePlace>,
+}
+
+/// Where an append stands in its lane (sender order, G5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LanePlace {
+    /// This attempt.
+    pub attempt: AttemptId,
+    /// What has to be accepted before: the attempt of the lane that is still in flight in front of this one.
+    pub predecessor: Option<Predecessor>,
+}
+
+/// An attempt that another one follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    /// Which attempt. That the id stands is not enough: it may stand from an earlier attempt, with another content,
+    /// while this one was refused.
+    pub attempt: AttemptId,
+    /// The last message of its batch, whose dedup row tells.
+    pub last: IdKey,
 }
 
 /// What identifies a message within its conversation for idempotency.
@@ -182,7 +201,7 @@ pub enum AppendRefusal {
         /// The tail.
         actual: Seq,
     },
-    /// The append that had to come first is not committed.
+    /// The append that had to come first was not accepted.
     #[error("the append before this one in its lane is not committed")]
     PredecessorMissing,
     /// A target_seq that cannot be read, or missing, or out of place.

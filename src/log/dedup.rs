@@ -5,9 +5,9 @@ use blake3::Hasher;
 use super::digest::{bytes, kind_byte, target_number};
 use super::rows::{put_row, read_row};
 use super::{GroupState, NewMessage};
-use crate::storage::records::{DedupRow, Kind, MessageRecord};
+use crate::storage::records::{DedupOutcome, DedupRow, Kind, MessageRecord};
 use crate::storage::{Overlay, StorageError, keys};
-use crate::types::{ConversationId, Seq, Timestamp};
+use crate::types::{AttemptId, ConversationId, Seq, Timestamp};
 
 const CONTENT_CONTEXT: &str = "quorate v1 content identity";
 
@@ -40,8 +40,24 @@ pub(super) fn keep_in_force(
     row: DedupRow,
     issued_at: Timestamp,
 ) {
-    if issued_at > row.issued_at {
-        put_row(overlay, key, &DedupRow { issued_at, ..row });
+    accept_again(overlay, key, row, issued_at, None);
+}
+
+/// Keeps a committed row in force, as `keep_in_force` does, and notes the attempt that was accepted.
+pub(super) fn accept_again(
+    overlay: &mut Overlay<'_>,
+    key: Vec<u8>,
+    mut row: DedupRow,
+    issued_at: Timestamp,
+    accepted: Option<AttemptId>,
+) {
+    let before = row.clone();
+    row.issued_at = row.issued_at.max(issued_at);
+    if let DedupOutcome::Committed { attempt, .. } = &mut row.outcome {
+        *attempt = accepted.or(*attempt);
+    }
+    if row != before {
+        put_row(overlay, key, &row);
     }
 }
 

@@ -25,11 +25,13 @@ pub(super) fn settle(
         return Ok(Outcome::AppendRefused(AppendRefusal::NameCollision));
     }
     let id = &request.id;
-    if let Err(refusal) = check_not_ahead(stamped_at, &id.client_msg_id, request.issued_at) {
+    let row = standing(overlay, group, conversation, &id.sender, &id.client_msg_id)?;
+    let checked = check_not_ahead(stamped_at, &id.client_msg_id, request.issued_at, row.as_ref());
+    if let Err(refusal) = checked {
         return Ok(Outcome::AppendRefused(refusal));
     }
     let key = keys::dedup(conversation, &id.sender, &id.client_msg_id);
-    let state = match standing(overlay, group, conversation, &id.sender, &id.client_msg_id)? {
+    let state = match row {
         Some(row) => {
             let state = OutcomeState::of(&row);
             keep_in_force(overlay, key, row, request.issued_at);

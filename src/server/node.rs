@@ -371,7 +371,7 @@ fn message_log(node: &Node, stopping: CancellationToken) -> MessageLogServer<Api
         replicas: node.replicas.clone(),
         peers: Arc::new(PeerApis(node.peers.clone())),
         clock: node.clock.clone(),
-        salts: Arc::new(rand::random),
+        random: Arc::new(rand::random),
         authorizer: node.authorizer.clone(),
         observer: Arc::new(Observers(node.metrics.clone())),
         stopping,

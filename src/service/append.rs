@@ -9,7 +9,7 @@ use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, validate};
 use crate::consensus::{Group, Room};
-use crate::log::{Command, IdKey, Outcome};
+use crate::log::{Command, LanePlace, Outcome};
 use crate::types::{NodeId, limits};
 
 /// Leaders that one call tries: who this node believes leads, and whom that one names instead.
@@ -71,10 +71,10 @@ pub async fn propose(
     api: &Api,
     group: &Group,
     request: AppendRequest,
-    predecessor: Option<IdKey>,
+    lane: Option<LanePlace>,
     deadline: Instant,
 ) -> Result<AppendResponse, CallError> {
-    let command = convert::append_command(request, predecessor, || (api.salts)());
+    let command = convert::append_command(request, lane, || (api.random)());
     match group.propose(Command::Append(command), deadline).await? {
         Outcome::Appended(appended) => {
             Ok(convert::append_response(appended, applied_at(api, group)))

@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use quorate_client::proto;
 
-use crate::log::{Append, Appended, IdKey, NewMessage};
+use crate::log::{Append, Appended, LanePlace, NewMessage};
 use crate::storage::records::{ConversationHead, Kind, MessageRecord};
 use crate::types::{ConversationName, GroupId, Seq, Timestamp};
 
 /// A validated append as a command. `salt` is asked once for each message.
 pub fn append_command(
     request: proto::AppendRequest,
-    predecessor: Option<IdKey>,
+    lane: Option<LanePlace>,
     salt: impl Fn() -> [u8; 16],
 ) -> Append {
     Append {
@@ -22,7 +22,7 @@ pub fn append_command(
             .map(|message| new_message(message, salt()))
             .collect(),
         expected_tail: request.expected_tail.map(Seq),
-        predecessor,
+        lane,
     }
 }
 
@@ -120,6 +120,7 @@ pub fn conversation(head: ConversationHead, group: GroupId) -> proto::Conversati
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::AttemptId;
 
     #[test]
     fn an_append_keeps_every_field() {
@@ -139,8 +140,8 @@ mod tests {
             }],
             expected_tail: Some(4),
         };
-        let predecessor = IdKey { sender: "s".into(), client_msg_id: "l".into() };
-        let command = append_command(request, Some(predecessor.clone()), || [5; 16]);
+        let lane = LanePlace { attempt: AttemptId(6), predecessor: None };
+        let command = append_command(request, Some(lane.clone()), || [5; 16]);
         let expected = Append {
             conversation: ConversationName("c".into()),
             sender: "s".into(),
@@ -157,7 +158,7 @@ mod tests {
                 salt: [5; 16],
             }],
             expected_tail: Some(Seq(4)),
-            predecessor: Some(predecessor),
+            lane: Some(lane),
         };
         assert_eq!(command, expected);
     }

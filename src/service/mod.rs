@@ -51,8 +51,8 @@ pub struct Api {
     pub peers: Arc<dyn Peers>,
     /// For the age of reads.
     pub clock: Arc<dyn Clock>,
-    /// Draws the salts of new messages: 16 bytes that nobody can guess. Simulations bring repeatable ones.
-    pub salts: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
+    /// Draws 16 bytes that nobody can guess: salts of messages, ids of lanes. Simulations bring repeatable ones.
+    pub random: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
     /// Whoever counts.

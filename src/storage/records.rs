@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{StorageError, Table};
 use crate::types::{
-    ConversationId, ConversationName, GroupId, HashRange, LogIndex, ReplicaId, Seq, Term, Timestamp,
+    AttemptId, ConversationId, ConversationName, GroupId, HashRange, LogIndex, ReplicaId, Seq,
+    Term, Timestamp,
 };
 
 const CHECKSUM_BYTES: usize = 4;
@@ -179,6 +180,8 @@ pub enum DedupOutcome {
         commit_time: Timestamp,
         /// Hash of payload, content type, kind and target; absent once the message was redacted.
         content_hash: Option<[u8; 16]>,
+        /// The attempt on a session that was last accepted, the first one or a repeat, if there was any.
+        attempt: Option<AttemptId>,
     },
     /// It was settled as not committed and never will be.
     Burnt,

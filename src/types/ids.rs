@@ -37,6 +37,10 @@ number! {
     Seq(u64)
 }
 number! {
+    /// One attempt to append on a session. Its session counts from a random number, so that two never meet.
+    AttemptId(u64)
+}
+number! {
     /// A position in a group's Raft log, from 0.
     LogIndex(u64)
 }
@@ -52,6 +56,13 @@ impl GroupId {
     /// Whether this is the meta group.
     pub fn is_meta(self) -> bool {
         self == Self::META
+    }
+}
+
+impl AttemptId {
+    /// The one that follows on the same session.
+    pub fn next(self) -> AttemptId {
+        AttemptId(self.0.wrapping_add(1))
     }
 }
 

@@ -9,6 +9,6 @@ mod timestamp;
 
 pub use clock::Clock;
 pub use hash_range::HashRange;
-pub use ids::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Seq, Term};
+pub use ids::{AttemptId, ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Seq, Term};
 pub use names::{ConversationId, ConversationName, PlacementHash};
 pub use timestamp::Timestamp;

@@ -1,5 +1,6 @@
 //! Appends and reads that are well made and refused all the same, each with what the caller needs to go on.
 
+use futures::StreamExt;
 use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::proto::{
@@ -92,6 +93,36 @@ async fn ids_that_stand_and_wrong_tails_are_refused_with_what_is_there_through_e
         let repeated = client.append(request).await.unwrap().into_inner();
         assert!(repeated.duplicate);
         assert_eq!((repeated.first_seq, repeated.last_seq), (1, 2));
+    }
+    assert_eq!(Everything::of(&mut client, &[ROOM]).await, before);
+    cluster.stop().await;
+}
+
+/// G5. The refused append's id stands, so that only the attempt itself tells that it was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_lane_is_committed_behind_a_refused_append_through_any_node() {
+    let cluster = Cluster::start(3, "").await;
+    let mut client = cluster.messages(1);
+    let stands = message("stands", "first");
+    append_surely(&mut client, append(ROOM, vec![stands.clone()])).await;
+    let other = NewMessage { payload: "other".into(), ..stands.clone() };
+    let before = Everything::of(&mut client, &[ROOM]).await;
+    for node in 1..=3 {
+        let lane =
+            [other.clone(), stands.clone(), message("new", "new"), message("newer", "newer")];
+        let requests = (1..).zip(lane).map(|(request_id, message)| SessionRequest {
+            request_id,
+            append: Some(append(ROOM, vec![message])),
+            reset_lane: false,
+        });
+        let requests = futures::stream::iter(requests.collect::<Vec<_>>());
+        let answers = cluster.messages(node).append_session(requests).await.unwrap().into_inner();
+        let answers = answers.map(|answer| match answer.unwrap().result {
+            Some(session_response::Result::Failed(failure)) => Refusal::in_stream(failure).reason,
+            other => panic!("{other:?}"),
+        });
+        let reasons: Vec<String> = answers.collect().await;
+        assert_eq!(reasons, ["ID_CONFLICT", "LANE_BROKEN", "LANE_BROKEN", "LANE_BROKEN"]);
     }
     assert_eq!(Everything::of(&mut client, &[ROOM]).await, before);
     cluster.stop().await;

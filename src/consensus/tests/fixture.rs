@@ -61,7 +61,7 @@ pub fn append_to(conversation: &ConversationName, messages: usize) -> Command {
         sender: "alice".to_owned(),
         messages: (0..messages).map(message).collect(),
         expected_tail: None,
-        predecessor: None,
+        lane: None,
     })
 }
 

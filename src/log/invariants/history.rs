@@ -208,7 +208,7 @@ impl<'a> Conversation<'a> {
         let Some(row) = findings.readable(Table::Dedup, row) else { return };
         let row = row.filter(|row| in_force(row, self.floor));
         let leads_here = row.is_some_and(|row| match row.outcome {
-            DedupOutcome::Committed { seq, commit_time, content_hash } => {
+            DedupOutcome::Committed { seq, commit_time, content_hash, .. } => {
                 seq == record.seq
                     && commit_time == record.commit_time
                     && row.issued_at >= record.issued_at

@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use super::replica::{append_of, minutes, name, text_message};
 use crate::log::{
-    Append, Command, DecodeError, IdKey, NewMessage, Proposal, Settle, Topology, TopologyChange,
-    TopologyGroup, TopologyNode, TopologyReplica,
+    Append, Command, DecodeError, IdKey, LanePlace, NewMessage, Predecessor, Proposal, Settle,
+    Topology, TopologyChange, TopologyGroup, TopologyNode, TopologyReplica,
 };
 use crate::storage::records::Kind;
 use crate::types::{
-    ClusterId, GroupId, HashRange, Incarnation, NodeId, PlacementHash, Seq, Timestamp,
+    AttemptId, ClusterId, GroupId, HashRange, Incarnation, NodeId, PlacementHash, Seq, Timestamp,
 };
 
 fn message() -> NewMessage {
@@ -59,7 +59,13 @@ fn every_command() -> Vec<Command> {
         },
         Command::Append(Append {
             expected_tail: Some(Seq(4)),
-            predecessor: Some(IdKey { sender: "s".to_owned(), client_msg_id: "p".to_owned() }),
+            lane: Some(LanePlace {
+                attempt: AttemptId(300),
+                predecessor: Some(Predecessor {
+                    attempt: AttemptId(299),
+                    last: IdKey { sender: "s".to_owned(), client_msg_id: "p".to_owned() },
+                }),
+            }),
             ..append_of("room", "alice", vec![message()])
         }),
         Command::Settle(Settle {
@@ -167,8 +173,8 @@ fn surplus_and_missing_bytes_are_malformed() {
 const GOLDEN_COMMANDS: [&str; 5] = [
     "01ac02010001010207eb9541a1",
     "01ac02010104726f6f6d05616c69636501026964808c8d9e02020a746578742f706c61696e0101680201\
-     020568656c6c6fccf6c6d3090103027470aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa01040101730170352f\
-     df52",
+     020568656c6c6fccf6c6d3090103027470aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa010401ac0201ab0201\
+     7301703405e657",
     "01ac02010204726f6f6d01730169808ece1cb858ef9c",
     "01ac02010309130041be",
     "01ac0201040082020301010103633a3103703a3203683a33017a01010100000101010102014a3613fe",

@@ -252,6 +252,7 @@ fn a_dedup_row_that_leads_nowhere() {
                 seq: Seq(seq),
                 commit_time: minutes(12),
                 content_hash: None,
+                attempt: None,
             },
         };
         replica.put_record(keys::dedup(room(), "alice", "stray"), &row);

@@ -2,7 +2,7 @@
 
 use crate::log::{Append, AppendRefusal, Appended, IdKey, NewMessage, OutcomeState, Settle};
 use crate::storage::records::Kind;
-use crate::types::{Seq, Timestamp};
+use crate::types::{AttemptId, Seq, Timestamp};
 
 const FIVE_MINUTES_US: u64 = 300_000_000;
 
@@ -33,6 +33,8 @@ struct ModelId {
     issued_at: Timestamp,
     /// None if burnt.
     committed: Option<u64>,
+    /// The attempt on a session that was accepted last.
+    attempt: Option<AttemptId>,
 }
 
 impl Model {
@@ -83,15 +85,11 @@ impl Model {
         request: &Settle,
     ) -> Result<OutcomeState, AppendRefusal> {
         let conversation = request.conversation.0.as_str();
-        let latest = Timestamp(at.0 + FIVE_MINUTES_US);
-        if request.issued_at > latest {
-            let client_msg_id = request.id.client_msg_id.clone();
-            return Err(AppendRefusal::FromTheFuture { client_msg_id, latest });
-        }
+        self.refuse_ahead(at, conversation, &request.id, request.issued_at)?;
         if let Some(id) = self.standing(conversation, &request.id) {
             id.issued_at = id.issued_at.max(request.issued_at);
         } else if request.issued_at >= self.floor {
-            self.remember(conversation, &request.id, request.issued_at, None);
+            self.remember(conversation, &request.id, request.issued_at, None, None);
         }
         Ok(self.outcome(conversation, &request.id, request.issued_at))
     }
@@ -102,10 +100,11 @@ impl Model {
         key: &IdKey,
         issued_at: Timestamp,
         committed: Option<u64>,
+        attempt: Option<AttemptId>,
     ) {
         self.ids.retain(|id| id.conversation != conversation || id.key != *key);
         let (conversation, key) = (conversation.to_owned(), key.clone());
-        self.ids.push(ModelId { conversation, key, issued_at, committed });
+        self.ids.push(ModelId { conversation, key, issued_at, committed, attempt });
     }
 
     pub fn append(
@@ -115,14 +114,17 @@ impl Model {
         digests: &[[u8; 32]],
     ) -> Result<Appended, AppendRefusal> {
         self.refuse_unacceptable(at, request)?;
-        if let Some(first_outcome) = self.repeated(request)? {
+        let conversation = request.conversation.0.clone();
+        let predecessor = request.lane.as_ref().and_then(|place| place.predecessor.as_ref());
+        let in_turn = predecessor.is_none_or(|before| {
+            let id = self.standing(&conversation, &before.last);
+            id.is_some_and(|id| id.attempt == Some(before.attempt))
+        });
+        if let Some(first_outcome) = self.repeated(request, in_turn)? {
             return Ok(first_outcome);
         }
-        let conversation = request.conversation.0.clone();
         let tail = self.messages(&conversation).len() as u64 + 1;
-        if let Some(predecessor) = &request.predecessor
-            && self.standing(&conversation, predecessor).is_none_or(|id| id.committed.is_none())
-        {
+        if !in_turn {
             return Err(AppendRefusal::PredecessorMissing);
         }
         if request.expected_tail.is_some_and(|expected| expected.0 != tail) {
@@ -143,7 +145,11 @@ impl Model {
         Ok(self.commit(at, request, digests))
     }
 
-    fn refuse_unacceptable(&self, at: Timestamp, request: &Append) -> Result<(), AppendRefusal> {
+    fn refuse_unacceptable(
+        &mut self,
+        at: Timestamp,
+        request: &Append,
+    ) -> Result<(), AppendRefusal> {
         for (place, message) in request.messages.iter().enumerate() {
             let before = &request.messages[..place];
             if before.iter().any(|other| other.client_msg_id == message.client_msg_id) {
@@ -156,15 +162,35 @@ impl Model {
             let client_msg_id = message.client_msg_id.clone();
             return Err(AppendRefusal::TooOld { client_msg_id, floor });
         }
+        for message in &request.messages {
+            let key = key_of(request, message);
+            self.refuse_ahead(at, request.conversation.as_str(), &key, message.issued_at)?;
+        }
+        Ok(())
+    }
+
+    /// Ahead of the clock, and not known from a time when the clock was further.
+    fn refuse_ahead(
+        &mut self,
+        at: Timestamp,
+        conversation: &str,
+        key: &IdKey,
+        issued_at: Timestamp,
+    ) -> Result<(), AppendRefusal> {
         let latest = Timestamp(at.0 + FIVE_MINUTES_US);
-        if let Some(message) = request.messages.iter().find(|message| message.issued_at > latest) {
-            let client_msg_id = message.client_msg_id.clone();
+        let known = self.standing(conversation, key).is_some_and(|id| id.issued_at >= issued_at);
+        if issued_at > latest && !known {
+            let client_msg_id = key.client_msg_id.clone();
             return Err(AppendRefusal::FromTheFuture { client_msg_id, latest });
         }
         Ok(())
     }
 
-    fn repeated(&mut self, request: &Append) -> Result<Option<Appended>, AppendRefusal> {
+    fn repeated(
+        &mut self,
+        request: &Append,
+        in_turn: bool,
+    ) -> Result<Option<Appended>, AppendRefusal> {
         let conversation = request.conversation.0.as_str();
         let mut seqs = Vec::new();
         let mut conflict = false;
@@ -196,6 +222,9 @@ impl Model {
             let id = self.standing(conversation, &key_of(request, message));
             let id = id.expect("all ids of a repeated batch stand");
             id.issued_at = id.issued_at.max(message.issued_at);
+            if in_turn && let Some(place) = &request.lane {
+                id.attempt = Some(place.attempt);
+            }
         }
         let stored = &self.messages(conversation)[last.0 as usize - 1];
         Ok(Some(Appended {
@@ -226,7 +255,9 @@ impl Model {
                 digest: digests.get(place).copied().unwrap_or_default(),
             });
             let seq = messages.len() as u64;
-            self.remember(name, &key_of(request, message), message.issued_at, Some(seq));
+            let attempt = request.lane.as_ref().map(|place| place.attempt);
+            let key = key_of(request, message);
+            self.remember(name, &key, message.issued_at, Some(seq), attempt);
         }
         let last = self.conversations[position].messages.last().expect("one was appended");
         Appended {

@@ -7,10 +7,12 @@ use super::model::Model;
 use super::replica::{Replica, minutes, name, text_message};
 use crate::log::queries;
 use crate::log::queries::Slice;
-use crate::log::{Append, Command, IdKey, NewMessage, Outcome, Proposal, Settle};
+use crate::log::{
+    Append, Command, IdKey, LanePlace, NewMessage, Outcome, Predecessor, Proposal, Settle,
+};
 use crate::storage::Direction;
 use crate::storage::records::{Kind, MessageRecord};
-use crate::types::{Seq, Timestamp};
+use crate::types::{AttemptId, Seq, Timestamp};
 
 /// Few of everything, so that ids, tails and targets meet.
 const CONVERSATIONS: [&str; 3] = ["room/a", "room/b", "other"];
@@ -64,20 +66,29 @@ fn message() -> impl Strategy<Value = NewMessage> {
     )
 }
 
+/// Few attempts, so that the one named as predecessor is often the one that was accepted.
+fn lane_place() -> impl Strategy<Value = LanePlace> {
+    let attempt = || (0..3u64).prop_map(AttemptId);
+    let predecessor =
+        (attempt(), id_key()).prop_map(|(attempt, last)| Predecessor { attempt, last });
+    (attempt(), prop::option::weighted(0.6, predecessor))
+        .prop_map(|(attempt, predecessor)| LanePlace { attempt, predecessor })
+}
+
 fn append() -> impl Strategy<Value = Append> {
     (
         prop::sample::select(&CONVERSATIONS[..]),
         prop::sample::select(&SENDERS[..]),
         prop::collection::vec(message(), 1..4),
         prop::option::weighted(0.2, (1..8u64).prop_map(Seq)),
-        prop::option::weighted(0.2, id_key()),
+        prop::option::weighted(0.5, lane_place()),
     )
-        .prop_map(|(conversation, sender, messages, expected_tail, predecessor)| Append {
+        .prop_map(|(conversation, sender, messages, expected_tail, lane)| Append {
             conversation: name(conversation),
             sender: sender.to_owned(),
             messages,
             expected_tail,
-            predecessor,
+            lane,
         })
 }
 

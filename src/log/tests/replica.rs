@@ -47,7 +47,7 @@ pub fn append_of(conversation: &str, sender: &str, messages: Vec<NewMessage>) ->
         sender: sender.to_owned(),
         messages,
         expected_tail: None,
-        predecessor: None,
+        lane: None,
     }
 }
 

@@ -9,13 +9,13 @@ use super::properties::forget_expired;
 use super::replica::{MINUTE, Replica, append_of, minutes, name, text_message};
 use crate::log::queries::{self, Slice};
 use crate::log::{
-    AppendRefusal, Command, IdKey, NewMessage, Outcome, OutcomeState, Settle, Topology,
-    TopologyChange, TopologyGroup, TopologyNode, TopologyReplica, read_topology,
+    AppendRefusal, Command, IdKey, LanePlace, NewMessage, Outcome, OutcomeState, Predecessor,
+    Settle, Topology, TopologyChange, TopologyGroup, TopologyNode, TopologyReplica, read_topology,
 };
 use crate::storage::Direction;
 use crate::storage::records::Kind;
 use crate::types::{
-    ClusterId, GroupId, HashRange, Incarnation, NodeId, PlacementHash, Seq, Timestamp,
+    AttemptId, ClusterId, GroupId, HashRange, Incarnation, NodeId, PlacementHash, Seq, Timestamp,
 };
 
 /// One replica, and the leader's clock.
@@ -95,7 +95,7 @@ impl Scene {
         let messages = messages.iter().map(new_message).collect::<Result<_, _>>()?;
         let mut append = append_of(words.value(1)?, words.value(2)?, messages);
         append.expected_tail = words.optional("expected_tail")?.map(Seq);
-        append.predecessor = words.keys.get("after").map(|id| id_key(id)).transpose()?;
+        append.lane = words.lane()?;
         Ok(self.apply(Command::Append(append)))
     }
 
@@ -265,6 +265,11 @@ fn new_message(words: &Words) -> Result<NewMessage, String> {
     })
 }
 
+fn predecessor(text: &str) -> Result<Predecessor, String> {
+    let (attempt, last) = text.split_once(':').ok_or("a predecessor is ATTEMPT:ID")?;
+    Ok(Predecessor { attempt: AttemptId(parse(attempt)?), last: id_key(last)? })
+}
+
 fn id_key(text: &str) -> Result<IdKey, String> {
     let (sender, client_msg_id) = text.split_once('/').ok_or("an id is SENDER/CLIENT_MSG_ID")?;
     Ok(IdKey { sender: sender.to_owned(), client_msg_id: client_msg_id.to_owned() })
@@ -309,6 +314,13 @@ impl Words {
             (None, Some(count)) => Ok(minutes(parse(count)?)),
             (None, None) => Err(format!("{text} is no time")),
         }
+    }
+
+    /// A place in a lane: `attempt=2`, with `after=1:alice/a1` if another attempt has to be accepted before.
+    fn lane(&self) -> Result<Option<LanePlace>, String> {
+        let Some(attempt) = self.optional("attempt")? else { return Ok(None) };
+        let predecessor = self.keys.get("after").map(|text| predecessor(text)).transpose()?;
+        Ok(Some(LanePlace { attempt: AttemptId(attempt), predecessor }))
     }
 
     fn issued_at(&self) -> Result<Timestamp, String> {

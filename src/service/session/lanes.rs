@@ -1,18 +1,18 @@
 //! The order of a session's appends, as bookkeeping without I/O. A lane is one conversation of the session: its
 //! requests are sent in order, answered in order, and fail from the first failure on until the caller resets it (G5).
 //!
-//! Requests of a lane are pipelined only to one destination at a time: there each names its predecessor, which is
-//! what keeps them in order. Before a lane goes elsewhere, or starts anew after a reset, everything that it has in
+//! Requests of a lane are pipelined only to one destination at a time: there each names the attempt before it, which
+//! is what keeps them in order. Before a lane goes elsewhere, or starts anew after a reset, everything that it has in
 //! flight must have come back.
 
 use std::collections::{HashMap, VecDeque};
 
 use quorate_client::proto::{AppendRequest, AppendResponse};
 
-use crate::log::IdKey;
+use crate::log::{IdKey, LanePlace, Predecessor};
 use crate::service::errors::CallError;
 use crate::service::validate;
-use crate::types::NodeId;
+use crate::types::{AttemptId, NodeId};
 
 /// Where a request is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +29,13 @@ pub enum Destination {
     },
 }
 
-/// Names one request of the session while it is in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(u64);
-
 /// A request that is to be sent now.
 #[derive(Debug, PartialEq)]
 pub struct Departure {
-    /// To give back with the result.
-    pub ticket: Ticket,
     /// What to append.
     pub append: AppendRequest,
-    /// The append that has to be committed before it: the last one of the lane that is still in flight.
-    pub predecessor: Option<IdKey>,
+    /// The attempt, to give back with the result, and the one before it if that is still in flight.
+    pub place: LanePlace,
     /// Whether nothing of the lane is in flight, so that the destination must not hold older failures against it.
     pub opens: bool,
 }
@@ -50,10 +44,9 @@ pub struct Departure {
 pub type Answer = (u64, Result<AppendResponse, CallError>);
 
 /// All lanes of one session that have something in flight or are broken. Others need no state.
-#[derive(Default)]
 pub struct Lanes {
     lanes: HashMap<String, Lane>,
-    next_ticket: u64,
+    next_attempt: AttemptId,
     requests: usize,
     bytes: usize,
 }
@@ -73,7 +66,7 @@ struct Lane {
 }
 
 struct Slot {
-    ticket: Ticket,
+    attempt: AttemptId,
     request_id: u64,
     epoch: u64,
     bytes: usize,
@@ -91,6 +84,11 @@ enum State {
 }
 
 impl Lanes {
+    /// No lanes yet. Attempts count from `first`, which is to be random.
+    pub fn new(first: AttemptId) -> Lanes {
+        Lanes { lanes: HashMap::new(), next_attempt: first, requests: 0, bytes: 0 }
+    }
+
     /// Requests that are not answered yet.
     pub fn requests(&self) -> usize {
         self.requests
@@ -114,8 +112,8 @@ impl Lanes {
         reset: bool,
         append: Result<AppendRequest, CallError>,
     ) {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
+        let attempt = self.next_attempt;
+        self.next_attempt = attempt.next();
         let lane = self.lanes.entry(conversation.to_owned()).or_default();
         if reset {
             lane.epoch += 1;
@@ -131,7 +129,14 @@ impl Lanes {
             }
         };
         lane.broken |= matches!(state, State::Done(Err(_)));
-        lane.slots.push_back(Slot { ticket, request_id, epoch: lane.epoch, bytes, last_id, state });
+        lane.slots.push_back(Slot {
+            attempt,
+            request_id,
+            epoch: lane.epoch,
+            bytes,
+            last_id,
+            state,
+        });
         self.requests += 1;
         self.bytes += bytes;
     }
@@ -149,7 +154,7 @@ impl Lanes {
         let predecessor = place.checked_sub(1).map(|before| &lane.slots[before]);
         let predecessor = predecessor
             .filter(|slot| matches!(slot.state, State::InFlight))
-            .map(|slot| slot.last_id.clone());
+            .map(|slot| Predecessor { attempt: slot.attempt, last: slot.last_id.clone() });
         let slot = &mut lane.slots[place];
         let State::Waiting { opens_epoch, .. } = slot.state else { return None };
         if in_flight && (opens_epoch || lane.destination != Some(destination)) {
@@ -160,7 +165,8 @@ impl Lanes {
             return None;
         };
         lane.destination = Some(destination);
-        Some(Departure { ticket: slot.ticket, append, predecessor, opens: !in_flight })
+        let place = LanePlace { attempt: slot.attempt, predecessor };
+        Some(Departure { append, place, opens: !in_flight })
     }
 
     /// Fails the next request of a lane that was not sent yet: there is nowhere to send it.
@@ -176,11 +182,11 @@ impl Lanes {
     pub fn arrive(
         &mut self,
         conversation: &str,
-        ticket: Ticket,
+        attempt: AttemptId,
         result: Result<AppendResponse, CallError>,
     ) {
         if let Some(lane) = self.lanes.get_mut(conversation)
-            && let Some(place) = lane.slots.iter().position(|slot| slot.ticket == ticket)
+            && let Some(place) = lane.slots.iter().position(|slot| slot.attempt == attempt)
         {
             lane.finish(place, result);
         }

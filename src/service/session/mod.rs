@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 
-use self::lanes::{Answer, Departure, Destination, Lanes, Ticket};
+use self::lanes::{Answer, Departure, Destination, Lanes};
 use self::upstream::Upstream;
 use super::api::Responses;
 use super::authorize::{Operation, Resource};
@@ -33,7 +33,7 @@ use super::observer::{OpenStream, SessionDepth};
 use super::validate::{Problem, Violation};
 use super::{Api, append, forward, validate};
 use crate::consensus::{Group, Room};
-use crate::types::{ConversationName, NodeId, limits};
+use crate::types::{AttemptId, ConversationName, NodeId, limits};
 
 /// Opens a session.
 ///
@@ -47,10 +47,11 @@ pub async fn open(
 ) -> Result<Responses<SessionResponse>, CallError> {
     call.authorize(api.authorizer.as_ref(), Resource::Conversations)?;
     let (responses, stream) = mpsc::channel(limits::SESSION_RESPONSE_QUEUE_MAX);
+    let first_attempt = AttemptId((u128::from_be_bytes((api.random)()) >> 64) as u64);
     let session = Session {
         api: api.clone(),
         call: call.clone(),
-        lanes: Lanes::default(),
+        lanes: Lanes::new(first_attempt),
         in_flight: FuturesUnordered::new(),
         upstreams: HashMap::new(),
         upstreams_opened: 0,
@@ -70,7 +71,7 @@ type InFlight = Pin<Box<dyn Future<Output = Arrival> + Send>>;
 
 struct Arrival {
     conversation: String,
-    ticket: Ticket,
+    attempt: AttemptId,
     result: Result<AppendResponse, CallError>,
 }
 
@@ -188,7 +189,7 @@ impl Session {
     }
 
     async fn arrive(&mut self, arrival: Arrival) -> Result<(), CallerGone> {
-        self.lanes.arrive(&arrival.conversation, arrival.ticket, arrival.result);
+        self.lanes.arrive(&arrival.conversation, arrival.attempt, arrival.result);
         self.advance(arrival.conversation).await
     }
 
@@ -255,15 +256,16 @@ impl Session {
         group: Option<Arc<Group>>,
         destination: Destination,
     ) {
-        let Departure { ticket, append, predecessor, opens } = departure;
+        let Departure { append, place, opens } = departure;
         let began = Instant::now();
+        let attempt = place.attempt;
         let (messages, deadline) = (append.messages.len(), began + self.call.timeout);
         let (api, conversation) = (self.api.clone(), name.0.clone());
         let result: Pin<Box<dyn Future<Output = _> + Send>> = match (group, destination) {
             (Some(group), _) => {
                 let api = api.clone();
                 Box::pin(async move {
-                    append::propose(&api, &group, append, predecessor, deadline).await
+                    append::propose(&api, &group, append, Some(place), deadline).await
                 })
             }
             (None, Destination::There { node, .. }) => match self.upstreams.get_mut(&node) {
@@ -276,7 +278,7 @@ impl Session {
             let result = result.await;
             let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
             api.observer.appended(messages, code, began.elapsed());
-            Arrival { conversation, ticket, result }
+            Arrival { conversation, attempt, result }
         }));
     }
 

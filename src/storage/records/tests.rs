@@ -57,6 +57,7 @@ fn committed() -> DedupRow {
         seq: Seq(2),
         commit_time: Timestamp(3),
         content_hash: Some([0xee; 16]),
+        attempt: Some(AttemptId(300)),
     };
     DedupRow { issued_at: Timestamp(1), outcome }
 }
@@ -120,7 +121,7 @@ fn names_have_their_golden_bytes() {
 
 #[test]
 fn dedup_rows_have_their_golden_bytes() {
-    golden(&committed(), "010100020301eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee84687d9b");
+    golden(&committed(), "010100020301eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee01ac02ced709b5");
     golden(&DedupRow { issued_at: Timestamp(1), outcome: DedupOutcome::Burnt }, "010101c956a386");
 }
 
@@ -290,9 +291,14 @@ prop_compose! {
 }
 
 fn any_dedup_row() -> impl Strategy<Value = DedupRow> {
-    let committed = any::<(u64, u64, Option<[u8; 16]>)>().prop_map(|(seq, at, content_hash)| {
-        DedupOutcome::Committed { seq: Seq(seq), commit_time: Timestamp(at), content_hash }
-    });
+    let committed = any::<(u64, u64, Option<[u8; 16]>, Option<u64>)>().prop_map(
+        |(seq, at, content_hash, attempt)| DedupOutcome::Committed {
+            seq: Seq(seq),
+            commit_time: Timestamp(at),
+            content_hash,
+            attempt: attempt.map(AttemptId),
+        },
+    );
     let outcome = prop_oneof![committed, Just(DedupOutcome::Burnt)];
     (any::<u64>(), outcome)
         .prop_map(|(issued_at, outcome)| DedupRow { issued_at: Timestamp(issued_at), outcome })
