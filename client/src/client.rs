@@ -186,7 +186,10 @@ impl Client {
                 return Err(Error::deadline(Some(&error)));
             }
             tracing::debug!(address = %target.address, %error, "an attempt failed, retrying");
-            sleep_until(resume_at).await;
+            tokio::select! {
+                () = sleep_until(resume_at) => {}
+                () = self.shared.router.next_usable_leader(destination) => {}
+            }
         }
     }
 

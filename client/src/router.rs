@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::topology::IndexedTopology;
 use crate::{Error, Routing, proto, reason};
@@ -86,17 +86,55 @@ impl Router {
     }
 
     /// Takes a topology that a node has sent. Leaders named before it are forgotten: if the node knew less than
-    /// they did, the next call is told again.
+    /// they did, the next call is told again. A node that now leads is asked, also if it did not a moment ago.
     pub fn learn(&self, topology: proto::Topology) {
         let indexed = Arc::new(IndexedTopology::new(topology));
         let current = self.topology.load();
         if current.as_ref().is_some_and(|c| c.topology().version > indexed.topology().version) {
             return;
         }
-        self.experience().leaders.clear();
+        let mut experience = self.experience();
+        experience.leaders.clear();
+        for leader in indexed.leaders_unlike(current.as_deref()) {
+            experience.passed_over.remove(&leader);
+        }
+        drop(experience);
         self.changes.send_replace(Some(indexed.topology().clone()));
         self.topology.store(Some(indexed));
         self.lessons.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From when on the leader that the topology names for a conversation may be asked: now, or once it is not passed
+    /// over any more. None if there is no leader.
+    pub fn leader_usable_at(&self, conversation: &str) -> Option<Instant> {
+        let topology = self.topology.load();
+        let topology = topology.as_ref()?;
+        let leader = topology.address_of(topology.group_of(conversation)?.leader_node_id)?;
+        let now = Instant::now();
+        Some(self.experience().passed_over.get(&leader).map_or(now, |until| now.max(*until)))
+    }
+
+    /// Resolves once the next topology has come and names a leader that may be asked: then a call need not rest any
+    /// longer. Cancel safe.
+    pub async fn next_usable_leader(&self, destination: Destination<'_>) {
+        let Destination::LeaderOf(conversation) = destination else {
+            return std::future::pending().await;
+        };
+        let mut changes = self.changes.subscribe();
+        let mut usable_at = None;
+        loop {
+            let usable = async {
+                match usable_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = usable => return,
+                // The sender is this router's own, so that there is no error.
+                _ = changes.changed() => usable_at = self.leader_usable_at(conversation),
+            }
+        }
     }
 
     /// While this is the same, targets are too. Nodes that were passed over come back with time, so it also moves

@@ -1,3 +1,4 @@
+use futures::FutureExt;
 use tonic::Code;
 
 use super::*;
@@ -97,4 +98,45 @@ async fn an_older_topology_is_ignored() {
     router.learn(topology(5, 3));
     router.learn(topology(4, 1));
     assert_eq!(&*router.target(Destination::LeaderOf("c")).address, "n3:1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_rests_goes_on_once_a_leader_is_named_that_did_not_fail() {
+    let router = router(Routing::Leader);
+    let old = router.target(Destination::LeaderOf("c"));
+    router.note_failure(&old, &Error::stream_ended(Effect::Possible));
+    let follower = router.target(Destination::LeaderOf("c"));
+    router.note_failure(&follower, &not_leader(""));
+    let mut led = Box::pin(router.next_usable_leader(Destination::LeaderOf("c")));
+    let mut any = Box::pin(router.next_usable_leader(Destination::AnyNode));
+    assert!(led.as_mut().now_or_never().is_none());
+    // It is known of old that this one does not answer.
+    router.learn(topology(1, 2));
+    assert!(led.as_mut().now_or_never().is_none());
+    router.learn(topology(1, 0));
+    assert!(led.as_mut().now_or_never().is_none());
+    // Asked a moment ago, before it led.
+    router.learn(topology(1, 1));
+    let began = Instant::now();
+    led.await;
+    assert!(began.elapsed() < UNAVAILABLE_PASSED_OVER);
+    assert!(any.as_mut().now_or_never().is_none(), "it is not about a leader");
+    assert_eq!(router.target(Destination::LeaderOf("c")).address, follower.address);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_that_was_not_ready_is_asked_again_soon() {
+    let router = router(Routing::Leader);
+    let target = router.target(Destination::LeaderOf("c"));
+    router.note_failure(&target, &not_leader(""));
+    let began = Instant::now();
+    let (led, ()) = tokio::join!(
+        tokio::time::timeout(
+            UNREACHABLE_PASSED_OVER,
+            router.next_usable_leader(Destination::LeaderOf("c"))
+        ),
+        async { router.learn(topology(1, 2)) },
+    );
+    led.expect("the leader is not passed over for so long");
+    assert_eq!(began.elapsed(), UNAVAILABLE_PASSED_OVER);
 }

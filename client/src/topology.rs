@@ -1,6 +1,6 @@
 //! The cluster as this client last heard of it, and the placement of conversations in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::proto;
@@ -48,6 +48,15 @@ impl IndexedTopology {
 
     pub fn address_of(&self, node_id: u64) -> Option<Arc<str>> {
         self.addresses.get(&node_id).cloned()
+    }
+
+    /// The leaders of groups that another topology, or none, names differently.
+    pub fn leaders_unlike(&self, other: Option<&IndexedTopology>) -> Vec<Arc<str>> {
+        let leader = |group: &proto::Group| (group.group_id, group.leader_node_id);
+        let known: HashSet<_> =
+            other.iter().flat_map(|o| o.topology.groups.iter().map(leader)).collect();
+        let new = self.topology.groups.iter().filter(|group| !known.contains(&leader(group)));
+        new.filter_map(|group| self.address_of(group.leader_node_id)).collect()
     }
 
     /// Every node's address, in order of id.

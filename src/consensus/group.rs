@@ -181,6 +181,20 @@ impl Group {
         self.raft.server_metrics().borrow_watched().current_leader.map(|replica| replica.node)
     }
 
+    /// Tells of each change of who leads, until the replica stops.
+    pub(super) fn watch_leader<F: Fn()>(&self, changed: F) -> impl Future<Output = ()> + use<F> {
+        let mut metrics = self.raft.server_metrics();
+        async move {
+            let mut known = None;
+            while metrics.changed().await.is_ok() {
+                let leader = metrics.borrow_watched().current_leader;
+                if std::mem::replace(&mut known, leader) != leader {
+                    changed();
+                }
+            }
+        }
+    }
+
     /// Whether this replica believes that it leads.
     pub fn is_leader(&self) -> bool {
         self.raft.is_leader()

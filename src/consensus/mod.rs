@@ -18,6 +18,7 @@ mod read_index;
 mod replicas;
 mod snapshot_source;
 mod state_machine;
+mod succession;
 mod tails;
 #[cfg(test)]
 mod tests;

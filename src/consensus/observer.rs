@@ -18,10 +18,13 @@ pub enum ProposalEnd {
     Unknown,
 }
 
-/// Told about proposals as they end. Must not block: it is called on the way of every command.
+/// Told about proposals as they end, and of leaders. Must not block: it is called on the way of every command.
 pub trait ConsensusObserver: Send + Sync {
     /// A command's caller has its answer, or is gone.
     fn proposal_ended(&self, end: ProposalEnd);
+
+    /// A replica here has seen another leader than before, or that there is none.
+    fn leader_changed(&self);
 
     /// An entry of this leader was committed and applied, so long after it was proposed.
     fn entry_committed(&self, took: Duration);
@@ -30,6 +33,7 @@ pub trait ConsensusObserver: Send + Sync {
 /// Counts nothing.
 impl ConsensusObserver for () {
     fn proposal_ended(&self, _: ProposalEnd) {}
+    fn leader_changed(&self) {}
     fn entry_committed(&self, _: Duration) {}
 }
 

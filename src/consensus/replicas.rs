@@ -108,6 +108,8 @@ pub struct Replicas {
     /// One replica is made or removed at a time.
     making: tokio::sync::Mutex<()>,
     topology: watch::Sender<Option<Arc<Topology>>>,
+    /// Sent to whenever a replica here sees another leader.
+    leaders: watch::Sender<()>,
     /// Snapshots that were begun to be received.
     transfers: AtomicU64,
 }
@@ -124,6 +126,7 @@ impl Replicas {
             problems: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             topology: watch::Sender::new(None),
+            leaders: watch::Sender::new(()),
             transfers: AtomicU64::new(0),
         });
         replicas.refresh_topology()?;
@@ -246,6 +249,11 @@ impl Replicas {
             .await
             .map_err(|error| ReplicaError::NotStarted { group: id, reason: error.to_string() })?;
         self.groups.write().expect("no panic while locked").insert(id, group.clone());
+        let (leaders, observer) = (self.leaders.clone(), self.parts.observer.clone());
+        tokio::spawn(group.watch_leader(move || {
+            observer.leader_changed();
+            leaders.send_replace(());
+        }));
         Ok(group)
     }
 
@@ -315,6 +323,11 @@ impl Replicas {
     /// The topology; none before the cluster is initialized.
     pub fn topology(&self) -> watch::Receiver<Option<Arc<Topology>>> {
         self.topology.subscribe()
+    }
+
+    /// Changes whenever a replica here sees another leader.
+    pub fn leaders(&self) -> watch::Receiver<()> {
+        self.leaders.subscribe()
     }
 
     /// A group's replica here.

@@ -17,6 +17,7 @@ mod placement;
 mod pulse;
 /// How a process is asked to stop.
 pub mod shutdown;
+mod succession;
 
 pub use clock::SystemClock;
 pub use config::Config;

@@ -1,5 +1,7 @@
 //! One node from its start to its stop: every piece is made here and handed to those that use it.
 
+mod background;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,16 +22,13 @@ use super::disk::DiskWatch;
 use super::greeting::Protocol;
 use super::http::Condition;
 use super::incoming::{HttpListener, incoming};
-use super::observers::{Levels, Observers};
+use super::observers::Observers;
 use super::operations::{Advertised, Operations, other_addresses, refusals};
-use super::placement::Placement;
-use super::pulse::PulseWatch;
-use super::{Config, Metrics, Readiness, dedup_floor, serve_http};
-use crate::consensus::flusher::{self, FlushPolicy};
+use super::{Config, Metrics, Readiness, serve_http};
 use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
 use crate::service::cluster::{ClusterApi, ClusterService};
 use crate::service::{Api, Authorizer, MalformedLayer, PeerLog};
-use crate::storage::{DiskLimits, DiskMark, Storage, StorageError};
+use crate::storage::{DiskLimits, DiskMark, Storage};
 #[cfg(feature = "rocksdb")]
 use crate::storage::{OpenError, Tuning};
 use crate::transport::proto::peer_server::PeerServer as PeerService;
@@ -38,7 +37,6 @@ use crate::transport::{
 };
 use crate::types::{Clock, GroupId, NodeId, limits};
 
-const DAY_US: u64 = 24 * 3600 * 1_000_000;
 /// How long streams may take to end when the node is asked to stop.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -144,7 +142,7 @@ pub async fn run_on(
             },
         )
     };
-    let background = run_background(node.clone());
+    let background = background::run(node.clone());
     let result = {
         let mut servers = std::pin::pin!(servers);
         tokio::select! {
@@ -276,79 +274,6 @@ fn tuning(config: &Config) -> Tuning {
         state_memtable_bytes: config.storage.state_memtable_bytes as usize,
         state_cache_bytes: config.storage.block_cache_bytes as usize,
         ..Tuning::default()
-    }
-}
-
-/// Everything that runs beside the servers. Returns only when the node has to stop.
-async fn run_background(node: Arc<Node>) -> anyhow::Error {
-    let placement = Placement {
-        replicas: node.replicas.clone(),
-        peers: node.peers.clone(),
-        operations: node.operations.clone(),
-    };
-    let pulse = PulseWatch {
-        replicas: node.replicas.clone(),
-        peers: node.peers.clone(),
-        clock: node.clock.clone(),
-        admission: node.admission.clone(),
-    };
-    let policy = FlushPolicy {
-        interval: Duration::from_millis(node.config.storage.flush_interval_ms),
-        log_keep_bytes: node.config.storage.log_keep_bytes,
-    };
-    let horizon_us = u64::from(node.config.limits.dedup_horizon_days) * DAY_US;
-    let levels = Levels {
-        metrics: node.metrics.clone(),
-        replicas: node.replicas.clone(),
-        peers: node.peers.clone(),
-        writer: node.storage.writer.clone(),
-        clock: node.clock.clone(),
-        started_us: node.operations.started_us,
-    };
-    let endless = async {
-        tokio::join!(
-            placement.run(),
-            pulse.run(),
-            node.disk.clone().run(node.metrics.clone()),
-            levels.run(),
-            dedup_floor::run(node.replicas.clone(), node.clock.clone(), horizon_us),
-        );
-    };
-    tokio::select! {
-        failure = node.storage.writer.failed() => {
-            storage_failed(&node, failure, "the log cannot be written: the node stops")
-        }
-        failure = flusher::run(node.replicas.clone(), policy) => {
-            storage_failed(&node, failure, "the state cannot be flushed: the node stops")
-        }
-        failure = background_errors(&node.storage) => {
-            storage_failed(&node, failure, "a database has failed: the node stops")
-        }
-        () = endless => anyhow::anyhow!("a task of the node has ended"),
-    }
-}
-
-/// Why the node stops. Damage is noted, so that the node refuses to start on it again: until something reads the
-/// same place it would look sound, and count in quorums.
-fn storage_failed(node: &Node, failure: StorageError, what: &'static str) -> anyhow::Error {
-    let is_damage = matches!(failure, StorageError::Damaged { .. });
-    if is_damage && let Err(error) = node.storage.data_dir.mark_damaged(&failure.to_string()) {
-        tracing::error!(%error, "the damage could not be noted in the data directory");
-    }
-    let error = anyhow::Error::new(failure).context(what);
-    if is_damage { error.context(remedy(node.config.node_id)) } else { error }
-}
-
-/// Returns once either database has failed.
-async fn background_errors(storage: &Storage) -> StorageError {
-    const POLL_INTERVAL: Duration = Duration::from_millis(500);
-    let mut ticks = tokio::time::interval(POLL_INTERVAL);
-    loop {
-        ticks.tick().await;
-        let error = storage.log.background_error().or_else(|| storage.state.background_error());
-        if let Some(error) = error {
-            return error;
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::consensus::{ConsensusObserver, ProposalEnd, Replicas};
 use crate::service::{Operation, ServiceObserver};
 use crate::storage::{LogWriter, SyncedWrite, WriterObserver};
 use crate::transport::Peers;
-use crate::types::{Clock, GroupId, LogIndex, NodeId};
+use crate::types::{Clock, LogIndex};
 
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -57,6 +57,10 @@ impl ConsensusObserver for Observers {
         self.0.proposal_ended(end);
     }
 
+    fn leader_changed(&self) {
+        self.0.leader_changed();
+    }
+
     fn entry_committed(&self, took: Duration) {
         self.0.entry_committed(took);
     }
@@ -77,10 +81,9 @@ impl Levels {
     /// Samples until the node stops.
     pub async fn run(self) {
         let mut ticks = tokio::time::interval(GAUGE_INTERVAL);
-        let mut leaders = BTreeMap::new();
         loop {
             ticks.tick().await;
-            self.sample_replicas(&mut leaders);
+            self.sample_replicas();
             let proposals = self.replicas.all().iter().map(|group| group.proposals_waiting()).sum();
             for (queue, depth) in [
                 (Queue::Proposals, proposals),
@@ -94,16 +97,13 @@ impl Levels {
         }
     }
 
-    fn sample_replicas(&self, leaders: &mut BTreeMap<GroupId, Option<NodeId>>) {
+    fn sample_replicas(&self) {
         let mut roles = BTreeMap::<&'static str, u64>::new();
         for status in self.replicas.statuses() {
             *roles.entry(status.role).or_default() += 1;
             let index = |index: Option<LogIndex>| index.map_or(0, |index| index.0);
             let lag = index(status.last_index).saturating_sub(index(status.applied_index));
             self.metrics.set_applied_lag(status.group, lag);
-            if leaders.insert(status.group, status.leader).flatten() != status.leader {
-                self.metrics.leader_changed();
-            }
         }
         self.metrics.set_replicas(&roles);
     }

@@ -11,7 +11,7 @@ use openraft::AnyError;
 use openraft::errors::{NetworkError, RPCError, Unreachable};
 use openraft::raft::AppendEntriesRequest;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use super::MESSAGE_BYTES_MAX;
 use super::frames::outbound;
 use super::hello::Introduction;
-use super::peers::root_cause;
+use super::peers::{is_connection_refused, root_cause};
 use super::proto::{self, AppendFrame, append_frame::Step, peer_client::PeerClient};
 use super::wire::{append_to_wire, result_from_wire};
 use crate::consensus::network::{Appended, Route};
@@ -49,12 +49,15 @@ struct Shared {
     queue: Option<mpsc::Sender<AppendFrame>>,
     streams: HashMap<u64, mpsc::Sender<proto::AppendResponse>>,
     next_stream: u64,
+    /// Since when nothing has listened on the node's port, as its machine says.
+    refused_since: Option<Instant>,
 }
 
 impl Shared {
-    fn disconnect(&mut self) {
+    fn disconnect(&mut self, refused: bool) {
         self.queue = None;
         self.streams.clear();
+        self.refused_since = refused.then(|| self.refused_since.unwrap_or_else(Instant::now));
     }
 }
 
@@ -99,6 +102,12 @@ impl AppendClient {
             Some((result, next))
         })
         .boxed()
+    }
+
+    /// Since when the node's machine has refused connections: then its process is dead. None where it is connected,
+    /// and where nothing is known, as with a machine that does not answer.
+    pub fn refused_since(&self) -> Option<Instant> {
+        self.shared.lock().expect("no panic while locked").refused_since
     }
 
     /// Frames that wait for the connection.
@@ -211,7 +220,9 @@ async fn stay_connected(
 ) {
     let mut delay = RECONNECT_FIRST;
     loop {
-        match connect_once(node, &channel, &own, &shared).await {
+        let ended = connect_once(node, &channel, &own, &shared).await;
+        let refused = ended.as_ref().is_err_and(is_connection_refused);
+        match ended {
             Ok(()) => delay = RECONNECT_FIRST,
             // A peer that does not want us is told apart from one that is not there.
             Err(status) if status.code() == Code::FailedPrecondition => {
@@ -225,7 +236,7 @@ async fn stay_connected(
                 delay = (delay * 2).min(RECONNECT_MAX);
             }
         }
-        shared.lock().expect("no panic while locked").disconnect();
+        shared.lock().expect("no panic while locked").disconnect(refused);
         tokio::time::sleep(delay).await;
     }
 }
@@ -258,7 +269,10 @@ async fn connect_once(
         .await
         .map_err(|_| tonic::Status::deadline_exceeded("the connection was not made in time"))??;
     own.standing().note_accepted(node);
-    shared.lock().expect("no panic while locked").queue = Some(queue);
+    {
+        let mut shared = shared.lock().expect("no panic while locked");
+        (shared.queue, shared.refused_since) = (Some(queue), None);
+    }
     tracing::debug!(%node, "a peer is connected");
     while let Ok(Some(message)) = inbound.message().await {
         let mut shared = shared.lock().expect("no panic while locked");

@@ -1,6 +1,8 @@
 //! The other nodes: where they are, and the connections to them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::io;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use openraft::raft::{
     AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
@@ -29,8 +31,8 @@ use crate::types::{GroupId, LogIndex, NodeId};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// A peer that is silent for this long on an open connection is taken to be gone.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Flow-control windows: a full pipeline of entries fits.
 const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
@@ -59,11 +61,17 @@ pub enum PeerError {
 
 /// Why a call failed. tonic says "transport error"; what the operating system or TLS said is below it.
 pub fn root_cause(status: &tonic::Status) -> String {
-    let mut cause = std::error::Error::source(status);
-    while let Some(deeper) = cause.and_then(std::error::Error::source) {
-        cause = Some(deeper);
-    }
-    cause.map_or_else(|| status.message().to_owned(), ToString::to_string)
+    causes(status).last().map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
+/// Whether a call failed because nothing listens where the peer should.
+pub(super) fn is_connection_refused(status: &tonic::Status) -> bool {
+    let mut errors = causes(status).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    errors.any(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn causes(status: &tonic::Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |&cause| cause.source())
 }
 
 /// The other nodes.
@@ -126,6 +134,11 @@ impl Peers {
     pub fn frames_waiting(&self) -> usize {
         let links = self.links.lock().expect("no panic while locked");
         links.values().map(|link| link.entries.waiting() + link.heartbeats.waiting()).sum()
+    }
+
+    /// Since when a node's machine has refused connections, if it does: then its process is dead.
+    pub fn refused_since(&self, node: NodeId) -> Option<Instant> {
+        self.link(node).ok()?.heartbeats.refused_since()
     }
 
     fn channel(&self, node: NodeId) -> Result<Channel, PeerError> {

@@ -9,3 +9,4 @@ mod links;
 mod real_chat;
 mod refusals;
 mod replicas;
+mod succession;

@@ -100,6 +100,7 @@ impl Driver {
         let mut incoming = self.incoming.take().expect("a driver is run once");
         let mut tick = interval(DEADLINE_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut topologies = self.client.shared.router.watch();
         let mut open = true;
         while open || !self.lanes.is_empty() {
             let resume_at = self.paused.first().map(|(at, _)| *at);
@@ -112,6 +113,7 @@ impl Driver {
                 () = sleep_until(resume_at.unwrap_or_else(Instant::now)), if resume_at.is_some() => {
                     self.resume_paused(Instant::now());
                 }
+                Ok(()) = topologies.changed(), if !self.paused.is_empty() => self.resume_led(),
                 _ = tick.tick(), if !self.lanes.is_empty() => self.expire(Instant::now()),
             }
         }
@@ -267,10 +269,24 @@ impl Driver {
     fn resume_paused(&mut self, now: Instant) {
         while self.paused.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, conversation)) = self.paused.pop_first() else { return };
-            if let Some(traffic) = self.lanes.get_mut(&conversation) {
-                traffic.paused_until = None;
-                self.send(&conversation);
+            self.resume(&conversation);
+        }
+    }
+
+    /// Lanes whose conversation has a leader again need not rest any longer than that one is passed over.
+    fn resume_led(&mut self) {
+        for (until, conversation) in self.paused.clone() {
+            let usable_at = self.client.shared.router.leader_usable_at(&conversation);
+            if let Some(sooner) = usable_at.filter(|at| *at < until) {
+                self.pause(&conversation, sooner);
             }
+        }
+    }
+
+    fn resume(&mut self, conversation: &Arc<str>) {
+        if let Some(traffic) = self.lanes.get_mut(conversation) {
+            traffic.paused_until = None;
+            self.send(conversation);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use quorate_client::proto::cluster_server::Cluster;
 use quorate_client::proto::{
     DescribeClusterRequest, DescribeClusterResponse, InitRequest, InitResponse, ReplaceRequest,
@@ -60,12 +60,15 @@ impl Cluster for ClusterService {
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
         self.0.enter(Operation::WatchTopology, &request)?;
         let api = self.0.clone();
-        let topologies = WatchStream::new(api.replicas.topology());
-        let responses = topologies.filter_map(move |topology| {
-            let topology = topology.map(|topology| api.topology_to_proto(&topology));
+        let topology = api.replicas.topology();
+        let leaders = WatchStream::from_changes(api.replicas.leaders());
+        let changes = stream::select(WatchStream::new(topology.clone()).map(drop), leaders);
+        let responses = changes.filter_map(move |()| {
+            let newest = topology.borrow().clone();
+            let newest = newest.map(|topology| api.topology_to_proto(&topology));
             let response =
-                topology.map(|topology| Ok(WatchTopologyResponse { topology: Some(topology) }));
-            std::future::ready(response)
+                newest.map(|topology| WatchTopologyResponse { topology: Some(topology) });
+            std::future::ready(response.map(Ok))
         });
         Ok(Response::new(Box::pin(responses)))
     }
