@@ -167,7 +167,10 @@ impl Client {
     {
         let mut backoff = Backoff::new(&self.shared.options);
         let mut uncertain = false;
+        let mut topologies = self.shared.router.watch();
         loop {
+            // What comes while the attempt is under way counts too: it went by what was known before.
+            topologies.mark_unchanged();
             let target = self.shared.router.target(destination);
             let error = match self.attempt(&target, deadline, effect, &attempt).await {
                 Ok(answer) => {
@@ -188,7 +191,7 @@ impl Client {
             tracing::debug!(address = %target.address, %error, "an attempt failed, retrying");
             tokio::select! {
                 () = sleep_until(resume_at) => {}
-                () = self.shared.router.next_usable_leader(destination) => {}
+                () = self.shared.router.next_usable_leader(destination, &mut topologies) => {}
             }
         }
     }

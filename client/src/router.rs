@@ -114,13 +114,16 @@ impl Router {
         Some(self.experience().passed_over.get(&leader).map_or(now, |until| now.max(*until)))
     }
 
-    /// Resolves once the next topology has come and names a leader that may be asked: then a call need not rest any
-    /// longer. Cancel safe.
-    pub async fn next_usable_leader(&self, destination: Destination<'_>) {
+    /// Resolves once a topology has come that `changes` has not seen and names a leader that may be asked: then a call
+    /// need not rest any longer. Cancel safe.
+    pub async fn next_usable_leader(
+        &self,
+        destination: Destination<'_>,
+        changes: &mut watch::Receiver<Option<Arc<proto::Topology>>>,
+    ) {
         let Destination::LeaderOf(conversation) = destination else {
             return std::future::pending().await;
         };
-        let mut changes = self.changes.subscribe();
         let mut usable_at = None;
         loop {
             let usable = async {

@@ -107,8 +107,10 @@ async fn whoever_rests_goes_on_once_a_leader_is_named_that_did_not_fail() {
     router.note_failure(&old, &Error::stream_ended(Effect::Possible));
     let follower = router.target(Destination::LeaderOf("c"));
     router.note_failure(&follower, &not_leader(""));
-    let mut led = Box::pin(router.next_usable_leader(Destination::LeaderOf("c")));
-    let mut any = Box::pin(router.next_usable_leader(Destination::AnyNode));
+    let (mut topologies, mut same) = (router.watch(), router.watch());
+    let led = router.next_usable_leader(Destination::LeaderOf("c"), &mut topologies);
+    let mut led = Box::pin(led);
+    let mut any = Box::pin(router.next_usable_leader(Destination::AnyNode, &mut same));
     assert!(led.as_mut().now_or_never().is_none());
     // It is known of old that this one does not answer.
     router.learn(topology(1, 2));
@@ -130,13 +132,11 @@ async fn a_new_leader_that_was_not_ready_is_asked_again_soon() {
     let target = router.target(Destination::LeaderOf("c"));
     router.note_failure(&target, &not_leader(""));
     let began = Instant::now();
-    let (led, ()) = tokio::join!(
-        tokio::time::timeout(
-            UNREACHABLE_PASSED_OVER,
-            router.next_usable_leader(Destination::LeaderOf("c"))
-        ),
-        async { router.learn(topology(1, 2)) },
-    );
+    let mut topologies = router.watch();
+    // It comes before it is waited for.
+    router.learn(topology(1, 2));
+    let led = router.next_usable_leader(Destination::LeaderOf("c"), &mut topologies);
+    let led = tokio::time::timeout(UNREACHABLE_PASSED_OVER, led).await;
     led.expect("the leader is not passed over for so long");
     assert_eq!(began.elapsed(), UNAVAILABLE_PASSED_OVER);
 }

@@ -183,12 +183,19 @@ impl Group {
 
     /// Tells of each change of who leads, until the replica stops.
     pub(super) fn watch_leader<F: Fn()>(&self, changed: F) -> impl Future<Output = ()> + use<F> {
-        let mut metrics = self.raft.server_metrics();
+        let (group, mut metrics) = (self.id, self.raft.server_metrics());
         async move {
             let mut known = None;
             while metrics.changed().await.is_ok() {
-                let leader = metrics.borrow_watched().current_leader;
+                let (leader, term) = {
+                    let metrics = metrics.borrow_watched();
+                    (metrics.current_leader, metrics.vote.leader_id.term)
+                };
                 if std::mem::replace(&mut known, leader) != leader {
+                    match leader {
+                        Some(leader) => tracing::info!(%group, %leader, term, "a leader is known"),
+                        None => tracing::info!(%group, term, "no leader is known"),
+                    }
                     changed();
                 }
             }

@@ -45,7 +45,7 @@ fn turn(group: GroupId, mut survivors: Vec<ReplicaId>, own: ReplicaId) -> Option
 fn waiting_time(turn: u32, lease: Duration) -> Duration {
     match turn {
         0 => Duration::ZERO,
-        later => lease + later * lease / 10,
+        later => lease + later * lease / 5,
     }
 }
 
@@ -78,6 +78,6 @@ mod tests {
     fn the_second_waits_until_the_first_has_had_its_chance() {
         let lease = Duration::from_secs(1);
         let waiting_times = [0, 1, 2].map(|turn| waiting_time(turn, lease).as_millis());
-        assert_eq!(waiting_times, [0, 1_100, 1_200]);
+        assert_eq!(waiting_times, [0, 1_200, 1_400]);
     }
 }
