@@ -191,7 +191,8 @@ impl Client {
             tracing::debug!(address = %target.address, %error, "an attempt failed, retrying");
             tokio::select! {
                 () = sleep_until(resume_at) => {}
-                () = self.shared.router.next_usable_leader(destination, &mut topologies) => {}
+                () = self.shared.router.next_usable_leader(destination, &mut topologies),
+                    if error.is_of_reach() => {}
             }
         }
     }

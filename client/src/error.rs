@@ -208,6 +208,11 @@ impl Error {
     pub(crate) fn is_transport(&self) -> bool {
         matches!(self.reason(), reason::CONNECT_FAILED | reason::CONNECTION_BROKEN)
     }
+
+    /// Whether a new leader may mend it, as opposed to a node that is asked for too much.
+    pub(crate) fn is_of_reach(&self) -> bool {
+        self.is_transport() || matches!(self.code(), Code::Unavailable | Code::DeadlineExceeded)
+    }
 }
 
 impl From<proto::Failure> for Error {

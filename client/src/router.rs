@@ -99,8 +99,10 @@ impl Router {
             experience.passed_over.remove(&leader);
         }
         drop(experience);
-        self.changes.send_replace(Some(indexed.topology().clone()));
+        let announced = indexed.topology().clone();
+        // Whoever is woken looks at what is stored.
         self.topology.store(Some(indexed));
+        self.changes.send_replace(Some(announced));
         self.lessons.fetch_add(1, Ordering::Relaxed);
     }
 

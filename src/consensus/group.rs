@@ -182,7 +182,10 @@ impl Group {
     }
 
     /// Tells of each change of who leads, until the replica stops.
-    pub(super) fn watch_leader<F: Fn()>(&self, changed: F) -> impl Future<Output = ()> + use<F> {
+    pub(super) fn watch_leader<F: Fn(Option<ReplicaId>)>(
+        &self,
+        changed: F,
+    ) -> impl Future<Output = ()> + use<F> {
         let (group, mut metrics) = (self.id, self.raft.server_metrics());
         async move {
             let mut known = None;
@@ -196,7 +199,7 @@ impl Group {
                         Some(leader) => tracing::info!(%group, %leader, term, "a leader is known"),
                         None => tracing::info!(%group, term, "no leader is known"),
                     }
-                    changed();
+                    changed(leader);
                 }
             }
         }

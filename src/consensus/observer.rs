@@ -23,7 +23,7 @@ pub trait ConsensusObserver: Send + Sync {
     /// A command's caller has its answer, or is gone.
     fn proposal_ended(&self, end: ProposalEnd);
 
-    /// A replica here has seen another leader than before, or that there is none.
+    /// A replica here has come to know a leader, another one or the same after a time without.
     fn leader_changed(&self);
 
     /// An entry of this leader was committed and applied, so long after it was proposed.

@@ -250,8 +250,10 @@ impl Replicas {
             .map_err(|error| ReplicaError::NotStarted { group: id, reason: error.to_string() })?;
         self.groups.write().expect("no panic while locked").insert(id, group.clone());
         let (leaders, observer) = (self.leaders.clone(), self.parts.observer.clone());
-        tokio::spawn(group.watch_leader(move || {
-            observer.leader_changed();
+        tokio::spawn(group.watch_leader(move |leader| {
+            if leader.is_some() {
+                observer.leader_changed();
+            }
             leaders.send_replace(());
         }));
         Ok(group)

@@ -23,7 +23,7 @@ impl Group {
         let survivors = voters.filter(|voter| voter.node != dead).collect();
         let lease = Duration::from_millis(self.raft().config().election_timeout_max);
         let is_due = turn(self.id(), survivors, self.replica())
-            .is_some_and(|turn| dead_for >= waiting_time(turn, lease));
+            .is_some_and(|turn| is_due(turn, dead_for, lease));
         if is_due && let Err(error) = self.raft().trigger().elect(true).await {
             tracing::debug!(group = %self.id(), %error, "no election: the replica has stopped");
         }
@@ -38,6 +38,12 @@ fn turn(group: GroupId, mut survivors: Vec<ReplicaId>, own: ReplicaId) -> Option
     let place = survivors.iter().position(|voter| *voter == own)?;
     let first = (group.0 % survivors.len() as u64) as usize;
     u32::try_from((place + survivors.len() - first) % survivors.len()).ok()
+}
+
+/// Whether a voter stands now. Not for ever: where a quorum is missing, Raft's timers try often enough.
+fn is_due(turn: u32, dead_for: Duration, lease: Duration) -> bool {
+    let begins = waiting_time(turn, lease);
+    (begins..begins + 2 * lease).contains(&dead_for)
 }
 
 /// The first one stands at once, until the lease is over; the next one if that has led to nothing, which is so where
@@ -79,5 +85,8 @@ mod tests {
         let lease = Duration::from_secs(1);
         let waiting_times = [0, 1, 2].map(|turn| waiting_time(turn, lease).as_millis());
         assert_eq!(waiting_times, [0, 1_200, 1_400]);
+        let due = |turn, ms| is_due(turn, Duration::from_millis(ms), lease);
+        assert_eq!([0, 1_999, 2_000].map(|ms| due(0, ms)), [true, true, false]);
+        assert_eq!([1_199, 1_200, 3_200].map(|ms| due(1, ms)), [false, true, false]);
     }
 }

@@ -60,7 +60,7 @@ pub struct Append {
 pub struct LanePlace {
     /// This attempt.
     pub attempt: AttemptId,
-    /// What has to be accepted before: the attempt of the lane that is still in flight in front of this one.
+    /// What has to be accepted before: the attempt in front of this one. None where all before it are answered.
     pub predecessor: Option<Predecessor>,
 }
 

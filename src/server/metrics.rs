@@ -180,7 +180,7 @@ impl Metrics {
         self.log_sync_duration.observe(took.as_secs_f64());
     }
 
-    /// A replica here saw another leader than before, or none.
+    /// A replica here has come to know a leader.
     pub fn leader_changed(&self) {
         self.leader_changes.inc();
     }

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::harness::{Cluster, Direction, Heal, Load, Loss, NODES, Pace, Way, Witness};
 
 /// How long a caller may have to wait for an acknowledgement, whichever node it prefers. A node that forwards finds out
-/// after 8 s that a leader does not answer, and the caller then goes elsewhere; the rest is for a busy machine.
-const SERVED_WITHIN: Duration = Duration::from_secs(30);
+/// after 4 s that a leader does not answer, and the caller then goes elsewhere; the rest is for a busy machine.
+const SERVED_WITHIN: Duration = Duration::from_secs(15);
 /// How long each loss lasts at least: several elections could be held.
 const LASTS: Duration = Duration::from_secs(4);
 const PACE: Pace = Pace::Trickle(Duration::from_millis(25));

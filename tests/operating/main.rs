@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate::cli::{LocalCluster, LocalClusterOptions};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
@@ -32,14 +32,22 @@ async fn cluster(nodes: u32, settings: &str) -> LocalCluster {
 
 /// Status and body of a page.
 async fn get(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    get_over(TcpStream::connect(address).await.unwrap(), path).await.unwrap()
+}
+
+/// The same over a connection that may be encrypted.
+async fn get_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    stream.read_to_string(&mut answer).await?;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    (status.expect("a status"), body.expect("a body"))
+    let page = status.zip(body);
+    page.ok_or_else(|| std::io::Error::other(format!("not a page: {answer:?}")))
 }
 
 /// Looks again and again until something is there.

@@ -1,18 +1,24 @@
 //! Encrypted ports: who is served and who is not.
 
+use std::io;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 
 use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::proto::{AppendRequest, NewMessage as WireMessage};
 use quorate_client::{Append, Client, ClientOptions, NewMessage, Read, Routing, Start, Tls};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, RootCertStore};
 use tonic::transport::Endpoint;
 
 use super::certificates::Authority;
-use super::{cluster, eventually};
+use super::{cluster, eventually, get_over};
 
 fn quorate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
@@ -30,12 +36,13 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
-/// One node whose client port has TLS, and asks callers for certificates if `ca` is given.
+/// One node whose client and HTTP ports have TLS, and ask callers for certificates if `ca` is given.
 struct Node {
     _child: Child,
     _folder: TempDir,
     client: String,
     peer: String,
+    http: String,
 }
 
 impl Node {
@@ -59,16 +66,18 @@ impl Node {
             .env("QUORATE_CLIENT__TLS__KEY", authority.file("key"))
             .env("QUORATE_PEER__LISTEN", &peer)
             .env("QUORATE_HTTP__LISTEN", &http)
+            .env("QUORATE_HTTP__TLS__CERT", authority.file("cert"))
+            .env("QUORATE_HTTP__TLS__KEY", authority.file("key"))
             .env("QUORATE_STORAGE__BALLAST_BYTES", "0")
             .env("QUORATE_STORAGE__DISK_SOFT_FREE_BYTES", "67108864")
             .env("QUORATE_STORAGE__DISK_HARD_FREE_BYTES", "33554432")
             .stderr(Stdio::null());
         if let Some(ca) = ca {
-            command.env("QUORATE_CLIENT__TLS__CA", ca);
+            command.env("QUORATE_CLIENT__TLS__CA", ca).env("QUORATE_HTTP__TLS__CA", ca);
         }
         drop(held);
         let child = command.spawn().unwrap();
-        Node { _child: child, _folder: folder, client, peer }
+        Node { _child: child, _folder: folder, client, peer, http }
     }
 
     /// A subcommand against this node.
@@ -90,6 +99,25 @@ impl Node {
         .await;
     }
 
+    /// Asks the HTTP port whether the process lives, trusting an authority, with its certificate if `known`.
+    async fn livez(&self, authority: &Authority, known: bool) -> io::Result<(u16, String)> {
+        let pem = |name: &str| std::fs::read(authority.file(name)).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem("ca")).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+        let config = if known {
+            let cert = CertificateDer::from_pem_slice(&pem("cert")).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(&pem("key")).unwrap();
+            config.with_client_auth_cert(vec![cert], key).unwrap()
+        } else {
+            config.with_no_client_auth()
+        };
+        let stream = TcpStream::connect(&self.http).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        get_over(stream, "/livez").await
+    }
+
     async fn connect(&self, tls: Option<Tls>) -> Result<Client, quorate_client::Error> {
         let mut options = ClientOptions::new([self.client.clone()]);
         options.request_timeout = std::time::Duration::from_secs(2);
@@ -109,6 +137,11 @@ async fn a_client_port_with_tls_serves_who_trusts_it() {
     client.append(Append::new("room", "ann", NewMessage::text("secret"))).await.unwrap();
     let page = client.read(Read::new("room").start(Start::Seq(1))).await.unwrap();
     assert_eq!(page.messages[0].payload, "secret");
+
+    assert_eq!(node.livez(&ours, false).await.unwrap().0, 200);
+    node.livez(&other, false).await.expect_err("a prober that trusts others goes away");
+    let plain = TcpStream::connect(&node.http).await.unwrap();
+    get_over(plain, "/livez").await.expect_err("a plain prober is not answered");
 
     node.connect(None).await.expect_err("a plain client is not served");
     node.connect(Some(other.trusted())).await.expect_err("a client that trusts others goes away");
@@ -134,6 +167,8 @@ async fn a_client_port_with_authorities_serves_who_shows_a_certificate_of_theirs
 
     let client = node.connect(Some(ours.known_and_trusting(&ours))).await.unwrap();
     client.append(Append::new("room", "ann", NewMessage::text("secret"))).await.unwrap();
+    assert_eq!(node.livez(&ours, true).await.unwrap().0, 200);
+    node.livez(&ours, false).await.expect_err("a prober without a certificate");
     node.connect(Some(ours.trusted())).await.expect_err("no certificate");
     node.connect(Some(other.known_and_trusting(&ours))).await.expect_err("a stranger's");
 }

@@ -36,6 +36,8 @@ struct Traffic {
     route: Option<Route>,
     /// Nothing is sent before this.
     paused_until: Option<Instant>,
+    /// Or before the conversation has a leader that can be asked.
+    until_led: bool,
 }
 
 #[derive(Clone)]
@@ -142,6 +144,7 @@ impl Driver {
             backoff: Backoff::new(options),
             route: None,
             paused_until: None,
+            until_led: false,
         });
         traffic.lane.push(pending);
         self.send(&conversation);
@@ -251,6 +254,7 @@ impl Driver {
     fn pause_for(&mut self, conversation: &Arc<str>, error: &Error) {
         let Some(traffic) = self.lanes.get_mut(conversation) else { return };
         let delay = traffic.backoff.next_delay(error);
+        traffic.until_led = error.is_of_reach();
         if delay.is_zero() {
             self.send(conversation);
         } else {
@@ -273,9 +277,12 @@ impl Driver {
         }
     }
 
-    /// Lanes whose conversation has a leader again need not rest any longer than that one is passed over.
+    /// Lanes that rest because their leader was out of reach go on once there is one that is not passed over.
     fn resume_led(&mut self) {
-        for (until, conversation) in self.paused.clone() {
+        let waits_for_leader =
+            |name: &Arc<str>| self.lanes.get(name).is_some_and(|traffic| traffic.until_led);
+        let waiting = self.paused.iter().filter(|(_, conversation)| waits_for_leader(conversation));
+        for (until, conversation) in waiting.cloned().collect::<Vec<_>>() {
             let usable_at = self.client.shared.router.leader_usable_at(&conversation);
             if let Some(sooner) = usable_at.filter(|at| *at < until) {
                 self.pause(&conversation, sooner);
@@ -320,6 +327,7 @@ impl Driver {
             let Some(link) = self.links.get(&route.target.address) else { return };
             if link.requests.try_send(request).is_err() {
                 // Full, or broken, of which the link's event will tell.
+                traffic.until_led = false;
                 self.pause(conversation, Instant::now() + FULL_LINK_PAUSE);
                 return;
             }

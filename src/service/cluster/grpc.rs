@@ -1,6 +1,8 @@
 //! Where calls of the `Cluster` service enter.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use quorate_client::proto::cluster_server::Cluster;
@@ -12,8 +14,6 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, async_trait};
 
-use std::sync::Arc;
-
 use super::ClusterApi;
 use crate::service::authorize::{Operation, Resource};
 use crate::service::call::Call;
@@ -21,6 +21,9 @@ use crate::service::errors::CallError;
 
 /// Progress reports that wait for the caller; past it the work waits too.
 const PROGRESS_QUEUE_MAX: usize = 16;
+
+/// Between two topologies to one caller: all groups of a node may change leaders within a moment.
+const TOPOLOGY_INTERVAL: Duration = Duration::from_millis(50);
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -63,6 +66,7 @@ impl Cluster for ClusterService {
         let topology = api.replicas.topology();
         let leaders = WatchStream::from_changes(api.replicas.leaders());
         let changes = stream::select(WatchStream::new(topology.clone()).map(drop), leaders);
+        let changes = tokio_stream::StreamExt::throttle(changes, TOPOLOGY_INTERVAL);
         let responses = changes.filter_map(move |()| {
             let newest = topology.borrow().clone();
             let newest = newest.map(|topology| api.topology_to_proto(&topology));

@@ -34,7 +34,7 @@ pub enum Destination {
 pub struct Departure {
     /// What to append.
     pub append: AppendRequest,
-    /// The attempt, to give back with the result, and the one before it if that is still in flight.
+    /// The attempt, to give back with the result, and the one before it while anything of the lane is in flight.
     pub place: LanePlace,
     /// Whether nothing of the lane is in flight, so that the destination must not hold older failures against it.
     pub opens: bool,
@@ -151,10 +151,11 @@ impl Lanes {
         let lane = self.lanes.get_mut(conversation)?;
         let place = lane.first_waiting()?;
         let in_flight = lane.slots.iter().any(|slot| matches!(slot.state, State::InFlight));
-        let predecessor = place.checked_sub(1).map(|before| &lane.slots[before]);
-        let predecessor = predecessor
-            .filter(|slot| matches!(slot.state, State::InFlight))
-            .map(|slot| Predecessor { attempt: slot.attempt, last: slot.last_id.clone() });
+        // Also one whose answer has come: while an older one is in flight, it may be a repeat that came out of its turn.
+        let predecessor = place.checked_sub(1).filter(|_| in_flight).map(|before| {
+            let before = &lane.slots[before];
+            Predecessor { attempt: before.attempt, last: before.last_id.clone() }
+        });
         let slot = &mut lane.slots[place];
         let State::Waiting { opens_epoch, .. } = slot.state else { return None };
         if in_flight && (opens_epoch || lane.destination != Some(destination)) {

@@ -85,6 +85,15 @@ fn a_pipelined_append_names_the_one_in_flight_before_it() {
     assert_eq!(lanes.depart("a", HERE).unwrap().place.predecessor, None);
 }
 
+/// The answer in front tells nothing while an older one is missing: a repeat is told its first outcome in any turn.
+#[test]
+fn an_append_behind_an_answer_that_came_early_names_its_attempt() {
+    let (mut lanes, sent) = in_flight(2);
+    lanes.arrive("a", sent[1].place.attempt, seq(2));
+    lanes.accept("a", 3, false, append("m3"));
+    assert_eq!(lanes.depart("a", HERE).unwrap().place.predecessor, after(&sent[1]));
+}
+
 #[test]
 fn an_idle_lane_has_no_state_and_a_broken_one_has() {
     let (mut lanes, sent) = in_flight(1);
