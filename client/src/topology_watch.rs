@@ -17,6 +17,10 @@ use crate::{Client, Error, Routing, channels, proto};
 /// A topology is fetched anew this often at most, however many calls ask for it.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a node may take to tell its topology while one is known: a node that has just started may have none yet,
+/// and another one has. Doubled, up to `attempt_timeout`, each time that it was not enough.
+const PATIENCE_FIRST: Duration = Duration::from_millis(500);
+
 /// The topology as it changes. Made by [`Client::watch_topology`].
 pub struct TopologyWatch {
     /// Keeps the background task alive, which ends with the last client.
@@ -52,7 +56,8 @@ pub(crate) async fn learn_first(shared: &Arc<Shared>) -> Result<(), Error> {
     let mut backoff = Backoff::new(&shared.options);
     loop {
         let target = shared.router.target(Destination::AnyNode);
-        let error = match timeout_at(deadline, open(shared, &target)).await {
+        let opening = open(shared, &target, shared.options.attempt_timeout);
+        let error = match timeout_at(deadline, opening).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) if !error.is_transport() && error.code() != Code::DeadlineExceeded => {
                 tracing::debug!(%error, "the node has no topology to tell");
@@ -87,11 +92,14 @@ impl Drop for AbortOnDrop {
 
 async fn keep_current(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(&shared.options);
+    let mut patience = PATIENCE_FIRST;
     loop {
         let target = shared.router.target(Destination::AnyNode);
-        let delay = match open(&shared, &target).await {
+        patience = patience.min(shared.options.attempt_timeout);
+        let delay = match open(&shared, &target, patience).await {
             Ok(stream) => {
                 backoff.reset();
+                patience = PATIENCE_FIRST;
                 match follow(&shared, stream).await {
                     Ended::Stale => REFRESH_PAUSE,
                     Ended::Broken(error) => {
@@ -103,6 +111,9 @@ async fn keep_current(shared: Arc<Shared>) {
             Err(error) => {
                 tracing::debug!(address = %target.address, %error, "no topology");
                 shared.router.note_failure(&target, &error);
+                if error.code() == Code::DeadlineExceeded {
+                    patience *= 2;
+                }
                 backoff.next_delay(&error)
             }
         };
@@ -114,6 +125,7 @@ async fn keep_current(shared: Arc<Shared>) {
 async fn open(
     shared: &Arc<Shared>,
     target: &Target,
+    patience: Duration,
 ) -> Result<Streaming<proto::WatchTopologyResponse>, Error> {
     let channel = shared.channels.shared(&target.address)?;
     let first = async {
@@ -122,7 +134,7 @@ async fn open(
         let first = stream.message().await?;
         Ok((stream, first))
     };
-    let (stream, first) = timeout(shared.options.attempt_timeout, first)
+    let (stream, first) = timeout(patience, first)
         .await
         .map_err(|_| Error::deadline(None))?
         .map_err(|status| Error::from_status(&status, Effect::None))?;

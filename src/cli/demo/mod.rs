@@ -34,11 +34,11 @@ The file is one that `quorate send --file` takes. \
 Exits with 1 if anything was lost, duplicated or out of order.")]
 pub struct DemoArgs {
     /// How many messages are generated
-    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     messages: u32,
 
     /// Messages a second, over all nodes
-    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     rate: u32,
 
     /// Chat of your own instead of generated chat, as NDJSON

@@ -143,6 +143,13 @@ impl Verdict {
             false => "Promises were broken: please report this.",
         };
         writeln!(text, "{verdict}").expect("writing to a String cannot fail");
+        if cfg!(debug_assertions) {
+            writeln!(
+                text,
+                "This is a development build: a release build acknowledges many times faster."
+            )
+            .expect("writing to a String cannot fail");
+        }
         if let Some(failure) = &self.failure {
             writeln!(text, "Not everything was acknowledged: {failure}")
                 .expect("writing to a String cannot fail");
