@@ -3,7 +3,7 @@
 //! A process that has died is told from one that is slow or cut off by its machine, which refuses connections to its
 //! port. Everything else is left to Raft's timers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +44,9 @@ impl Succession {
     /// The nodes that lead a group as far as known here, and refuse connections; and since when they do.
     fn dead_leaders(&self) -> BTreeMap<NodeId, Instant> {
         let groups = self.replicas.all();
-        let leaders = groups.iter().filter_map(|group| group.leader());
-        let others = leaders.filter(|leader| *leader != self.replicas.node());
+        // Few nodes lead many groups: each is looked at once.
+        let leaders: BTreeSet<NodeId> = groups.iter().filter_map(|group| group.leader()).collect();
+        let others = leaders.into_iter().filter(|leader| *leader != self.replicas.node());
         others.filter_map(|leader| Some((leader, self.peers.refused_since(leader)?))).collect()
     }
 }
