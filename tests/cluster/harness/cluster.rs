@@ -182,13 +182,30 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until at least one of these groups has been purged on a node beyond its first entries.
-    pub async fn wait_any_purged(&self, node: u32, groups: &BTreeSet<u64>) {
-        let client = self.client(node).await;
-        eventually("a log is purged", async || {
-            let replicas = replicas_of(&client.describe_cluster().await.unwrap(), node);
-            let purged = |r: &ReplicaStatus| groups.contains(&r.group_id) && r.purged_index > 10;
-            replicas.iter().any(purged).then_some(())
+    /// The last index in each group's log, of the longest among these nodes.
+    pub async fn last_indexes(&self, nodes: &[u32]) -> BTreeMap<u64, u64> {
+        let client = self.client_among(nodes).await;
+        let described = client.describe_cluster().await.unwrap();
+        let mut last = BTreeMap::<u64, u64>::new();
+        for replica in nodes.iter().flat_map(|node| replicas_of(&described, *node)) {
+            let longest = last.entry(replica.group_id).or_default();
+            *longest = replica.last_index.max(*longest);
+        }
+        last
+    }
+
+    /// Waits until each of these nodes has purged one and the same group beyond the index given for it.
+    pub async fn wait_purged_beyond(&self, nodes: &[u32], indexes: &BTreeMap<u64, u64>) {
+        let client = self.client_among(nodes).await;
+        eventually("a log is purged beyond what was reached", async || {
+            let described = client.describe_cluster().await.unwrap();
+            let purged = |node, group, index| {
+                let replicas = replicas_of(&described, node);
+                replicas.iter().any(|r| r.group_id == group && r.purged_index > index)
+            };
+            let everywhere =
+                |(group, index): (&u64, &u64)| nodes.iter().all(|n| purged(*n, *group, *index));
+            indexes.iter().any(everywhere).then_some(())
         })
         .await;
     }
