@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::dial::connect_lazy;
 use crate::proto::cluster_client::ClusterClient;
 use crate::proto::message_log_client::MessageLogClient;
 use crate::{ClientOptions, Error, reason};
@@ -45,7 +46,7 @@ impl Channels {
 
     /// A connection of one's own, closed when it is dropped.
     pub fn dedicated(&self, address: &str) -> Result<Channel, Error> {
-        Ok(self.endpoint(address)?.connect_lazy())
+        Ok(connect_lazy(&self.endpoint(address)?, self.options.dial.clone()))
     }
 
     /// Checks that an address can be one.

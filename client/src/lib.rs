@@ -26,6 +26,7 @@ mod backoff;
 mod channels;
 mod client;
 mod cluster;
+pub mod dial;
 mod error;
 mod feed;
 mod follow;
@@ -42,6 +43,7 @@ mod topology_watch;
 
 pub use client::Client;
 pub use cluster::Replacement;
+pub use dial::Dial;
 pub use error::Error;
 pub use feed::Delivery;
 pub use follow::Follow;

@@ -1,8 +1,9 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Code;
 
-use crate::{Error, Tls, reason};
+use crate::{Dial, Error, Tls, reason};
 
 /// How calls find a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct ClientOptions {
     pub routing: Routing,
     /// Certificates, if the nodes' client ports have TLS; none by default, which means plain connections.
     pub tls: Option<Tls>,
+    /// Opens connections in place of the operating system; none by default, which means TCP.
+    pub dial: Option<Arc<dyn Dial>>,
     /// How long a call may take, all its attempts together. 10 s by default.
     pub request_timeout: Duration,
     /// How long one attempt may take before another node is tried. 3 s by default.
@@ -63,6 +66,13 @@ impl ClientOptions {
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// These options with connections opened by something else than the operating system.
+    #[must_use]
+    pub fn dial(mut self, dial: Arc<dyn Dial>) -> Self {
+        self.dial = Some(dial);
         self
     }
 
@@ -109,6 +119,7 @@ impl Default for ClientOptions {
             endpoints: Vec::new(),
             routing: Routing::default(),
             tls: None,
+            dial: None,
             request_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),

@@ -1,20 +1,19 @@
 //! Watches the disk's free space and sets the node's marks.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Metrics;
 use crate::consensus::Admission;
-use crate::storage::{DiskLimits, DiskMark, free_bytes};
+use crate::storage::{DataDir, DiskLimits, DiskMark};
 
 /// Short enough that the hard mark is seen before a fast writer gets from one mark to the other.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What the probe last saw.
 pub struct DiskWatch {
-    path: PathBuf,
+    disk: Arc<DataDir>,
     limits: DiskLimits,
     free: AtomicU64,
     admission: Arc<Admission>,
@@ -22,8 +21,8 @@ pub struct DiskWatch {
 
 impl DiskWatch {
     /// Probes once, so that the marks stand before anything is served.
-    pub fn begin(path: PathBuf, limits: DiskLimits, admission: Arc<Admission>) -> Arc<Self> {
-        let watch = DiskWatch { path, limits, free: AtomicU64::new(u64::MAX), admission };
+    pub fn begin(disk: Arc<DataDir>, limits: DiskLimits, admission: Arc<Admission>) -> Arc<Self> {
+        let watch = DiskWatch { disk, limits, free: AtomicU64::new(u64::MAX), admission };
         watch.probe();
         Arc::new(watch)
     }
@@ -48,9 +47,8 @@ impl DiskWatch {
         self.limits.mark(self.free_bytes())
     }
 
-    /// A `statvfs` call answers from memory: it does not wait for the disk.
     fn probe(&self) {
-        match free_bytes(&self.path) {
+        match self.disk.free_bytes() {
             Ok(free) => {
                 let before = self.admission.disk();
                 self.free.store(free, Ordering::Relaxed);

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
 
 /// How every HTTP/2 connection begins (RFC 9113, 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -12,8 +12,6 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HTTP1_METHODS: [&[u8]; 4] = [b"GET ", b"HEAD ", b"OPTIONS ", b"POST "];
 /// Clients of both protocols speak first, and at once.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at a beginning that has not arrived whole.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a port speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,24 +38,27 @@ pub enum Refusal {
     Gone,
 }
 
-/// Waits for the first bytes, looks at them, and leaves them to be read.
-pub async fn greet(stream: &TcpStream, protocol: Protocol) -> Result<(), Refusal> {
+/// Reads the first bytes until they tell what is spoken. Whoever serves the connection reads them again.
+pub async fn greet(
+    stream: &mut (impl AsyncRead + Unpin),
+    protocol: Protocol,
+) -> Result<Vec<u8>, Refusal> {
     let greeting = timeout(GREETING_TIMEOUT, wait_for_greeting(stream, protocol)).await;
     greeting.unwrap_or(Err(Refusal::Silent))
 }
 
-async fn wait_for_greeting(stream: &TcpStream, protocol: Protocol) -> Result<(), Refusal> {
-    let mut beginning = [0; HTTP2_PREFACE.len()];
-    let mut seen = 0;
+async fn wait_for_greeting(
+    stream: &mut (impl AsyncRead + Unpin),
+    protocol: Protocol,
+) -> Result<Vec<u8>, Refusal> {
+    let mut beginning = Vec::with_capacity(HTTP2_PREFACE.len());
     loop {
-        let length = stream.peek(&mut beginning).await.map_err(|_| Refusal::Gone)?;
-        match is_greeting(&beginning[..length], protocol) {
+        let length = stream.read_buf(&mut beginning).await.map_err(|_| Refusal::Gone)?;
+        match is_greeting(&beginning, protocol) {
             _ if length == 0 => return Err(Refusal::Gone),
-            Some(true) => return Ok(()),
+            Some(true) => return Ok(beginning),
             Some(false) => return Err(Refusal::OtherProtocol),
-            // What was seen before is seen again at once.
-            None if length == seen => sleep(LOOK_INTERVAL).await,
-            None => seen = length,
+            None => {}
         }
     }
 }
@@ -78,8 +79,7 @@ fn is_greeting(beginning: &[u8], protocol: Protocol) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -101,30 +101,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_client_is_waited_for_with_nothing_lost_and_a_stranger_is_told_at_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut slow = TcpStream::connect(address).await.unwrap();
-        let (mut accepted, _) = listener.accept().await.unwrap();
-        let speak = async {
-            for part in HTTP2_PREFACE.chunks(5) {
-                slow.write_all(part).await.unwrap();
-                sleep(2 * LOOK_INTERVAL).await;
-            }
-        };
-        let (greeted, ()) = tokio::join!(greet(&accepted, Protocol::Http2), speak);
-        assert_eq!(greeted, Ok(()));
-        let mut read = [0; HTTP2_PREFACE.len()];
-        accepted.read_exact(&mut read).await.unwrap();
-        assert_eq!(read, HTTP2_PREFACE);
+        let (mut slow, mut accepted) = tokio::io::duplex(5);
+        let speak = async { slow.write_all(HTTP2_PREFACE).await.unwrap() };
+        let (greeted, ()) = tokio::join!(greet(&mut accepted, Protocol::Http2), speak);
+        assert_eq!(greeted.unwrap(), HTTP2_PREFACE);
 
-        let mut stranger = TcpStream::connect(address).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
+        let (mut stranger, mut accepted) = tokio::io::duplex(64);
         stranger.write_all(b"hello?").await.unwrap();
-        assert_eq!(greet(&accepted, Protocol::Http2).await, Err(Refusal::OtherProtocol));
-        drop(stranger);
-        let gone = TcpStream::connect(address).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
+        let refused = greet(&mut accepted, Protocol::Http2).await.unwrap_err();
+        assert_eq!(refused, Refusal::OtherProtocol);
+        let (gone, mut accepted) = tokio::io::duplex(64);
         drop(gone);
-        assert_eq!(greet(&accepted, Protocol::Http2).await, Err(Refusal::Gone));
+        assert_eq!(greet(&mut accepted, Protocol::Http2).await.unwrap_err(), Refusal::Gone);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_one_is_given_up() {
+        let (_silent, mut accepted) = tokio::io::duplex(64);
+        assert_eq!(greet(&mut accepted, Protocol::Http1).await.unwrap_err(), Refusal::Silent);
     }
 }

@@ -106,7 +106,7 @@ mod tests {
     async fn probes_tell_a_running_process_from_a_serving_node() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let listener = HttpListener::new(listener, None, "http").unwrap();
+        let listener = HttpListener::new(Box::new(listener), None, "http").unwrap();
         let is_ready = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&is_ready);
         let readiness = move || {

@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt, stream};
+use quorate_client::dial::Duplex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::server::TlsStream;
-use tokio_util::either::Either;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::greeting::{Protocol, Refusal, greet};
+use super::listening::{Accepted, Listen};
 use crate::types::limits;
 
 /// A client that is there speaks at once.
@@ -30,24 +30,36 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A connection that is ready to be used.
-pub struct Connection(Either<TcpStream, TlsStream<TcpStream>>);
+pub struct Connection {
+    io: Box<dyn Duplex>,
+    /// What was read of it to see what it speaks, and was not handed on yet.
+    beginning: Bytes,
+    ends: TcpConnectInfo,
+}
 
 /// The connections of a port.
 pub type Incoming = Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
 
 /// Accepts from a port, which `port` names in the log.
 pub fn incoming(
-    listener: TcpListener,
+    listener: Box<dyn Listen>,
     tls: Option<Arc<ServerConfig>>,
     protocol: Protocol,
     port: &'static str,
 ) -> Incoming {
     let acceptor = tls.map(TlsAcceptor::from);
-    let beginnings = stream::unfold(listener, move |listener| {
+    let local_addr = listener.local_addr().ok();
+    let beginnings = stream::unfold(listener, move |mut listener| {
         let acceptor = acceptor.clone();
         async move {
-            let (stream, address) = accept(&listener, port).await;
-            Some((begin(stream, address, acceptor, protocol), listener))
+            let (io, address) = accept(listener.as_mut(), port).await;
+            let ends = TcpConnectInfo { local_addr, remote_addr: Some(address) };
+            let begun = begin(io, acceptor, protocol);
+            let begun = begun.map(move |begun| match begun {
+                Ok((io, beginning)) => Ok(Connection { io, beginning, ends }),
+                Err(reason) => Err((reason, address)),
+            });
+            Some((begun, listener))
         }
     });
     let mut report = Report { port, refused: 0, last: None };
@@ -73,7 +85,7 @@ enum NotBegun {
     Handshake(io::Error),
 }
 
-async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &mut dyn Listen, port: &'static str) -> Accepted {
     let mut has_failed = false;
     loop {
         match listener.accept().await {
@@ -91,25 +103,19 @@ async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, Socke
 
 /// What is behind a handshake has chosen its protocol there.
 async fn begin(
-    stream: TcpStream,
-    address: SocketAddr,
+    mut io: Box<dyn Duplex>,
     acceptor: Option<TlsAcceptor>,
     protocol: Protocol,
-) -> Result<Connection, (NotBegun, SocketAddr)> {
-    // Fails only if the connection is gone, which the next step finds out.
-    let _ = stream.set_nodelay(true);
-    let begun = match acceptor {
-        None => match greet(&stream, protocol).await {
-            Ok(()) => Ok(Connection(Either::Left(stream))),
-            Err(refusal) => Err(NotBegun::Greeting(refusal)),
-        },
-        Some(acceptor) => match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => Ok(Connection(Either::Right(stream))),
-            Ok(Err(error)) => Err(NotBegun::Handshake(error)),
-            Err(_) => Err(NotBegun::Greeting(Refusal::Silent)),
-        },
+) -> Result<(Box<dyn Duplex>, Bytes), NotBegun> {
+    let Some(acceptor) = acceptor else {
+        let beginning = greet(&mut io, protocol).await?;
+        return Ok((io, beginning.into()));
     };
-    begun.map_err(|reason| (reason, address))
+    match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(io)).await {
+        Ok(Ok(stream)) => Ok((Box::new(stream), Bytes::new())),
+        Ok(Err(error)) => Err(NotBegun::Handshake(error)),
+        Err(_) => Err(NotBegun::Greeting(Refusal::Silent)),
+    }
 }
 
 /// What the log is told about refused connections of one port.
@@ -141,10 +147,7 @@ impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        match &self.0 {
-            Either::Left(stream) => stream.connect_info(),
-            Either::Right(stream) => stream.get_ref().0.connect_info(),
-        }
+        self.ends.clone()
     }
 }
 
@@ -154,7 +157,12 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        if self.beginning.is_empty() {
+            return Pin::new(&mut self.io).poll_read(context, buffer);
+        }
+        let length = self.beginning.len().min(buffer.remaining());
+        buffer.put_slice(&self.beginning.split_to(length));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -164,7 +172,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, buffer)
+        Pin::new(&mut self.io).poll_write(context, buffer)
     }
 
     fn poll_write_vectored(
@@ -172,19 +180,19 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(context, buffers)
+        Pin::new(&mut self.io).poll_write_vectored(context, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.io).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
 
@@ -200,7 +208,7 @@ impl HttpListener {
     /// # Errors
     /// The listener does not know its own address.
     pub fn new(
-        listener: TcpListener,
+        listener: Box<dyn Listen>,
         tls: Option<Arc<ServerConfig>>,
         port: &'static str,
     ) -> io::Result<Self> {
@@ -238,6 +246,7 @@ impl axum::serve::Listener for HttpListener {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
     use tokio_rustls::TlsConnector;
     use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -271,7 +280,7 @@ mod tests {
         let (server, client) = port();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut connections = incoming(listener, Some(server), Protocol::Http2, "test");
+        let mut connections = incoming(Box::new(listener), Some(server), Protocol::Http2, "test");
         // One says nothing at all, one speaks plain HTTP; both came first.
         let silent = TcpStream::connect(address).await.unwrap();
         let mut plain = TcpStream::connect(address).await.unwrap();

@@ -7,6 +7,7 @@ mod disk;
 mod greeting;
 mod http;
 mod incoming;
+mod listening;
 /// What the process writes to standard error.
 pub mod logging;
 mod metrics;
@@ -23,8 +24,9 @@ pub use clock::SystemClock;
 pub use config::Config;
 pub use http::{Condition, Readiness, serve as serve_http};
 pub use incoming::HttpListener;
+pub use listening::{Accepted, Listen, ListenError, Listeners};
 pub use metrics::{Metrics, Queue};
 #[cfg(feature = "rocksdb")]
 pub use node::run;
-pub use node::{Ground, Listeners, run_on};
+pub use node::{Ground, run_on};
 pub use observers::Observers;

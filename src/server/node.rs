@@ -2,15 +2,14 @@
 
 mod background;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use quorate_client::Dial;
 use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::proto::message_log_server::MessageLogServer;
-use tokio::net::TcpListener;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -22,6 +21,7 @@ use super::disk::DiskWatch;
 use super::greeting::Protocol;
 use super::http::Condition;
 use super::incoming::{HttpListener, incoming};
+use super::listening::{Listen, Listeners};
 use super::observers::Observers;
 use super::operations::{Advertised, Operations, other_addresses, refusals};
 use super::{Config, Metrics, Readiness, serve_http};
@@ -54,31 +54,10 @@ struct Node {
     authorizer: Arc<dyn Authorizer>,
 }
 
-/// The ports of a node, bound.
-pub struct Listeners {
-    client: TcpListener,
-    peer: TcpListener,
-    http: TcpListener,
-}
-
-impl Listeners {
-    /// Binds all of them. Who connects waits until the node serves.
-    ///
-    /// # Errors
-    /// The operating system refuses one.
-    pub async fn bind(config: &Config) -> anyhow::Result<Listeners> {
-        Ok(Listeners {
-            client: listen("client.listen", config.client.listen).await?,
-            peer: listen("peer.listen", config.peer.listen).await?,
-            http: listen("http.listen", config.http.listen).await?,
-        })
-    }
-}
-
 /// What a node stands on: the machine's, or a simulator's.
 pub struct Ground {
-    /// Its ports.
-    pub listeners: Listeners,
+    /// Opens its connections to other nodes; the operating system if there is none.
+    pub dial: Option<Arc<dyn Dial>>,
     /// Its storage, opened with [`Observers`] of `metrics`.
     pub storage: Storage,
     /// What it counts.
@@ -106,7 +85,8 @@ pub async fn run(
         .await
         .map_err(|error| not_opened(config.node_id, error))?;
     let clock = Arc::new(super::SystemClock);
-    run_on(Ground { listeners, storage, metrics, clock, authorizer }, config, shutdown).await
+    let ground = Ground { dial: None, storage, metrics, clock, authorizer };
+    run_on(listeners, ground, config, shutdown).await
 }
 
 /// Runs a node until `shutdown` is cancelled, or until its storage fails: then it stops at once, with an error,
@@ -115,13 +95,13 @@ pub async fn run(
 /// # Errors
 /// The replicas do not start, a listener fails, or the storage fails.
 pub async fn run_on(
+    listeners: Listeners,
     ground: Ground,
     config: Config,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Ground { listeners, storage, metrics, clock, authorizer } = ground;
     let Listeners { client, peer, http } = listeners;
-    let node = Arc::new(start(config, storage, metrics, clock, authorizer).await?);
+    let node = Arc::new(start(ground, config).await?);
     tracing::info!(
         node_id = node.config.node_id.0,
         client = %node.config.client.listen,
@@ -166,17 +146,8 @@ pub async fn run_on(
     Ok(())
 }
 
-async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))
-}
-
-async fn start(
-    config: Config,
-    storage: Storage,
-    metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
-    authorizer: Arc<dyn Authorizer>,
-) -> anyhow::Result<Node> {
+async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
+    let Ground { dial, storage, metrics, clock, authorizer } = ground;
     let started_us = clock.elapsed_us();
     let data_dir = storage.data_dir.clone();
     if let Err(error) = data_dir.keep_ballast(config.storage.ballast_bytes) {
@@ -187,12 +158,12 @@ async fn start(
         soft_free_bytes: config.storage.disk_soft_free_bytes,
         hard_free_bytes: config.storage.disk_hard_free_bytes,
     };
-    let disk = DiskWatch::begin(config.data_dir.clone(), limits, admission.clone());
+    let disk = DiskWatch::begin(data_dir.clone(), limits, admission.clone());
     let identity = storage.identity.clone();
     let tls = config.peer.tls.as_ref().map(TlsConfig::for_peers).transpose();
     let tls = tls.context("the certificates of the peer port")?;
     let own = Arc::new(Introduction::new(config.node_id, identity.cluster));
-    let peers = Peers::new(own, tls);
+    let peers = Peers::new(own, tls, dial);
     peers.set_addresses(identity.peers.iter().filter(|(node, _)| *node != config.node_id).cloned());
     let parts = NodeParts {
         node: config.node_id,
@@ -319,7 +290,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(180);
 
 async fn serve_clients(
     node: &Node,
-    listener: TcpListener,
+    listener: Box<dyn Listen>,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     let operations: Arc<dyn NodeOperations> = node.operations.clone();
@@ -355,7 +326,7 @@ async fn serve_clients(
 
 async fn serve_peers(
     node: &Node,
-    listener: TcpListener,
+    listener: Box<dyn Listen>,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     let operations: Arc<dyn NodeOperations> = node.operations.clone();

@@ -1,14 +1,17 @@
 //! A node's data directory: whose it is, and that nobody else uses it.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
 
-use super::StorageError;
-use super::small_file::{DiskFile, SmallFile};
+use super::small_file::{DiskFile, MemoryFile, SmallFile};
+use super::{StorageError, free_bytes};
 use crate::types::{ClusterId, Incarnation, NodeId};
 
 /// Version of everything below a data directory.
@@ -131,11 +134,48 @@ impl Identity {
     }
 }
 
-/// An open data directory. The lock is held until this is dropped.
-#[derive(Debug)]
+/// An open data directory. Its lock is held until this is dropped.
 pub struct DataDir {
-    path: PathBuf,
-    _lock: File,
+    identity: Box<dyn SmallFile>,
+    damage: Box<dyn SmallFile>,
+    disk: Disk,
+}
+
+/// What a data directory is on.
+enum Disk {
+    Real {
+        path: PathBuf,
+        _lock: File,
+    },
+    /// A simulated one; how many bytes it has free is said from outside.
+    Simulated {
+        free_bytes: Arc<AtomicU64>,
+    },
+}
+
+/// What a simulated node has beside its databases. Clones are the same files, as after a restart.
+#[derive(Clone)]
+pub struct MemoryDir {
+    /// Who the node is.
+    pub identity: MemoryFile,
+    /// Why the data cannot be relied on.
+    pub damage: MemoryFile,
+    /// Free space of its disk.
+    pub free_bytes: Arc<AtomicU64>,
+}
+
+impl Default for MemoryDir {
+    /// Of a new node, on a disk that is never full.
+    fn default() -> Self {
+        let free_bytes = Arc::new(AtomicU64::new(u64::MAX));
+        MemoryDir { identity: MemoryFile::default(), damage: MemoryFile::default(), free_bytes }
+    }
+}
+
+impl fmt::Debug for DataDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the data directory of {}", self.identity.place())
+    }
 }
 
 impl DataDir {
@@ -152,47 +192,73 @@ impl DataDir {
         let lock = lock.map_err(io("opening LOCK"))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| DataDirError::Locked { path: path.to_owned() })?;
-        let data_dir = DataDir { path: path.to_owned(), _lock: lock };
-        if let Some(reason) = data_dir.damage_file().load()? {
-            let (path, reason) = (path.to_owned(), String::from_utf8_lossy(&reason).into_owned());
-            return Err(DataDirError::Damaged { path, reason });
+        let data_dir = DataDir {
+            identity: Box::new(DiskFile::new(path.join("IDENTITY"))),
+            damage: Box::new(DiskFile::new(path.join("DAMAGED"))),
+            disk: Disk::Real { path: path.to_owned(), _lock: lock },
+        };
+        data_dir.identify(path, node)
+    }
+
+    /// Opens or creates the directory of a simulated node.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`].
+    pub fn open_in_memory(
+        dir: &MemoryDir,
+        node: NodeId,
+    ) -> Result<(DataDir, Identity), DataDirError> {
+        let data_dir = DataDir {
+            identity: Box::new(dir.identity.clone()),
+            damage: Box::new(dir.damage.clone()),
+            disk: Disk::Simulated { free_bytes: dir.free_bytes.clone() },
+        };
+        data_dir.identify(Path::new("in memory"), node)
+    }
+
+    /// Reads whose it is, and makes it the node's if it is nobody's.
+    fn identify(self, path: &Path, node: NodeId) -> Result<(DataDir, Identity), DataDirError> {
+        let path = || path.to_owned();
+        if let Some(reason) = self.damage.load()? {
+            let reason = String::from_utf8_lossy(&reason).into_owned();
+            return Err(DataDirError::Damaged { path: path(), reason });
         }
-        let identity = match data_dir.read_identity()? {
+        let identity = match read_identity(self.identity.as_ref())? {
             Some(identity) => identity,
             None => {
                 let identity = Identity::of_new(node);
-                data_dir.save_identity(&identity)?;
+                self.save_identity(&identity)?;
                 identity
             }
         };
         if identity.node != node {
-            let (path, found) = (path.to_owned(), identity.node);
-            return Err(DataDirError::OtherNode { path, found, asked: node });
+            let found = identity.node;
+            return Err(DataDirError::OtherNode { path: path(), found, asked: node });
         }
-        Ok((data_dir, identity))
+        Ok((self, identity))
     }
 
     /// Reads whose directory it is, without opening or locking it.
     pub fn peek(path: &Path) -> Result<Option<Identity>, StorageError> {
-        let file = DiskFile::new(path.join("IDENTITY"));
-        file.load()?.map(|text| Identity::decode(&text, &file.place())).transpose()
+        read_identity(&DiskFile::new(path.join("IDENTITY")))
     }
 
     /// Keeps an identity: on stable storage when this returns. Blocks.
     pub fn save_identity(&self, identity: &Identity) -> Result<(), StorageError> {
-        self.identity_file().replace(identity.encode().as_bytes())
+        self.identity.replace(identity.encode().as_bytes())
     }
 
     /// Notes that the data was found damaged: on stable storage when this returns, and refused from then on. A restart
     /// would not meet the same damage until something reads it. Blocks.
     pub fn mark_damaged(&self, reason: &str) -> Result<(), StorageError> {
-        self.damage_file().replace(reason.as_bytes())
+        self.damage.replace(reason.as_bytes())
     }
 
     /// Makes sure that a file of this size can be deleted by people when the disk is full. Blocks. A disk without
     /// room for it goes without.
     pub fn keep_ballast(&self, bytes: u64) -> io::Result<()> {
-        let path = self.path.join("ballast");
+        let Disk::Real { path, .. } = &self.disk else { return Ok(()) };
+        let path = path.join("ballast");
         if fs::metadata(&path).is_ok_and(|file| file.len() == bytes) {
             return Ok(());
         }
@@ -207,22 +273,17 @@ impl DataDir {
         file.sync_all()
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Bytes that may still be written to its disk. Answered from memory: it does not wait for the disk.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        match &self.disk {
+            Disk::Real { path, .. } => free_bytes(path),
+            Disk::Simulated { free_bytes } => Ok(free_bytes.load(Ordering::Relaxed)),
+        }
     }
+}
 
-    fn read_identity(&self) -> Result<Option<Identity>, StorageError> {
-        Self::peek(&self.path)
-    }
-
-    fn damage_file(&self) -> DiskFile {
-        DiskFile::new(self.path.join("DAMAGED"))
-    }
-
-    fn identity_file(&self) -> DiskFile {
-        DiskFile::new(self.path.join("IDENTITY"))
-    }
+fn read_identity(file: &dyn SmallFile) -> Result<Option<Identity>, StorageError> {
+    file.load()?.map(|text| Identity::decode(&text, &file.place())).transpose()
 }
 
 #[cfg(test)]

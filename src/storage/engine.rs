@@ -136,6 +136,13 @@ pub trait Engine: View {
     /// Applies a batch: all of it or, after a crash, none.
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError>;
 
+    /// Writes a batch with [`Durability::Synced`] from a task that this engine hosts. A real disk blocks the task's
+    /// thread meanwhile; a simulated one lets time pass, in which the node can crash. If the future is dropped the
+    /// batch may be there or not.
+    fn write_synced(&self, batch: Batch) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(std::future::ready(self.write(batch, Durability::Synced)))
+    }
+
     /// Makes everything written before the call durable, all tables at once: after a crash either all of it is
     /// there or what the flush before left.
     fn flush(&self) -> Result<(), StorageError>;

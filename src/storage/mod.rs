@@ -24,20 +24,22 @@ mod tables;
 mod tuning;
 pub mod watermark;
 
-pub use data_dir::{DataDir, DataDirError, Identity};
+pub use data_dir::{DataDir, DataDirError, Identity, MemoryDir};
 pub use database::Database;
-pub use disk_space::{DiskLimits, DiskMark, free_bytes};
+use disk_space::free_bytes;
+pub use disk_space::{DiskLimits, DiskMark};
 pub use engine::{
     Batch, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError, View,
 };
 pub use entries::read_entries;
 pub use log_writer::{Done, LogWrite, LogWriter, SyncedWrite, WriterObserver};
 pub use memory::{MemoryDisk, MemoryEngine};
-pub use node_storage::Storage;
+pub use node_storage::{Opened, Storage};
 #[cfg(feature = "rocksdb")]
 pub use open::{OpenError, ReadOnlyStorage};
 pub use overlay::Overlay;
-pub use recovery::{GroupLogState, GroupRecovery, Recovered, make_ready, recover};
+use recovery::Recovered;
+pub use recovery::{GroupLogState, GroupRecovery, recover};
 #[cfg(feature = "rocksdb")]
 pub use rocks::RocksEngine;
 pub use tables::{Table, keys};

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{DataDir, Engine, GroupRecovery, Identity, LogWriter, StorageError};
+use super::log_writer::WriterObserver;
+use super::recovery::make_ready;
+use super::small_file::SmallFile;
+use super::{DataDir, Engine, GroupRecovery, Identity, LogWriter, Recovered, StorageError};
 use crate::types::GroupId;
 
 /// A node's storage.
@@ -22,6 +25,39 @@ pub struct Storage {
     pub writer: LogWriter,
     /// What each group's log holds, or why it cannot be relied on.
     pub groups: BTreeMap<GroupId, GroupRecovery>,
+}
+
+/// A node's storage as it was opened and made ready, before its log writer runs.
+pub struct Opened {
+    data_dir: DataDir,
+    identity: Identity,
+    log: Arc<dyn Engine>,
+    state: Arc<dyn Engine>,
+    recovered: Recovered,
+}
+
+impl Opened {
+    /// Makes databases that were just opened ready for use. `watermark` is the file that keeps it. Blocks.
+    ///
+    /// # Errors
+    /// A database failed, a snapshot cannot be rolled forward, or the watermark is missing beside groups.
+    pub fn make_ready(
+        (data_dir, identity): (DataDir, Identity),
+        log: Arc<dyn Engine>,
+        state: Arc<dyn Engine>,
+        watermark: impl SmallFile + Clone + 'static,
+    ) -> Result<Opened, StorageError> {
+        let recovered = make_ready(log.as_ref(), state.as_ref(), watermark)?;
+        Ok(Opened { data_dir, identity, log, state, recovered })
+    }
+
+    /// Starts the log writer. Must be called on a runtime.
+    pub fn start(self, observer: Arc<dyn WriterObserver>) -> Storage {
+        let Recovered { watermark, groups } = self.recovered;
+        let writer = LogWriter::start(self.log.clone(), watermark, observer);
+        let (data_dir, identity) = (Arc::new(self.data_dir), self.identity);
+        Storage { data_dir, identity, log: self.log, state: self.state, writer, groups }
+    }
 }
 
 impl Storage {

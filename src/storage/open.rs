@@ -5,12 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::log_writer::WriterObserver;
-use super::recovery::{Recovered, make_ready};
 use super::small_file::DiskFile;
 use super::watermark::WatermarkFile;
 use super::{
-    DataDir, DataDirError, Engine, GroupRecovery, Identity, LogWriter, RocksEngine, Storage,
-    StorageError, Tuning, recover,
+    DataDir, DataDirError, GroupRecovery, Identity, Opened, RocksEngine, Storage, StorageError,
+    Tuning, recover,
 };
 use crate::types::{GroupId, NodeId};
 
@@ -38,16 +37,6 @@ impl OpenError {
     }
 }
 
-/// What opening reads, before the writer runs.
-struct Opened {
-    data_dir: Arc<DataDir>,
-    identity: Identity,
-    log: Arc<dyn Engine>,
-    state: Arc<dyn Engine>,
-    watermark: WatermarkFile,
-    groups: BTreeMap<GroupId, GroupRecovery>,
-}
-
 impl Storage {
     /// Opens or creates a node's storage. Must be called on a runtime; what blocks runs on a thread for it.
     pub async fn open(
@@ -58,25 +47,16 @@ impl Storage {
     ) -> Result<Storage, OpenError> {
         let path = path.to_owned();
         let opened = super::rocks::blocking(move || open_blocking(&path, node, &tuning)).await?;
-        let writer = LogWriter::start(opened.log.clone(), opened.watermark, observer);
-        Ok(Storage {
-            data_dir: opened.data_dir,
-            identity: opened.identity,
-            log: opened.log,
-            state: opened.state,
-            writer,
-            groups: opened.groups,
-        })
+        Ok(opened.start(observer))
     }
 }
 
 fn open_blocking(path: &Path, node: NodeId, tuning: &Tuning) -> Result<Opened, OpenError> {
-    let (data_dir, identity) = DataDir::open(path, node)?;
-    let log: Arc<dyn Engine> = Arc::new(RocksEngine::open_log(&path.join("log"), tuning)?);
-    let state: Arc<dyn Engine> = Arc::new(RocksEngine::open_state(&path.join("state"), tuning)?);
-    let file = DiskFile::new(path.join("watermark"));
-    let Recovered { watermark, groups } = make_ready(log.as_ref(), state.as_ref(), file)?;
-    Ok(Opened { data_dir: Arc::new(data_dir), identity, log, state, watermark, groups })
+    let data_dir = DataDir::open(path, node)?;
+    let log = Arc::new(RocksEngine::open_log(&path.join("log"), tuning)?);
+    let state = Arc::new(RocksEngine::open_state(&path.join("state"), tuning)?);
+    let watermark = DiskFile::new(path.join("watermark"));
+    Ok(Opened::make_ready(data_dir, log, state, watermark)?)
 }
 
 /// A stopped node's data, opened for reading only.

@@ -14,6 +14,8 @@ use openraft::raft::{
     AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
+use quorate_client::Dial;
+use quorate_client::dial::connect_lazy;
 use tokio::time::{Instant, timeout};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -78,6 +80,7 @@ fn causes(status: &tonic::Status) -> impl Iterator<Item = &(dyn Error + 'static)
 pub struct Peers {
     own: Arc<Introduction>,
     tls: Option<ClientTlsConfig>,
+    dial: Option<Arc<dyn Dial>>,
     addresses: RwLock<BTreeMap<NodeId, String>>,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
 }
@@ -108,8 +111,13 @@ impl Link {
 
 impl Peers {
     /// No addresses are known yet. With certificates, all connections are encrypted, and the other side is checked.
-    pub fn new(own: Arc<Introduction>, tls: Option<ClientTlsConfig>) -> Arc<Self> {
-        Arc::new(Peers { own, tls, addresses: RwLock::default(), links: Mutex::default() })
+    /// Connections are opened by `dial`, or else by the operating system.
+    pub fn new(
+        own: Arc<Introduction>,
+        tls: Option<ClientTlsConfig>,
+        dial: Option<Arc<dyn Dial>>,
+    ) -> Arc<Self> {
+        Arc::new(Peers { own, tls, dial, addresses: RwLock::default(), links: Mutex::default() })
     }
 
     /// This node as it presents itself.
@@ -174,15 +182,15 @@ impl Peers {
             Some(tls) => endpoint.tls_config(tls.clone()).map_err(unusable)?,
             None => endpoint,
         };
-        Ok(endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_lazy())
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        Ok(connect_lazy(&endpoint, self.dial.clone()))
     }
 
     fn link(&self, node: NodeId) -> Result<Arc<Link>, PeerError> {

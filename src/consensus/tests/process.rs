@@ -10,7 +10,6 @@ use openraft::errors::{NetworkError, RPCError};
 use openraft::raft::{
     AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tempfile::TempDir;
 
 use super::fixture::GROUP;
 use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
@@ -20,8 +19,7 @@ use crate::consensus::{
 };
 use crate::storage::small_file::MemoryFile;
 use crate::storage::{
-    DataDir, Database, Engine, GroupLogState, GroupRecovery, LogWriter, MemoryDisk, Recovered,
-    Storage, make_ready,
+    DataDir, Database, GroupLogState, GroupRecovery, MemoryDir, MemoryDisk, Opened, Storage,
 };
 use crate::types::{Clock, GroupId, LogIndex, NodeId, Timestamp};
 
@@ -97,7 +95,7 @@ pub struct Disks {
     pub log: MemoryDisk,
     pub state: MemoryDisk,
     pub watermark: MemoryFile,
-    folder: TempDir,
+    dir: MemoryDir,
 }
 
 /// A running process.
@@ -112,19 +110,15 @@ impl Disks {
             log: MemoryDisk::new(Database::Log),
             state: MemoryDisk::new(Database::State),
             watermark: MemoryFile::default(),
-            folder: tempfile::tempdir().unwrap(),
+            dir: MemoryDir::default(),
         }
     }
 
     pub async fn start(&self) -> Process {
-        let (data_dir, identity) = DataDir::open(self.folder.path(), NodeId(3)).unwrap();
-        let log: Arc<dyn Engine> = Arc::new(self.log.open());
-        let state: Arc<dyn Engine> = Arc::new(self.state.open());
-        let ready = make_ready(log.as_ref(), state.as_ref(), self.watermark.clone());
-        let Recovered { watermark, groups } = ready.unwrap();
-        let writer = LogWriter::start(log.clone(), watermark, Arc::new(()));
-        let data_dir = Arc::new(data_dir);
-        let storage = Storage { data_dir, identity, log, state, writer, groups };
+        let dir = DataDir::open_in_memory(&self.dir, NodeId(3)).unwrap();
+        let (log, state) = (Arc::new(self.log.open()), Arc::new(self.state.open()));
+        let opened = Opened::make_ready(dir, log, state, self.watermark.clone()).unwrap();
+        let storage = opened.start(Arc::new(()));
         let nobody = Arc::new(Nobody);
         let parts = NodeParts {
             node: NodeId(3),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::records::{LogId, VoteRecord};
 use super::watermark::{Watermark, WatermarkFile};
-use super::{Durability, Engine, StorageError};
+use super::{Engine, StorageError};
 use crate::types::{GroupId, LogIndex, limits};
 use gather::Gathered;
 
@@ -238,7 +238,7 @@ impl WriterTask {
     async fn run(mut self) {
         loop {
             let Some((gathered, requests)) = self.gather().await else { break };
-            if let Err(failure) = self.complete(gathered) {
+            if let Err(failure) = self.complete(gathered).await {
                 return self.refuse_all(failure, requests.close).await;
             }
             if requests.tick
@@ -290,13 +290,14 @@ impl WriterTask {
 
     /// Makes a batch durable and reports it: lowered watermark, sync, raised watermark if votes wait for it, and
     /// only then every `done`.
-    fn complete(&mut self, gathered: Gathered) -> Result<(), StorageError> {
+    async fn complete(&mut self, gathered: Gathered) -> Result<(), StorageError> {
         if gathered.is_empty() {
             return Ok(());
         }
         let lowered = gathered.lowered(self.watermark.stored());
         let Gathered { batch, reached, has_votes, changes, bytes, done, .. } = gathered;
-        let result = self.make_durable(lowered, batch, &reached, has_votes).map(|duration| {
+        let result = self.make_durable(lowered, batch, &reached, has_votes).await;
+        let result = result.map(|duration| {
             self.reached = reached;
             self.observer.synced(SyncedWrite { changes, bytes, duration });
         });
@@ -310,7 +311,7 @@ impl WriterTask {
     }
 
     /// Returns how long the sync took.
-    fn make_durable(
+    async fn make_durable(
         &mut self,
         lowered: Watermark,
         batch: super::Batch,
@@ -319,7 +320,7 @@ impl WriterTask {
     ) -> Result<Duration, StorageError> {
         self.watermark.store(lowered)?;
         let started = Instant::now();
-        self.engine.write(batch, Durability::Synced)?;
+        self.engine.write_synced(batch).await?;
         let duration = started.elapsed();
         if has_votes {
             self.watermark.store(reached.clone())?;
