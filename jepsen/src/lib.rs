@@ -6,3 +6,4 @@
 //! each node). Judging it adds `results.json`, `history.edn`, `list-append.edn` and `report.html`.
 
 pub mod history;
+pub mod record;
