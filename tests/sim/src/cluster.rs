@@ -1,0 +1,626 @@
+//! One simulation from its seed to its verdict.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use quorate::log::invariants;
+use quorate::server::{Config, Ground, Metrics, run_on};
+use quorate::service::AllowAll;
+use quorate_client::proto::{InitRequest, init_request};
+use quorate_client::{Consistency, Start};
+use quorate_jepsen::history::{Consistency as Level, Event, Fault};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use turmoil::Sim;
+
+use crate::determinism;
+use crate::faults::{self, Planned, What};
+use crate::ground::{CLIENT_PORT, HTTP_PORT, Machine, PEER_PORT, SimDial, listen};
+use crate::record::{Phase, Shared};
+use crate::workload::{self, Plan};
+
+/// One step of the simulation.
+const TICK: Duration = Duration::from_millis(2);
+/// How long clients work and things break.
+const WORK: Duration = Duration::from_secs(60);
+/// Within this time after everything was mended every group has to serve: the longest election timeout, a lease, the
+/// client's longest pauses, and snapshots for whoever missed much.
+pub const SERVE_LIMIT: Duration = Duration::from_secs(30);
+/// A simulation that has not ended by then never will.
+const END_LIMIT: Duration = Duration::from_secs(240);
+/// How often what must always hold is checked while nothing happens that calls for it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What became of a simulation.
+pub struct Outcome {
+    /// Its seed.
+    pub seed: u64,
+    /// Nodes of the cluster.
+    pub nodes: u64,
+    /// What must not be and was.
+    pub problems: Vec<String>,
+    /// What clients did and saw.
+    pub events: Vec<Event>,
+    /// What was broken, and took effect.
+    pub faults: Vec<Fault>,
+    /// Simulated time.
+    pub elapsed: Duration,
+    /// From everything mended to every group serving.
+    pub served_after: Option<Duration>,
+    /// When everything was mended, in nanoseconds.
+    pub healed_at: Option<u64>,
+    /// What happened inside, each of which a run of many seeds has to have seen.
+    pub seen: Coverage,
+}
+
+/// How often what is rare happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Coverage {
+    /// Logs that were cut short.
+    pub truncations: u64,
+    /// Snapshots that were installed.
+    pub installs: u64,
+    /// Leaders that died while appends were in flight.
+    pub leader_deaths_in_flight: u64,
+}
+
+/// Runs a seed to its end on this thread, which must be a new one.
+pub fn simulate(seed: u64) -> Outcome {
+    determinism::enter(seed);
+    let mut randomness = SmallRng::seed_from_u64(seed);
+    let nodes = if randomness.random_ratio(1, 3) { 5 } else { 3 };
+    let mut world = World::new(seed, nodes, &mut randomness);
+    let problem = world.run();
+    if let Err(problem) = problem {
+        world.plan.shared.problem(problem);
+    }
+    world.outcome(seed)
+}
+
+struct World {
+    sim: Sim<'static>,
+    plan: Plan,
+    machines: Vec<Machine>,
+    /// Nodes whose process has ended by itself, and why.
+    ended: Rc<RefCell<BTreeMap<u64, String>>>,
+    /// Faults to come, by their beginning.
+    to_come: Vec<Planned>,
+    /// Faults under way, with when they began.
+    lasting: Vec<Planned>,
+    groups: u32,
+    leader_deaths_in_flight: u64,
+}
+
+impl World {
+    fn new(seed: u64, nodes: u64, randomness: &mut SmallRng) -> World {
+        let slowest = Duration::from_millis(randomness.random_range(2..25));
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(seed)
+            .tick_duration(TICK)
+            .simulation_duration(END_LIMIT)
+            .min_message_latency(Duration::from_micros(200))
+            .max_message_latency(slowest)
+            .tcp_capacity(16_384)
+            .enable_random_order()
+            .build();
+        let groups = randomness.random_range(2..=3);
+        let shared = Shared::default();
+        let conversations = (0..6).map(|number| format!("sim/{number}")).collect();
+        let plan = Plan {
+            nodes,
+            conversations: Rc::new(conversations),
+            shared,
+            sent: Rc::default(),
+        };
+        let machines: Vec<_> =
+            (1..=nodes).map(|node| Machine::new(node, randomness.random())).collect();
+        let ended = Rc::<RefCell<BTreeMap<u64, String>>>::default();
+        let storage = Manners {
+            flush_interval_ms: randomness.random_range(200..2_000),
+            log_keep_bytes: randomness.random_range(1..32) * 1_024,
+        };
+        for machine in &machines {
+            add_node(&mut sim, machine.clone(), ended.clone(), storage);
+        }
+        let begin = Duration::from_secs(5);
+        let to_come = faults::plan(randomness, nodes, begin, begin + WORK);
+        let mut world = World {
+            sim,
+            plan,
+            machines,
+            ended,
+            to_come,
+            lasting: Vec::new(),
+            groups,
+            leader_deaths_in_flight: 0,
+        };
+        world.add_clients(randomness);
+        world
+    }
+
+    fn add_clients(&mut self, randomness: &mut SmallRng) {
+        let plan = &self.plan;
+        let (nodes, groups) = (plan.nodes, self.groups);
+        let keeper = plan.clone();
+        self.sim.client("keeper", async move {
+            keep(keeper, groups).await;
+            Ok(())
+        });
+        let pinned = |randomness: &mut SmallRng| {
+            randomness.random_ratio(2, 3).then(|| randomness.random_range(1..=nodes))
+        };
+        for number in 0..4 {
+            let (plan, node, seed) = (plan.clone(), pinned(randomness), randomness.random());
+            plan.shared.change_working(1);
+            self.sim.client(format!("mixed{number}"), async move {
+                workload::mixed(plan, node, seed).await;
+                Ok(())
+            });
+        }
+        for number in 0..2 {
+            let (plan, node, seed) = (plan.clone(), pinned(randomness), randomness.random());
+            plan.shared.change_working(1);
+            self.sim.client(format!("session{number}"), async move {
+                workload::session(plan, node, seed).await;
+                Ok(())
+            });
+        }
+        let (follower, node) = (plan.clone(), pinned(randomness));
+        self.sim.client("follow", async move {
+            workload::follow(follower, node).await;
+            Ok(())
+        });
+        let (subscriber, node) = (plan.clone(), pinned(randomness));
+        self.sim.client("subscribe", async move {
+            workload::subscribe(subscriber, node).await;
+            Ok(())
+        });
+    }
+
+    /// Steps until everything has been read, or something makes that impossible.
+    fn run(&mut self) -> Result<(), String> {
+        let mut checked = Duration::ZERO;
+        let mut work_ends = None;
+        loop {
+            determinism::set_elapsed(self.sim.elapsed());
+            let finished = self.sim.step().map_err(|error| error.to_string())?;
+            determinism::set_elapsed(self.sim.elapsed());
+            let now = self.sim.elapsed();
+            let changed = self.break_and_mend(now);
+            if changed || now >= checked + CHECK_INTERVAL {
+                checked = now;
+                self.check_invariants();
+            }
+            let shared = &self.plan.shared;
+            if shared.phase() == Phase::Working && work_ends.is_none() {
+                work_ends = Some(now + WORK);
+            }
+            if shared.phase() == Phase::Working && work_ends.is_some_and(|end| now >= end) {
+                self.mend_all();
+                self.plan.shared.set_phase(Phase::Healed);
+            }
+            self.expect_to_live();
+            if finished {
+                break;
+            }
+            if !self.plan.shared.problems().is_empty() {
+                return Ok(());
+            }
+        }
+        if !self.plan.shared.is_verified() {
+            return Err("the simulation ended before everything was read".to_owned());
+        }
+        self.check_invariants();
+        Ok(())
+    }
+
+    /// Begins and ends faults whose time has come. Whether there were any.
+    fn break_and_mend(&mut self, now: Duration) -> bool {
+        let mut changed = false;
+        if self.plan.shared.phase() != Phase::Working {
+            return false;
+        }
+        while let Some(at) = self.lasting.iter().position(|fault| fault.to <= now) {
+            let fault = self.lasting.remove(at);
+            self.mend(&fault);
+            changed = true;
+        }
+        while self.to_come.first().is_some_and(|fault| fault.from <= now) {
+            let fault = self.to_come.remove(0);
+            changed |= self.begin(fault);
+        }
+        for fault in &self.lasting {
+            if fault.what == What::ClockStrobe {
+                let wrong = (now.as_millis() / 100).is_multiple_of(2);
+                for node in &fault.nodes {
+                    self.machine(*node).set_skew_us(if wrong { 700_000 } else { 0 });
+                }
+            }
+        }
+        changed
+    }
+
+    /// Begins a fault, unless one of its kind lasts already: which of the two would a mending end?
+    fn begin(&mut self, fault: Planned) -> bool {
+        let is_network = |what| {
+            matches!(
+                what,
+                What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge
+            )
+        };
+        let clashes = |other: &Planned| {
+            other.what == fault.what
+                || (is_network(other.what) && is_network(fault.what))
+                || [fault.what, other.what] == [What::Crash, What::DiskError]
+                || [fault.what, other.what] == [What::DiskError, What::Crash]
+                || [fault.what, other.what] == [What::Clock, What::ClockStrobe]
+                || [fault.what, other.what] == [What::ClockStrobe, What::Clock]
+        };
+        if self.lasting.iter().any(clashes) {
+            return false;
+        }
+        let shared = self.plan.shared.clone();
+        match fault.what {
+            What::Crash => {
+                if shared.in_flight() > 0 {
+                    self.leader_deaths_in_flight += 1;
+                }
+                for node in &fault.nodes {
+                    self.sim.crash(self.machine(*node).name());
+                    self.machine(*node).lose_unsynced();
+                }
+            }
+            What::Pause => self.each_link(&fault, |sim, a, b| sim.hold(a, b)),
+            What::Isolate => self.each_link(&fault, |sim, a, b| sim.partition(a, b)),
+            What::Deaf => self.each_link(&fault, |sim, a, b| sim.partition_oneway(a, b)),
+            What::Ring | What::Bridge => {
+                for (a, b) in self.cut_links(fault.what) {
+                    self.sim.partition(a, b);
+                }
+            }
+            What::Loss => {
+                let pairs = self.links_of(&fault);
+                for (a, b) in pairs {
+                    self.sim.set_link_fail_rate(a, b, 0.01);
+                }
+            }
+            What::Delay => self.each_link(&fault, |sim, a, b| {
+                sim.set_link_max_message_latency(a, b, Duration::from_millis(400));
+            }),
+            What::Clock => {
+                for (node, skew) in fault.nodes.iter().zip([900_000, -2_000_000, 45_000_000]) {
+                    self.machine(*node).set_skew_us(skew);
+                }
+            }
+            What::ClockStrobe => {}
+            What::DiskError => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_failing(Some("input/output error (simulated)"));
+                }
+            }
+            What::DiskFull => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_free_bytes(if node % 2 == 0 { 1 << 10 } else { 1 << 28 });
+                }
+            }
+            What::SlowDisk => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_slowest(Some(Duration::from_millis(900)));
+                }
+            }
+        }
+        tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "begins");
+        self.lasting.push(fault);
+        true
+    }
+
+    fn mend(&mut self, fault: &Planned) {
+        tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "is mended");
+        let mut effect = Some("as simulated".to_owned());
+        match fault.what {
+            What::Crash => self.start(&fault.nodes),
+            What::Pause => self.each_link(fault, |sim, a, b| sim.release(a, b)),
+            What::Isolate | What::Deaf => self.each_link(fault, |sim, a, b| sim.repair(a, b)),
+            What::Ring | What::Bridge => {
+                for (a, b) in self.cut_links(fault.what) {
+                    self.sim.repair(a, b);
+                }
+            }
+            What::Loss => {
+                let pairs = self.links_of(fault);
+                for (a, b) in pairs {
+                    self.sim.set_link_fail_rate(a.clone(), b.clone(), 0.0);
+                    self.sim.repair(a, b);
+                }
+            }
+            What::Delay => self.each_link(fault, |sim, a, b| {
+                sim.set_link_max_message_latency(a, b, Duration::from_millis(10));
+            }),
+            What::Clock | What::ClockStrobe => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_skew_us(0);
+                }
+            }
+            What::DiskError => {
+                let stopped = fault.nodes.iter().filter(|n| self.ended.borrow().contains_key(*n));
+                effect = (stopped.count() > 0).then(|| "the node stopped".to_owned());
+                for node in &fault.nodes {
+                    self.machine(*node).set_failing(None);
+                    self.sim.crash(self.machine(*node).name());
+                    self.machine(*node).lose_unsynced();
+                }
+                self.start(&fault.nodes);
+            }
+            What::DiskFull => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_free_bytes(u64::MAX);
+                }
+            }
+            What::SlowDisk => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_slowest(None);
+                }
+            }
+        }
+        self.plan.shared.fault(Fault {
+            from: fault.from.as_nanos() as u64,
+            to: self.sim.elapsed().as_nanos() as u64,
+            nemesis: fault.what.name().to_owned(),
+            nodes: fault.nodes.iter().map(|node| *node as u32).collect(),
+            what: format!("{:?}", fault.what),
+            effect,
+            served_after: None,
+        });
+    }
+
+    fn mend_all(&mut self) {
+        for fault in std::mem::take(&mut self.lasting) {
+            self.mend(&fault);
+        }
+        self.to_come.clear();
+    }
+
+    fn start(&mut self, nodes: &[u64]) {
+        for node in nodes {
+            self.ended.borrow_mut().remove(node);
+            self.sim.bounce(self.machine(*node).name());
+        }
+    }
+
+    /// Nodes end by themselves only where their disks fail.
+    fn expect_to_live(&self) {
+        for (node, why) in self.ended.borrow().iter() {
+            let is_excused =
+                |fault: &Planned| fault.what == What::DiskError && fault.nodes.contains(node);
+            if !self.lasting.iter().any(is_excused) {
+                self.plan.shared.problem(format!("node {node} ended by itself: {why}"));
+            }
+        }
+    }
+
+    fn machine(&self, node: u64) -> &Machine {
+        &self.machines[node as usize - 1]
+    }
+
+    /// Links between nodes of a fault and the others.
+    fn links_of(&self, fault: &Planned) -> Vec<(String, String)> {
+        let all = 1..=self.plan.nodes;
+        let others: Vec<u64> = all.filter(|node| !fault.nodes.contains(node)).collect();
+        let pairs = fault.nodes.iter().flat_map(|a| others.iter().map(move |b| (*a, *b)));
+        pairs.map(|(a, b)| (format!("n{a}"), format!("n{b}"))).collect()
+    }
+
+    fn each_link(&self, fault: &Planned, change: impl Fn(&Sim<'static>, String, String)) {
+        for (a, b) in self.links_of(fault) {
+            change(&self.sim, a, b);
+        }
+    }
+
+    /// Links that a ring or a bridge does not have.
+    fn cut_links(&self, what: What) -> Vec<(String, String)> {
+        let nodes = self.plan.nodes;
+        let middle = nodes.div_ceil(2);
+        let mut cut = BTreeSet::new();
+        for a in 1..=nodes {
+            for b in a + 1..=nodes {
+                let is_cut = match what {
+                    What::Bridge => a < middle && b > middle,
+                    _ => b - a != 1 && nodes > 3,
+                };
+                if is_cut {
+                    cut.insert((format!("n{a}"), format!("n{b}")));
+                }
+            }
+        }
+        cut.into_iter().collect()
+    }
+
+    /// What must hold of every node's state, and between them.
+    fn check_invariants(&self) {
+        let mut digests = BTreeMap::new();
+        for machine in &self.machines {
+            let report = invariants::check(&machine.state(), &mut |_| {});
+            for violation in &report.violations {
+                let (place, what) = (&violation.place, &violation.what);
+                self.plan.shared.problem(format!("node {}: {place}: {what}", machine.node));
+            }
+            for group in report.groups {
+                let Some(applied) = group.applied else { continue };
+                let key = (group.group, applied.index);
+                let (first, digest) = digests.entry(key).or_insert((machine.node, group.digest));
+                if *digest != group.digest {
+                    self.plan.shared.problem(format!(
+                        "nodes {first} and {} differ in group {} at index {}",
+                        machine.node, group.group, applied.index
+                    ));
+                }
+            }
+        }
+    }
+
+    fn outcome(self, seed: u64) -> Outcome {
+        let shared = &self.plan.shared;
+        let count = |count: fn(&Machine) -> u64| self.machines.iter().map(count).sum();
+        Outcome {
+            seed,
+            nodes: self.plan.nodes,
+            problems: shared.problems(),
+            events: shared.events(),
+            faults: shared.faults().into_iter().filter(|fault| fault.effect.is_some()).collect(),
+            elapsed: self.sim.elapsed(),
+            served_after: shared.served_after().map(Duration::from_nanos),
+            healed_at: shared.healed_at(),
+            seen: Coverage {
+                truncations: count(|machine| machine.disk.truncations.load(Ordering::Relaxed)),
+                installs: count(|machine| machine.disk.installs.load(Ordering::Relaxed)),
+                leader_deaths_in_flight: self.leader_deaths_in_flight,
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Manners {
+    flush_interval_ms: u64,
+    log_keep_bytes: u64,
+}
+
+fn add_node(
+    sim: &mut Sim<'static>,
+    machine: Machine,
+    ended: Rc<RefCell<BTreeMap<u64, String>>>,
+    manners: Manners,
+) {
+    sim.host(machine.name(), move || {
+        let (machine, ended) = (machine.clone(), ended.clone());
+        async move {
+            let node = machine.node.0.into();
+            let why = match serve(machine, manners).await {
+                Ok(()) => "it was asked to".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            tracing::warn!(node, why, "the node has ended");
+            ended.borrow_mut().insert(node, why);
+            Ok(())
+        }
+    });
+}
+
+/// The product, on simulated ground.
+async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
+    let name = machine.name();
+    let settings = [
+        ("NODE_ID", machine.node.to_string()),
+        ("DATA_DIR", "simulated".to_owned()),
+        ("CLIENT__LISTEN", format!("0.0.0.0:{CLIENT_PORT}")),
+        ("CLIENT__ADVERTISE", format!("{name}:{CLIENT_PORT}")),
+        ("CLIENT__INSECURE", "true".to_owned()),
+        ("PEER__LISTEN", format!("0.0.0.0:{PEER_PORT}")),
+        ("PEER__ADVERTISE", format!("{name}:{PEER_PORT}")),
+        ("PEER__INSECURE", "true".to_owned()),
+        ("HTTP__LISTEN", format!("0.0.0.0:{HTTP_PORT}")),
+        ("HTTP__ADVERTISE", format!("{name}:{HTTP_PORT}")),
+        ("HTTP__INSECURE", "true".to_owned()),
+        ("STORAGE__BALLAST_BYTES", "0".to_owned()),
+        ("STORAGE__FLUSH_INTERVAL_MS", manners.flush_interval_ms.to_string()),
+        ("STORAGE__LOG_KEEP_BYTES", manners.log_keep_bytes.to_string()),
+    ];
+    let settings = settings.map(|(key, value)| (format!("QUORATE_{key}"), value));
+    let config = Config::load_with(None, settings)?;
+    let listeners = listen().await?;
+    let metrics = Arc::new(Metrics::new());
+    let ground = Ground {
+        dial: Some(Arc::new(SimDial)),
+        storage: machine.open(&metrics)?,
+        metrics,
+        clock: machine.clock(),
+        authorizer: Arc::new(AllowAll),
+    };
+    run_on(listeners, ground, config, CancellationToken::new()).await
+}
+
+/// Makes the cluster, and reads everything when it is mended.
+async fn keep(plan: Plan, groups: u32) {
+    let client = workload::connect(&plan, None).await;
+    let nodes = (1..=plan.nodes).map(|node| init_request::Node {
+        node_id: node,
+        peer_address: format!("n{node}:{PEER_PORT}"),
+    });
+    let request = InitRequest { nodes: nodes.collect(), groups, replication_factor: 0 };
+    while let Err(error) = client.init(request.clone()).await {
+        tracing::info!(%error, "not made yet");
+        sleep(Duration::from_millis(200)).await;
+    }
+    plan.shared.set_phase(Phase::Working);
+    while plan.shared.phase() == Phase::Working {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan)).await;
+    match served {
+        Ok(()) => plan.shared.set_served(),
+        Err(_) => return plan.shared.problem("a group does not serve in time once all is mended"),
+    }
+    while plan.shared.working() > 0 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    plan.shared.set_phase(Phase::Reading);
+    if tokio::time::timeout(SERVE_LIMIT, read_everything(&plan)).await.is_err() {
+        return plan.shared.problem("not every node can be read in time once all is mended");
+    }
+    // What is committed reaches streams at once; their connections may have to notice that they broke.
+    sleep(Duration::from_secs(20)).await;
+    plan.shared.set_verified();
+    plan.shared.set_phase(Phase::Over);
+}
+
+/// Waits until every conversation is read linearizably and appended to.
+async fn every_group_serves(plan: &Plan) {
+    let client = workload::connect(plan, None).await;
+    let mut randomness = SmallRng::seed_from_u64(1);
+    let mut caller = plan.shared.caller(None);
+    for conversation in plan.conversations.iter() {
+        loop {
+            let mut call = workload::new_append(plan, &mut randomness, "keeper");
+            call.conversation.clone_from(conversation);
+            if workload::append(&client, &mut caller, call).await.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+/// Reads every conversation from every node, once all of them have everything.
+async fn read_everything(plan: &Plan) {
+    let client = workload::connect(plan, None).await;
+    let mut tails = BTreeMap::new();
+    for conversation in plan.conversations.iter() {
+        let tail = loop {
+            let request = quorate_client::Read::new(conversation.clone()).start(Start::Last(0));
+            match client.read(request).await {
+                Ok(page) => break page.tail,
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        };
+        tails.insert(conversation.clone(), tail);
+    }
+    for node in 1..=plan.nodes {
+        let client = workload::connect(plan, Some(node)).await;
+        let mut caller = plan.shared.caller(Some(node as u32));
+        for (conversation, tail) in &tails {
+            let at_least = tail.saturating_sub(1).max(1);
+            let level = (Consistency::AtLeast(at_least), Level::AtLeast(at_least));
+            while workload::read(&client, &mut caller, conversation.clone(), 1, 100_000, level, true)
+                .await
+                .is_none()
+            {
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

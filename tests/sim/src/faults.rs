@@ -1,0 +1,118 @@
+//! What is broken in a simulation: when, for how long, and of whom. Drawn from the seed before anything runs.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+
+/// One fault and its end.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// When it begins.
+    pub from: Duration,
+    /// When it is mended.
+    pub to: Duration,
+    /// What it is.
+    pub what: What,
+    /// Whom it is about, the first of them where it is about one.
+    pub nodes: Vec<u64>,
+}
+
+/// Kinds of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Processes die, and are started again at the end.
+    Crash,
+    /// Nothing comes from them and nothing reaches them, and then all of it: a process that was stopped, as the others
+    /// see it. As it sees itself, it has missed nothing but time: its timers run out at the end all at once.
+    Pause,
+    /// They are cut off from the others.
+    Isolate,
+    /// What they send to the others is lost; what the others send arrives.
+    Deaf,
+    /// Each node reaches only its neighbours in a ring.
+    Ring,
+    /// Two halves that only one node reaches both of.
+    Bridge,
+    /// Connections from and to them break, over and over.
+    Loss,
+    /// Messages from and to them are late.
+    Delay,
+    /// Their clocks are set wrong.
+    Clock,
+    /// Their clocks are set wrong and right again, many times.
+    ClockStrobe,
+    /// Their disks fail: the nodes stop, and are started again at the end.
+    DiskError,
+    /// Their disks are nearly full.
+    DiskFull,
+    /// Their disks are slow.
+    SlowDisk,
+}
+
+/// All kinds.
+pub const KINDS: [What; 13] = [
+    What::Crash,
+    What::Pause,
+    What::Isolate,
+    What::Deaf,
+    What::Ring,
+    What::Bridge,
+    What::Loss,
+    What::Delay,
+    What::Clock,
+    What::ClockStrobe,
+    What::DiskError,
+    What::DiskFull,
+    What::SlowDisk,
+];
+
+impl What {
+    /// As in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            What::Crash => "kill",
+            What::Pause => "pause",
+            What::Isolate => "partition-isolate",
+            What::Deaf => "partition-one-way",
+            What::Ring => "partition-ring",
+            What::Bridge => "partition-bridge",
+            What::Loss => "loss",
+            What::Delay => "delay",
+            What::Clock => "clock-bump",
+            What::ClockStrobe => "clock-strobe",
+            What::DiskError => "disk-error",
+            What::DiskFull => "disk-full",
+            What::SlowDisk => "slow-disk",
+        }
+    }
+}
+
+/// Draws the faults of a simulation that works from `begin` to `end`. Several overlap now and then.
+pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duration) -> Vec<Planned> {
+    let mut planned = Vec::new();
+    let mut at = begin + Duration::from_millis(randomness.random_range(500..3_000));
+    while at + Duration::from_secs(1) < end {
+        let what = if randomness.random_ratio(2, 5) {
+            What::Crash
+        } else {
+            *KINDS.choose(randomness).expect("there are kinds")
+        };
+        let lasts = Duration::from_millis(randomness.random_range(300..7_000));
+        let count = match (what, randomness.random_range(0..10)) {
+            (What::Crash | What::DiskFull, 0) => nodes,
+            (_, 0..3) => nodes.div_ceil(2),
+            (_, 3..5) => nodes / 2,
+            _ => 1,
+        };
+        let mut order: Vec<u64> = (1..=nodes).collect();
+        order.shuffle(randomness);
+        order.truncate(count as usize);
+        planned.push(Planned { from: at, to: (at + lasts).min(end), what, nodes: order });
+        // Often while the one before still lasts.
+        let most = if randomness.random_ratio(1, 3) { 800 } else { 6_000 };
+        at += Duration::from_millis(randomness.random_range(200..most));
+    }
+    planned
+}

@@ -1,0 +1,295 @@
+//! What a simulated node stands on: ports and connections of the simulated network, a clock that can be set wrong, and
+//! disks that take time, fail, fill up and lose what was not synced.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use quorate::server::{Accepted, Listen, Listeners, Metrics, Observers};
+use quorate::storage::small_file::MemoryFile;
+use quorate::storage::{
+    Batch, DataDir, Database, Direction, Durability, Engine, KeyRange, MemoryDir, MemoryDisk,
+    MemoryEngine, Op, Opened, Rows, Staging, Storage, StorageError, Table, View,
+};
+use quorate::types::{Clock, NodeId, Timestamp};
+use quorate_client::Dial;
+use quorate_client::dial::Duplex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::determinism;
+
+/// Ports of every node.
+pub const CLIENT_PORT: u16 = 7101;
+/// As above.
+pub const PEER_PORT: u16 = 7201;
+/// As above.
+pub const HTTP_PORT: u16 = 7301;
+
+/// Connects within the simulated network.
+#[derive(Debug)]
+pub struct SimDial;
+
+impl Dial for SimDial {
+    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
+        Box::pin(async move {
+            let stream = turmoil::net::TcpStream::connect(address).await?;
+            Ok(Box::new(stream) as Box<dyn Duplex>)
+        })
+    }
+}
+
+struct SimListener(turmoil::net::TcpListener);
+
+impl Listen for SimListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Accepted>> {
+        Box::pin(async {
+            let (stream, address) = self.0.accept().await?;
+            Ok((Box::new(stream) as Box<dyn Duplex>, address))
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Opens the ports of the simulated host that this runs on.
+pub async fn listen() -> io::Result<Listeners> {
+    async fn bind(port: u16) -> io::Result<Box<dyn Listen>> {
+        let listener = turmoil::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+        Ok(Box::new(SimListener(listener)))
+    }
+    Ok(Listeners {
+        client: bind(CLIENT_PORT).await?,
+        peer: bind(PEER_PORT).await?,
+        http: bind(HTTP_PORT).await?,
+    })
+}
+
+/// What of a node outlives its process.
+#[derive(Clone)]
+pub struct Machine {
+    /// Which node.
+    pub node: NodeId,
+    dir: MemoryDir,
+    watermark: MemoryFile,
+    log: MemoryDisk,
+    state: MemoryDisk,
+    /// How the disks behave, and what they were seen to do.
+    pub disk: Arc<DiskManners>,
+    skew_us: Arc<AtomicI64>,
+}
+
+/// How slow a node's disk is, and what it did.
+pub struct DiskManners {
+    randomness: Mutex<SmallRng>,
+    /// The longest that one operation takes, in microseconds.
+    slowest_us: AtomicU64,
+    /// Logs cut short because their end was not what the leader has.
+    pub truncations: AtomicU64,
+    /// Snapshots brought in.
+    pub installs: AtomicU64,
+}
+
+const USUAL_DISK_US: u64 = 2_000;
+
+impl DiskManners {
+    fn latency(&self) -> Duration {
+        let slowest = self.slowest_us.load(Ordering::Relaxed);
+        let mut randomness = self.randomness.lock().expect("no panic while locked");
+        Duration::from_micros(randomness.random_range(50..=slowest.max(100)))
+    }
+
+    fn coin(&self) -> bool {
+        self.randomness.lock().expect("no panic while locked").random()
+    }
+}
+
+impl Machine {
+    /// A new machine with empty disks.
+    pub fn new(node: u64, seed: u64) -> Self {
+        let randomness = Mutex::new(SmallRng::seed_from_u64(seed));
+        Machine {
+            node: NodeId(node as u32),
+            dir: MemoryDir::default(),
+            watermark: MemoryFile::default(),
+            log: MemoryDisk::new(Database::Log),
+            state: MemoryDisk::new(Database::State),
+            disk: Arc::new(DiskManners {
+                randomness,
+                slowest_us: AtomicU64::new(USUAL_DISK_US),
+                truncations: AtomicU64::new(0),
+                installs: AtomicU64::new(0),
+            }),
+            skew_us: Arc::default(),
+        }
+    }
+
+    /// Its name in the network.
+    pub fn name(&self) -> String {
+        format!("n{}", self.node)
+    }
+
+    /// Opens the node's storage.
+    ///
+    /// # Errors
+    /// As the product says of a data directory that cannot be used.
+    pub fn open(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Storage> {
+        let dir = DataDir::open_in_memory(&self.dir, self.node)?;
+        let engine = |disk: &MemoryDisk| {
+            Arc::new(SimEngine { inner: disk.open(), manners: self.disk.clone() })
+        };
+        let (log, state) = (engine(&self.log), engine(&self.state));
+        let opened = Opened::make_ready(dir, log, state, self.watermark.clone())?;
+        Ok(opened.start(Arc::new(Observers(metrics.clone()))))
+    }
+
+    /// Its process has died, or its power was cut: what was not synced is gone. The two are the same here, since
+    /// nothing that is not synced is read again after a death.
+    pub fn lose_unsynced(&self) {
+        self.log.crash();
+        self.state.crash();
+    }
+
+    /// Makes its disks fail, or work again.
+    pub fn set_failing(&self, reason: Option<&str>) {
+        self.log.set_failing(reason);
+        self.state.set_failing(reason);
+        self.watermark.set_failing(reason.is_some());
+    }
+
+    /// Sets how much room its disk has left.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        self.dir.free_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets how long the slowest operation of its disk takes; none for as usual.
+    pub fn set_slowest(&self, slowest: Option<Duration>) {
+        let slowest_us = slowest.map_or(USUAL_DISK_US, |slowest| slowest.as_micros() as u64);
+        self.disk.slowest_us.store(slowest_us, Ordering::Relaxed);
+    }
+
+    /// Sets its wall clock wrong by so much.
+    pub fn set_skew_us(&self, skew_us: i64) {
+        self.skew_us.store(skew_us, Ordering::Relaxed);
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(SimClock { skew_us: self.skew_us.clone() })
+    }
+
+    /// The applied state as it is now, synced or not.
+    pub fn state(&self) -> impl View {
+        self.state.open()
+    }
+}
+
+struct SimClock {
+    skew_us: Arc<AtomicI64>,
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        let skew = self.skew_us.load(Ordering::Relaxed);
+        Timestamp(determinism::wall_clock_us().saturating_add_signed(skew))
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        determinism::elapsed().as_micros() as u64
+    }
+}
+
+/// Whether a change cuts a log short: it removes a group's entries from an index above 0 on, up to the next group.
+fn is_cut(op: &Op) -> bool {
+    const GROUP_BYTES: usize = 8;
+    let Op::DeleteRange(Table::RaftLog, range) = op else { return false };
+    let to_the_end = range.end.as_ref().is_none_or(|end| end.len() == GROUP_BYTES);
+    to_the_end && range.start[GROUP_BYTES..].iter().any(|byte| *byte > 0)
+}
+
+/// A database in memory whose operations take time.
+struct SimEngine {
+    inner: MemoryEngine,
+    manners: Arc<DiskManners>,
+}
+
+impl View for SimEngine {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.inner.get(table, key)
+    }
+
+    fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
+        self.inner.scan(table, range, direction)
+    }
+}
+
+impl Engine for SimEngine {
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+        self.inner.write(batch, durability)
+    }
+
+    /// A write that a power cut meets halfway is torn: its record has no valid checksum, and opening the log drops it.
+    /// So it is there or it is not, and which of the two is drawn.
+    fn write_synced(&self, batch: Batch) -> BoxFuture<'_, Result<(), StorageError>> {
+        let cuts = batch.ops.iter().filter(|op| is_cut(op)).count();
+        self.manners.truncations.fetch_add(cuts as u64, Ordering::Relaxed);
+        let (latency, arrives_early) = (self.manners.latency(), self.manners.coin());
+        Box::pin(async move {
+            if arrives_early {
+                let written = self.inner.write(batch, Durability::Synced);
+                tokio::time::sleep(latency).await;
+                return written;
+            }
+            tokio::time::sleep(latency).await;
+            self.inner.write(batch, Durability::Synced)
+        })
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        self.inner.flush()
+    }
+
+    fn pin(&self) -> Arc<dyn View> {
+        self.inner.pin()
+    }
+
+    fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError> {
+        self.inner.stage(name)
+    }
+
+    fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError> {
+        self.manners.installs.fetch_add(1, Ordering::Relaxed);
+        self.inner.bring_in(name, clear)
+    }
+
+    fn unstage(&self, name: &str) -> Result<(), StorageError> {
+        self.inner.unstage(name)
+    }
+
+    fn staged(&self) -> Result<Vec<String>, StorageError> {
+        self.inner.staged()
+    }
+
+    /// Jobs overtake each other, as on a pool of threads.
+    fn offload(&self, job: Box<dyn FnOnce() + Send>) {
+        let latency = self.manners.latency();
+        tokio::spawn(async move {
+            tokio::time::sleep(latency).await;
+            job();
+        });
+    }
+
+    fn host(&self, name: &'static str, task: BoxFuture<'static, ()>) {
+        self.inner.host(name, task);
+    }
+
+    fn background_error(&self) -> Option<StorageError> {
+        self.inner.background_error()
+    }
+}

@@ -1,0 +1,245 @@
+//! What a simulation records: the same history as the fault suite's runs, judged by the same checkers.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use quorate_client::Error;
+use quorate_jepsen::history::{
+    Answer, Call, Event, EventKind, Fault, Nanos, Position, Process, Refusal, Seen,
+};
+
+use crate::determinism;
+
+/// Everything that clients and faults of one simulation have in common. Clones share it.
+#[derive(Clone, Default)]
+pub struct Shared(Rc<State>);
+
+#[derive(Default)]
+struct State {
+    events: RefCell<Vec<Event>>,
+    faults: RefCell<Vec<Fault>>,
+    next_process: Cell<Process>,
+    next_message: Cell<u64>,
+    phase: Cell<Phase>,
+    in_flight: Cell<u64>,
+    working: Cell<u64>,
+    problems: RefCell<Vec<String>>,
+    verified: Cell<bool>,
+    healed_at: Cell<Option<Nanos>>,
+    served_after: Cell<Option<Nanos>>,
+}
+
+/// How far a simulation is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The cluster is being made.
+    #[default]
+    Beginning,
+    /// Clients work and things break.
+    Working,
+    /// Everything is mended; clients finish what they have begun.
+    Healed,
+    /// What became of everything is read.
+    Reading,
+    /// Streams may end.
+    Over,
+}
+
+/// A logical client.
+pub struct Caller {
+    shared: Shared,
+    process: Process,
+    node: Option<u32>,
+}
+
+impl Shared {
+    /// A new logical client, of one node if it is pinned.
+    pub fn caller(&self, node: Option<u32>) -> Caller {
+        Caller { shared: self.clone(), process: self.new_process(), node }
+    }
+
+    /// A number that no message has had.
+    pub fn new_message(&self) -> u64 {
+        let next = self.0.next_message.get();
+        self.0.next_message.set(next + 1);
+        next
+    }
+
+    /// How far it is.
+    pub fn phase(&self) -> Phase {
+        self.0.phase.get()
+    }
+
+    /// Goes on to the next phase.
+    pub fn set_phase(&self, phase: Phase) {
+        self.0.phase.set(phase);
+        if phase == Phase::Healed {
+            self.0.healed_at.set(Some(now()));
+        }
+    }
+
+    /// Appends that were sent and are not answered.
+    pub fn in_flight(&self) -> u64 {
+        self.0.in_flight.get()
+    }
+
+    /// Clients that have not finished.
+    pub fn working(&self) -> u64 {
+        self.0.working.get()
+    }
+
+    /// Counts clients that begin, or finish.
+    pub fn change_working(&self, by: i64) {
+        self.0.working.set(self.0.working.get().saturating_add_signed(by));
+    }
+
+    /// Something that must not be.
+    pub fn problem(&self, what: impl Into<String>) {
+        let what = format!("at {:?}: {}", determinism::elapsed(), what.into());
+        tracing::error!(problem = what);
+        self.0.problems.borrow_mut().push(what);
+    }
+
+    /// What must not be and was.
+    pub fn problems(&self) -> Vec<String> {
+        self.0.problems.borrow().clone()
+    }
+
+    /// Every group has served after everything was mended.
+    pub fn set_served(&self) {
+        let healed_at = self.0.healed_at.get().unwrap_or_default();
+        self.0.served_after.set(Some(now() - healed_at));
+    }
+
+    /// How long it took.
+    pub fn served_after(&self) -> Option<Nanos> {
+        self.0.served_after.get()
+    }
+
+    /// When everything was mended.
+    pub fn healed_at(&self) -> Option<Nanos> {
+        self.0.healed_at.get()
+    }
+
+    /// Everything has been read.
+    pub fn set_verified(&self) {
+        self.0.verified.set(true);
+    }
+
+    /// Whether everything has been read.
+    pub fn is_verified(&self) -> bool {
+        self.0.verified.get()
+    }
+
+    /// Notes what was broken.
+    pub fn fault(&self, fault: Fault) {
+        tracing::info!(nemesis = fault.nemesis, what = fault.what, "broken");
+        self.0.faults.borrow_mut().push(fault);
+    }
+
+    /// What was broken.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.0.faults.borrow().clone()
+    }
+
+    /// What clients did and saw.
+    pub fn events(&self) -> Vec<Event> {
+        self.0.events.borrow().clone()
+    }
+
+    fn new_process(&self) -> Process {
+        let next = self.0.next_process.get();
+        self.0.next_process.set(next + 1);
+        next
+    }
+
+    fn push(&self, process: Process, node: Option<u32>, kind: EventKind) {
+        self.0.events.borrow_mut().push(Event { at: now(), process, node, kind });
+    }
+}
+
+impl Caller {
+    /// Calls, and records the call and what became of it. An append of unknown outcome retires the process.
+    pub async fn call<T>(
+        &mut self,
+        call: Call,
+        work: impl Future<Output = Result<T, Error>>,
+        answer: impl FnOnce(&T) -> Answer,
+    ) -> Result<T, Error> {
+        let is_append = matches!(call, Call::Append(_));
+        self.shared.push(self.process, self.node, EventKind::Invoke(call));
+        let in_flight = &self.shared.0.in_flight;
+        in_flight.set(in_flight.get() + u64::from(is_append));
+        let done = work.await;
+        in_flight.set(in_flight.get() - u64::from(is_append));
+        let kind = match &done {
+            Ok(answered) => EventKind::Ok(answer(answered)),
+            Err(error) => {
+                let refusal = Refusal {
+                    reason: error.reason().to_owned(),
+                    message: error.message().to_owned(),
+                    may_have_taken_effect: error.may_have_taken_effect(),
+                };
+                match error.may_have_taken_effect() {
+                    true => EventKind::Info(refusal),
+                    false => EventKind::Fail(refusal),
+                }
+            }
+        };
+        let is_over = matches!(kind, EventKind::Info(_));
+        self.shared.push(self.process, self.node, kind);
+        if is_over {
+            self.process = self.shared.new_process();
+        }
+        done
+    }
+
+    /// Records the beginning of a stream.
+    pub fn opened(&self, call: Call) {
+        self.shared.push(self.process, self.node, EventKind::Invoke(call));
+    }
+
+    /// Records what came on a stream.
+    pub fn delivered(&self, kind: EventKind) {
+        self.shared.push(self.process, self.node, kind);
+    }
+}
+
+/// Nanoseconds of simulated time.
+pub fn now() -> Nanos {
+    determinism::elapsed().as_nanos() as Nanos
+}
+
+/// Tells payloads apart.
+pub fn hash(payload: &[u8]) -> u64 {
+    let hash = blake3::hash(payload);
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes"))
+}
+
+/// A message as it was received.
+pub fn seen(message: &quorate_client::proto::Message) -> Seen {
+    Seen {
+        seq: message.seq,
+        sender: message.sender.clone(),
+        client_msg_id: message.client_msg_id.clone(),
+        hash: hash(&message.payload),
+        commit_time_us: message.commit_time_us,
+        digest: hex(&message.digest),
+    }
+}
+
+/// Where an answer came from.
+pub fn position(position: Option<&quorate_client::proto::Position>) -> Position {
+    let position = position.cloned().unwrap_or_default();
+    Position {
+        node: position.node_id as u32,
+        group: position.group_id,
+        applied_index: position.applied_index,
+        age_ms: position.age_ms,
+    }
+}
+
+/// In hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,343 @@
+//! What clients do in a simulation: appends, the same appends again, sessions, reads at every level, follows,
+//! subscriptions and outcome queries, over a few conversations in every group.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::proto::{
+    AppendResponse, GetOutcomeRequest, GetOutcomeResponse, get_outcome_response,
+};
+use quorate_client::{
+    Append, Client, ClientOptions, Consistency, Credit, Delivery, Error, NewMessage, Page, Read, Routing,
+    SessionOptions, Start,
+};
+use quorate_jepsen::history::{
+    Answer, AppendCall, Call, Consistency as Level, Delivered, Delivery as Came, EventKind,
+    FollowCall, LanePlace, OutcomeCall, OutcomeState, ReadCall, Sent,
+};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use tokio::time::sleep;
+
+use crate::determinism;
+use crate::ground::{CLIENT_PORT, SimDial};
+use crate::record::{Caller, Phase, Shared, hash, hex, position, seen};
+
+/// A call gives up after this long: longer than a failover takes.
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
+/// Pause between two calls of one client, at most.
+const PAUSE_MAX_MS: u64 = 160;
+
+/// What every client of a simulation knows.
+#[derive(Clone)]
+pub struct Plan {
+    /// How many nodes there are.
+    pub nodes: u64,
+    /// All conversations.
+    pub conversations: Rc<Vec<String>>,
+    /// Where everything is recorded.
+    pub shared: Shared,
+    /// Appends that were sent, to be sent again: acknowledged or not.
+    pub sent: Rc<RefCell<Vec<AppendCall>>>,
+}
+
+/// A client of one node, or one that goes to leaders.
+pub async fn connect(plan: &Plan, node: Option<u64>) -> Client {
+    let (endpoints, routing) = match node {
+        Some(node) => (vec![format!("n{node}:{CLIENT_PORT}")], Routing::Proxy),
+        None => {
+            let all = (1..=plan.nodes).map(|node| format!("n{node}:{CLIENT_PORT}"));
+            (all.collect(), Routing::Leader)
+        }
+    };
+    let options = ClientOptions::new(endpoints).routing(routing).request_timeout(CALL_TIMEOUT);
+    let options = options.dial(Arc::new(SimDial));
+    loop {
+        match Client::connect(options.clone()).await {
+            Ok(client) => return client,
+            Err(_) => sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+/// One append of new messages.
+pub fn new_append(plan: &Plan, randomness: &mut SmallRng, sender: &str) -> AppendCall {
+    let conversation = plan.conversations.choose(randomness).expect("there are some").clone();
+    let count = if randomness.random_ratio(1, 8) { randomness.random_range(2..5) } else { 1 };
+    let messages = (0..count).map(|_| {
+        let number = plan.shared.new_message();
+        Sent {
+            client_msg_id: format!("m{number}"),
+            issued_at_us: determinism::wall_clock_us(),
+            hash: hash(payload(number).as_bytes()),
+        }
+    });
+    AppendCall {
+        conversation,
+        sender: sender.to_owned(),
+        messages: messages.collect(),
+        expected_tail: None,
+        lane: None,
+    }
+}
+
+/// What the message of a number says.
+fn payload(number: u64) -> String {
+    let words = ["so it goes", "and then", "nobody saw it", "at noon", "as agreed"];
+    let repeated = words[number as usize % words.len()].repeat(1 + number as usize % 17);
+    format!("{number}: {repeated}")
+}
+
+/// The append as the client library takes it.
+fn request(call: &AppendCall) -> Append {
+    let messages = call.messages.iter().map(|message| {
+        let number = message.client_msg_id[1..].parse().expect("ids are made of numbers");
+        NewMessage::new(payload(number))
+            .client_msg_id(message.client_msg_id.clone())
+            .issued_at_us(message.issued_at_us)
+    });
+    let append = Append::batch(call.conversation.clone(), call.sender.clone(), messages);
+    match call.expected_tail {
+        Some(tail) => append.expected_tail(tail),
+        None => append,
+    }
+}
+
+fn appended(response: &AppendResponse) -> Answer {
+    Answer::Appended {
+        first_seq: response.first_seq,
+        last_seq: response.last_seq,
+        commit_time_us: response.commit_time_us,
+        duplicate: response.duplicate,
+        digest: hex(&response.digest),
+    }
+}
+
+fn page(page: &Page) -> Answer {
+    Answer::Read {
+        messages: page.messages.iter().map(seen).collect(),
+        first_seq: page.first_seq,
+        tail: page.tail,
+        position: position(page.position.as_ref()),
+    }
+}
+
+fn outcome(response: &GetOutcomeResponse) -> Answer {
+    use get_outcome_response::State;
+    let state = match response.state() {
+        State::Committed => OutcomeState::Committed,
+        State::Burnt => OutcomeState::Burnt,
+        State::NotCommitted | State::Unspecified => OutcomeState::NotCommitted,
+    };
+    Answer::Outcome { state, seq: response.seq }
+}
+
+/// One append, recorded.
+pub async fn append(
+    client: &Client,
+    caller: &mut Caller,
+    call: AppendCall,
+) -> Result<AppendResponse, Error> {
+    let work = client.append(request(&call));
+    caller.call(Call::Append(call), work, appended).await
+}
+
+async fn pause(randomness: &mut SmallRng) {
+    sleep(Duration::from_millis(randomness.random_range(1..PAUSE_MAX_MS))).await;
+}
+
+/// Appends, retries, reads and asks for outcomes, one call after the other, until the work is over.
+pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
+    let mut randomness = SmallRng::seed_from_u64(seed);
+    let client = connect(&plan, node).await;
+    let mut caller = plan.shared.caller(node.map(|node| node as u32));
+    let sender = format!("s{seed:x}");
+    let mut tails = BTreeMap::<String, u64>::new();
+    while plan.shared.phase() < Phase::Working {
+        sleep(Duration::from_millis(20)).await;
+    }
+    while plan.shared.phase() == Phase::Working {
+        match randomness.random_range(0..100) {
+            0..45 => {
+                let mut call = new_append(&plan, &mut randomness, &sender);
+                if randomness.random_ratio(1, 10) {
+                    call.expected_tail = tails.get(&call.conversation).copied();
+                }
+                if call.expected_tail.is_none() {
+                    plan.sent.borrow_mut().push(call.clone());
+                }
+                let conversation = call.conversation.clone();
+                if let Ok(response) = append(&client, &mut caller, call).await {
+                    tails.insert(conversation, response.last_seq + 1);
+                }
+            }
+            45..60 => {
+                // Whoever sent it, whether it was answered or not, through this node now.
+                let again = plan.sent.borrow().choose(&mut randomness).cloned();
+                let Some(call) = again else { continue };
+                let _ = append(&client, &mut caller, call).await;
+            }
+            60..90 => {
+                let conversation = plan.conversations.choose(&mut randomness).expect("some").clone();
+                let tail = tails.get(&conversation).copied().unwrap_or(1);
+                let (consistency, level) = match randomness.random_range(0..4) {
+                    0 if tail > 1 => (Consistency::AtLeast(tail - 1), Level::AtLeast(tail - 1)),
+                    1 => (Consistency::MaxStalenessMs(500), Level::MaxStalenessMs(500)),
+                    2 => (Consistency::Local, Level::Local),
+                    _ => (Consistency::Linearizable, Level::Linearizable),
+                };
+                let from_seq = tail.saturating_sub(randomness.random_range(0..20)).max(1);
+                read(&client, &mut caller, conversation, from_seq, 50, (consistency, level), false)
+                    .await;
+            }
+            _ => {
+                let asked = plan.sent.borrow().choose(&mut randomness).cloned();
+                let Some(asked) = asked else { continue };
+                let message = asked.messages.choose(&mut randomness).expect("one at least");
+                let call = OutcomeCall {
+                    conversation: asked.conversation.clone(),
+                    sender: asked.sender.clone(),
+                    client_msg_id: message.client_msg_id.clone(),
+                    issued_at_us: message.issued_at_us,
+                    settle: randomness.random_ratio(1, 4),
+                };
+                let work = client.outcome(GetOutcomeRequest {
+                    conversation: call.conversation.clone(),
+                    sender: call.sender.clone(),
+                    client_msg_id: call.client_msg_id.clone(),
+                    issued_at_us: call.issued_at_us,
+                    settle: call.settle,
+                });
+                let _ = caller.call(Call::Outcome(call.clone()), work, outcome).await;
+            }
+        }
+        pause(&mut randomness).await;
+    }
+    plan.shared.change_working(-1);
+}
+
+/// One read, recorded. Whether it succeeded.
+pub async fn read(
+    client: &Client,
+    caller: &mut Caller,
+    conversation: String,
+    from_seq: u64,
+    limit: u32,
+    (consistency, level): (Consistency, Level),
+    is_final: bool,
+) -> Option<Page> {
+    let request = Read::new(conversation.clone()).start(Start::Seq(from_seq)).limit(limit);
+    let work = client.read(request.consistency(consistency));
+    let limit = limit.into();
+    let call = ReadCall { conversation, consistency: level, from_seq, limit, is_final };
+    caller.call(Call::Read(call), work, page).await.ok()
+}
+
+/// Pipelines appends on a session, and opens a lane again that has broken.
+pub async fn session(plan: Plan, node: Option<u64>, seed: u64) {
+    let mut randomness = SmallRng::seed_from_u64(seed);
+    let client = connect(&plan, node).await;
+    let options = SessionOptions { append_timeout: CALL_TIMEOUT, ..SessionOptions::default() };
+    let session = client.session(options).expect("the options are in range");
+    let sender = format!("l{seed:x}");
+    let mut lanes = BTreeMap::<String, (u64, u64)>::new();
+    while plan.shared.phase() < Phase::Working {
+        sleep(Duration::from_millis(20)).await;
+    }
+    while plan.shared.phase() == Phase::Working {
+        // A burst, and then all of its answers.
+        let mut answers = Vec::new();
+        for _ in 0..randomness.random_range(2..12) {
+            let mut call = new_append(&plan, &mut randomness, &sender);
+            let (reset, place) = lanes.entry(call.conversation.clone()).or_default();
+            call.lane = Some(LanePlace { session: seed, reset: *reset, position: *place });
+            *place += 1;
+            let handle = session.append(request(&call)).await;
+            let (conversation, mut caller) =
+                (call.conversation.clone(), plan.shared.caller(node.map(|node| node as u32)));
+            answers.push(async move {
+                (conversation, caller.call(Call::Append(call), handle, appended).await.is_ok())
+            });
+        }
+        for (conversation, succeeded) in futures::future::join_all(answers).await {
+            if let (false, Some((reset, place))) = (succeeded, lanes.get_mut(&conversation))
+                && *place > 0
+            {
+                (*reset, *place) = (*reset + 1, 0);
+                session.resume(conversation).await;
+            }
+        }
+        pause(&mut randomness).await;
+    }
+    plan.shared.change_working(-1);
+}
+
+/// Follows everything from the first message on, until the end.
+pub async fn follow(plan: Plan, node: Option<u64>) {
+    let client = connect(&plan, node).await;
+    let caller = plan.shared.caller(node.map(|node| node as u32));
+    let from = plan.conversations.iter().map(|name| (name.clone(), 1)).collect();
+    caller.opened(Call::Follow(FollowCall { from, is_subscription: false }));
+    let starts = plan.conversations.iter().map(|name| (name.clone(), Start::Seq(1)));
+    let mut follow = match client.follow(starts) {
+        Ok(follow) => follow,
+        Err(error) => return plan.shared.problem(format!("a follow is refused: {error}")),
+    };
+    loop {
+        tokio::select! {
+            delivery = follow.next() => match delivery {
+                Some(Ok(delivery)) => deliver(&caller, delivery),
+                Some(Err(error)) => plan.shared.problem(format!("a follow failed: {error}")),
+                None => return plan.shared.problem("a follow ended"),
+            },
+            () = until_over(&plan) => return caller.delivered(EventKind::Ok(Answer::Ended)),
+        }
+    }
+}
+
+/// Subscribes to everything.
+pub async fn subscribe(plan: Plan, node: Option<u64>) {
+    let client = connect(&plan, node).await;
+    let caller = plan.shared.caller(node.map(|node| node as u32));
+    let from = plan.conversations.iter().map(|name| (name.clone(), 1)).collect();
+    caller.opened(Call::Follow(FollowCall { from, is_subscription: true }));
+    let mut subscription = client.subscribe();
+    for conversation in plan.conversations.iter() {
+        let added = subscription.add(conversation.clone(), Start::Seq(1), Credit::default()).await;
+        if let Err(error) = added {
+            return plan.shared.problem(format!("a subscription is refused: {error}"));
+        }
+    }
+    loop {
+        tokio::select! {
+            delivery = subscription.next() => deliver(&caller, delivery),
+            () = until_over(&plan) => return caller.delivered(EventKind::Ok(Answer::Ended)),
+        }
+    }
+}
+
+async fn until_over(plan: &Plan) {
+    while plan.shared.phase() < Phase::Over {
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn deliver(caller: &Caller, delivery: Delivery) {
+    let (conversation, what) = match delivery {
+        Delivery::Messages { conversation, messages } => {
+            (conversation, Delivered::Messages(messages.iter().map(seen).collect()))
+        }
+        Delivery::CaughtUp { conversation, next_seq } => {
+            (conversation, Delivered::CaughtUp { next_seq })
+        }
+        Delivery::Gap { conversation, from_seq, to_seq } => {
+            (conversation, Delivered::Gap { from_seq, to_seq })
+        }
+        other => return tracing::warn!(?other, "a stream has ended"),
+    };
+    caller.delivered(EventKind::Deliver(Came { conversation, what }));
+}
