@@ -6,6 +6,9 @@
 //! each node). Judging it adds `results.json`, `history.edn`, `list-append.edn` and `report.html`.
 
 pub mod check;
+pub mod export;
 pub mod history;
+pub mod judge;
 pub mod model;
 pub mod record;
+pub mod report;

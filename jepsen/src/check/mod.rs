@@ -23,7 +23,7 @@ mod phantom;
 mod position;
 mod staleness;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod vacuity;
 
 use serde::{Deserialize, Serialize};
