@@ -9,7 +9,7 @@ use crate::history::Nanos;
 use crate::model::{Delivered, Delivery, Ending, Follow, Mark, Model, Name, RecordId};
 
 /// What was acknowledged this long before the run ended a stream, well into the healed phase, has been delivered.
-pub const DELIVERED_WITHIN: Nanos = 15_000_000_000;
+pub const DELIVERED_WITHIN: Nanos = 10_000_000_000;
 
 /// See the module.
 pub struct DeliveryOrder;

@@ -69,8 +69,8 @@ fn page(rows: &[Row]) -> String {
         });
         let _ = writeln!(
             body,
-            "<tr><td><a href=\"./{}/{PAGE}\">{}</a>{planted}<td>{}<td><span class=\"word {word}\">{word}</span>\
-             {doubt}<td>{}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td class=\"number\">{}\
+            "<tr><td><a href=\"./{}/{PAGE}\">{}</a>{planted}<td class=\"when\">{}\
+             <td><span class=\"word {word}\">{word}</span>{doubt}<td>{}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td class=\"number\">{}\
              <td class=\"number\">{}</tr>",
             escape(dir),
             escape(name),

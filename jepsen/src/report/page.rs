@@ -91,8 +91,9 @@ fn head(results: &Results) -> String {
         thousands(results.faults),
         thousands(results.violations)
     );
+    let besides = if results.verdict == Verdict::Invalid { "Besides: " } else { "" };
     for doubt in &results.doubts {
-        let _ = write!(html, "<p>{}</p>", escape(doubt));
+        let _ = write!(html, "<p>{besides}{}</p>", escape(doubt));
     }
     html + "</div>\n"
 }
@@ -154,10 +155,9 @@ fn guarantees(results: &Results) -> String {
         );
     }
     html += "</table></div>\n";
-    for guarantee in Guarantee::ALL {
-        for (checked, violation) in results.kept(guarantee) {
-            html += &evidence(checked, violation);
-        }
+    let kept = Guarantee::ALL.into_iter().flat_map(|guarantee| results.kept(guarantee));
+    for (nth, (checked, violation)) in kept.enumerate() {
+        html += &evidence(checked, violation, nth == 0);
     }
     let more = |c: &&Checked| c.findings.violations > VIOLATIONS_KEPT_MAX as u64;
     for checked in results.checkers.iter().filter(more) {
@@ -171,9 +171,11 @@ fn guarantees(results: &Results) -> String {
     html
 }
 
-fn evidence(checked: &Checked, violation: &Violation) -> String {
+/// One violation; the first lies open.
+fn evidence(checked: &Checked, violation: &Violation, is_open: bool) -> String {
+    let open = if is_open { " open" } else { "" };
     let mut html = format!(
-        "<details><summary><span class=\"word invalid\">{:?}</span> {} <span class=\"muted\">({})</span>\
+        "<details{open}><summary><span class=\"word invalid\">{:?}</span> {} <span class=\"muted\">({})</span>\
          </summary>\n<div class=\"scroll\"><table>\n<tr><th class=\"number\">at, s<th class=\"number\">line\
          <th class=\"number\">process<th class=\"number\">node<th>shows</tr>\n",
         violation.guarantee,

@@ -47,6 +47,7 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a read is older than its bound", answers::exceed_the_bound, "staleness"),
     ("a read is older than it says", answers::show_the_past, "staleness"),
     ("two states at one index", answers::claim_an_index, "position"),
+    ("a read says no position", answers::hide_the_position, "position"),
     ("a replica goes back", answers::lower_an_index, "position"),
     ("commit times go back", answers::turn_back_time, "commit-time"),
     ("nothing served for a minute", answers::serve_late, "availability"),

@@ -1,5 +1,5 @@
-//! A correct cluster in one loop: a source of valid histories with everything that makes checking them hard. Operations
-//! overlap, take effect late or never, are retried, conflict, break lanes; replicas lag, and one restarts and goes back.
+//! A correct cluster in one loop: a source of valid histories with everything that makes checking them hard.
+//! Operations overlap, take effect late or never, are retried, conflict, break lanes; replicas lag, and one restarts and goes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -448,7 +448,8 @@ impl Cluster {
         for _ in 0..self.logs.iter().map(|log| log.committed.len()).max().unwrap_or(0) {
             self.deliver();
         }
-        self.now += super::super::delivery::DELIVERED_WITHIN + MS;
+        // From here on everything has to be served.
+        self.now += super::super::availability::SERVED_WITHIN;
         for waiting in std::mem::take(&mut self.waiting) {
             self.emit(waiting.process, waiting.node, EventKind::Ok(Answer::Ended));
         }

@@ -237,6 +237,13 @@ pub fn claim_an_index(run: &mut Simulated) -> bool {
     false
 }
 
+pub fn hide_the_position(run: &mut Simulated) -> bool {
+    let Some((at, ..)) = reads(&run.events, |_| true).pop() else { return false };
+    *shown(&mut run.events[at]).2 =
+        crate::history::Position { node: 0, group: 0, applied_index: 0, age_ms: None };
+    true
+}
+
 pub fn lower_an_index(run: &mut Simulated) -> bool {
     // Node 2 was killed, and may go back.
     let finals = reads(&run.events, |read| read.is_final);
