@@ -10,6 +10,7 @@ use quorate_jepsen::history::{
     FollowCall, Nanos, OutcomeCall, OutcomeState, Position, Process, ReadCall, Run, Seen, Sent,
 };
 use quorate_jepsen::judge::judge;
+use quorate_jepsen::model::Model;
 use quorate_jepsen::record::Recorder;
 use tokio::time::Instant;
 
@@ -26,6 +27,9 @@ fn main() {
     let began = Instant::now();
     record(&dir, count);
     println!("recorded {count} operations in {:.1} s, peak {} MiB", secs(began.elapsed()), peak());
+    let began = Instant::now();
+    drop(Model::load(&dir).expect("it was recorded just now"));
+    println!("loaded in {:.1} s, peak {} MiB", secs(began.elapsed()), peak());
     let began = Instant::now();
     let results = judge(&dir).expect("the directory can be written to");
     println!(

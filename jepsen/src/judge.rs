@@ -196,14 +196,7 @@ fn judgement(guarantee: Guarantee, checkers: &[Checked], doubts: &[String]) -> J
     let looks = |checked: &&Checked| checked.guarantees.contains(&guarantee);
     let looked = || checkers.iter().filter(looks);
     let examined = looked().map(|checked| checked.findings.examined).sum();
-    // A checker of several guarantees counts all its violations; those kept say which each is of.
-    let violations = looked().map(|checked| match checked.guarantees.len() {
-        1 => checked.findings.violations,
-        _ if checked.findings.kept.len() as u64 == checked.findings.violations => {
-            checked.findings.kept.iter().filter(|kept| kept.guarantee == guarantee).count() as u64
-        }
-        _ => checked.findings.violations,
-    });
+    let violations = looked().filter_map(|checked| checked.findings.by_guarantee.get(&guarantee));
     let violations = violations.sum();
     let verdict = match (violations, examined) {
         (0, 0) => Verdict::Unknown,
