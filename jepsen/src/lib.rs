@@ -5,5 +5,10 @@
 //! [`history::Event`]), `nemesis.jsonl` (what was broken: [`history::Fault`]), `nodes/N/` (configuration and log of
 //! each node). Judging it adds `results.json`, `history.edn`, `list-append.edn` and `report.html`.
 
+pub mod check;
+pub mod export;
 pub mod history;
+pub mod judge;
+pub mod model;
 pub mod record;
+pub mod report;
