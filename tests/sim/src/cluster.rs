@@ -70,6 +70,15 @@ pub struct Coverage {
     pub leader_deaths_in_flight: u64,
 }
 
+impl Coverage {
+    /// Adds what another simulation has seen.
+    pub fn add(&mut self, other: Coverage) {
+        self.truncations += other.truncations;
+        self.installs += other.installs;
+        self.leader_deaths_in_flight += other.leader_deaths_in_flight;
+    }
+}
+
 /// Runs a seed to its end on this thread, which must be a new one.
 pub fn simulate(seed: u64) -> Outcome {
     determinism::enter(seed);
@@ -112,12 +121,8 @@ impl World {
         let groups = randomness.random_range(2..=3);
         let shared = Shared::default();
         let conversations = (0..6).map(|number| format!("sim/{number}")).collect();
-        let plan = Plan {
-            nodes,
-            conversations: Rc::new(conversations),
-            shared,
-            sent: Rc::default(),
-        };
+        let plan =
+            Plan { nodes, conversations: Rc::new(conversations), shared, sent: Rc::default() };
         let machines: Vec<_> =
             (1..=nodes).map(|node| Machine::new(node, randomness.random())).collect();
         let ended = Rc::<RefCell<BTreeMap<u64, String>>>::default();
@@ -249,10 +254,7 @@ impl World {
     /// Begins a fault, unless one of its kind lasts already: which of the two would a mending end?
     fn begin(&mut self, fault: Planned) -> bool {
         let is_network = |what| {
-            matches!(
-                what,
-                What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge
-            )
+            matches!(what, What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge)
         };
         let clashes = |other: &Planned| {
             other.what == fault.what
@@ -276,9 +278,9 @@ impl World {
                     self.machine(*node).lose_unsynced();
                 }
             }
-            What::Pause => self.each_link(&fault, |sim, a, b| sim.hold(a, b)),
-            What::Isolate => self.each_link(&fault, |sim, a, b| sim.partition(a, b)),
-            What::Deaf => self.each_link(&fault, |sim, a, b| sim.partition_oneway(a, b)),
+            What::Pause => self.each_link(&fault, Sim::hold),
+            What::Isolate => self.each_link(&fault, Sim::partition),
+            What::Deaf => self.each_link(&fault, Sim::partition_oneway),
             What::Ring | What::Bridge => {
                 for (a, b) in self.cut_links(fault.what) {
                     self.sim.partition(a, b);
@@ -306,7 +308,11 @@ impl World {
             }
             What::DiskFull => {
                 for node in &fault.nodes {
-                    self.machine(*node).set_free_bytes(if node % 2 == 0 { 1 << 10 } else { 1 << 28 });
+                    self.machine(*node).set_free_bytes(if node % 2 == 0 {
+                        1 << 10
+                    } else {
+                        1 << 28
+                    });
                 }
             }
             What::SlowDisk => {
@@ -325,8 +331,8 @@ impl World {
         let mut effect = Some("as simulated".to_owned());
         match fault.what {
             What::Crash => self.start(&fault.nodes),
-            What::Pause => self.each_link(fault, |sim, a, b| sim.release(a, b)),
-            What::Isolate | What::Deaf => self.each_link(fault, |sim, a, b| sim.repair(a, b)),
+            What::Pause => self.each_link(fault, Sim::release),
+            What::Isolate | What::Deaf => self.each_link(fault, Sim::repair),
             What::Ring | What::Bridge => {
                 for (a, b) in self.cut_links(fault.what) {
                     self.sim.repair(a, b);
@@ -615,9 +621,17 @@ async fn read_everything(plan: &Plan) {
         for (conversation, tail) in &tails {
             let at_least = tail.saturating_sub(1).max(1);
             let level = (Consistency::AtLeast(at_least), Level::AtLeast(at_least));
-            while workload::read(&client, &mut caller, conversation.clone(), 1, 100_000, level, true)
-                .await
-                .is_none()
+            while workload::read(
+                &client,
+                &mut caller,
+                conversation.clone(),
+                1,
+                100_000,
+                level,
+                true,
+            )
+            .await
+            .is_none()
             {
                 sleep(Duration::from_millis(100)).await;
             }

@@ -76,7 +76,9 @@ unsafe extern "C" fn getrandom(
     match filled {
         Some(()) => length as libc::ssize_t,
         // SAFETY: the arguments are the caller's.
-        None => unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) as libc::ssize_t },
+        None => unsafe {
+            libc::syscall(libc::SYS_getrandom, buffer, length, flags) as libc::ssize_t
+        },
     }
 }
 

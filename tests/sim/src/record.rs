@@ -179,6 +179,7 @@ impl Caller {
                     reason: error.reason().to_owned(),
                     message: error.message().to_owned(),
                     may_have_taken_effect: error.may_have_taken_effect(),
+                    tail: error.tail(),
                 };
                 match error.may_have_taken_effect() {
                     true => EventKind::Info(refusal),

@@ -11,8 +11,8 @@ use quorate_client::proto::{
     AppendResponse, GetOutcomeRequest, GetOutcomeResponse, get_outcome_response,
 };
 use quorate_client::{
-    Append, Client, ClientOptions, Consistency, Credit, Delivery, Error, NewMessage, Page, Read, Routing,
-    SessionOptions, Start,
+    Append, Client, ClientOptions, Consistency, Credit, Delivery, Error, NewMessage, Page, Read,
+    Routing, SessionOptions, Start,
 };
 use quorate_jepsen::history::{
     Answer, AppendCall, Call, Consistency as Level, Delivered, Delivery as Came, EventKind,
@@ -182,7 +182,8 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
                 let _ = append(&client, &mut caller, call).await;
             }
             60..90 => {
-                let conversation = plan.conversations.choose(&mut randomness).expect("some").clone();
+                let conversation =
+                    plan.conversations.choose(&mut randomness).expect("some").clone();
                 let tail = tails.get(&conversation).copied().unwrap_or(1);
                 let (consistency, level) = match randomness.random_range(0..4) {
                     0 if tail > 1 => (Consistency::AtLeast(tail - 1), Level::AtLeast(tail - 1)),

@@ -1,0 +1,87 @@
+//! Judges a simulation: by what it found itself, by the checkers of the fault suite, and by whether it did enough to
+//! prove anything.
+
+use quorate_jepsen::check::{CHECKERS, Findings};
+use quorate_jepsen::history::{Event, EventKind, Run};
+use quorate_jepsen::model::Model;
+
+use crate::cluster::{Coverage, Outcome};
+
+/// Calls that a simulation has to have made, and faults that have to have taken effect.
+const CALLS_MIN: usize = 1_000;
+/// As above.
+const FAULTS_MIN: usize = 5;
+/// From so many seeds on, everything rare has to have been met.
+const SEEDS_FOR_COVERAGE: u64 = 20;
+
+/// What is wrong with a simulation; nothing if it is as it should be.
+pub fn problems(outcome: &Outcome) -> Vec<String> {
+    let mut problems = outcome.problems.clone();
+    // What was cut short has no final reads to compare with.
+    if !problems.is_empty() {
+        return problems;
+    }
+    let (calls, faults) = (calls(&outcome.events), outcome.faults.len());
+    if calls < CALLS_MIN {
+        problems.push(format!("vacuous: {calls} calls, and {CALLS_MIN} are needed"));
+    }
+    if faults < FAULTS_MIN {
+        problems.push(format!("vacuous: {faults} faults took effect, and {FAULTS_MIN} are needed"));
+    }
+    let events = outcome.events.iter().cloned();
+    let model = match Model::of(run(outcome), outcome.faults.clone(), events) {
+        Ok(model) => model,
+        Err(error) => return vec![format!("the history cannot be judged: {error}")],
+    };
+    for checker in CHECKERS {
+        let mut findings = Findings::default();
+        checker.check(&model, &mut findings);
+        for violation in &findings.kept {
+            let evidence: Vec<String> =
+                violation.evidence.iter().map(|evidence| format!("{evidence:?}")).collect();
+            problems.push(format!(
+                "{:?} ({}): {}\n    {}",
+                violation.guarantee,
+                checker.name(),
+                violation.what,
+                evidence.join("\n    ")
+            ));
+        }
+    }
+    problems
+}
+
+/// How many calls clients made.
+pub fn calls(events: &[Event]) -> usize {
+    events.iter().filter(|event| matches!(event.kind, EventKind::Invoke(_))).count()
+}
+
+/// What many seeds have not met and should have.
+pub fn missing(seeds: u64, seen: Coverage) -> Vec<&'static str> {
+    if seeds < SEEDS_FOR_COVERAGE {
+        return Vec::new();
+    }
+    let rare = [
+        ("no log was cut short", seen.truncations),
+        ("no snapshot was installed", seen.installs),
+        ("no leader died with appends in flight", seen.leader_deaths_in_flight),
+    ];
+    rare.into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what).collect()
+}
+
+fn run(outcome: &Outcome) -> Run {
+    Run {
+        name: format!("seed {}", outcome.seed),
+        started: "simulated".to_owned(),
+        seed: outcome.seed,
+        nodes: outcome.nodes as u32,
+        workloads: vec!["simulated".to_owned()],
+        nemeses: vec!["simulated".to_owned()],
+        duration_s: outcome.elapsed.as_secs(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        planted: None,
+        command: format!("make sim SEED={}", outcome.seed),
+        healed_at: outcome.healed_at,
+        excused: Vec::new(),
+    }
+}
