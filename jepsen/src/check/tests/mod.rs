@@ -23,14 +23,14 @@ fn found(simulated: Simulated) -> Vec<(&'static str, Findings)> {
 #[test]
 fn every_checker_passes_what_a_correct_cluster_did() {
     let mut examined = std::collections::BTreeMap::new();
-    for seed in 0..60 {
+    for seed in 0..40 {
         for (name, findings) in found(simulate(seed, 2, 600)) {
             assert!(findings.kept.is_empty(), "seed {seed}, {name}: {:#?}", findings.kept);
             *examined.entry(name).or_insert(0) += findings.examined;
         }
     }
     // A checker that looked at nothing has not passed anything.
-    assert!(examined.values().all(|count| *count > 500), "{examined:?}");
+    assert!(examined.values().all(|count| *count > 300), "{examined:?}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("nothing served for a minute", answers::serve_late, "availability"),
 ];
 
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 14;
 
 #[test]
 fn each_way_of_being_wrong_is_seen_by_its_checker() {
