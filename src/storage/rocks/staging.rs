@@ -106,6 +106,8 @@ impl StagingFolder {
         let failed = failed("creating a staging area");
         fs::create_dir_all(&folder).map_err(&failed)?;
         sync_parent(&folder).map_err(&failed)?;
+        // The folder of all staging areas may be new itself: without its name, a mark would name what is not there.
+        folder.parent().map_or(Ok(()), sync_parent).map_err(&failed)?;
         Ok(StagingFolder { folder, file_bytes: tuning.staging_file_bytes, open: BTreeMap::new() })
     }
 }
