@@ -20,9 +20,10 @@ mod world;
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use faultfs::{Disk, End};
+use tokio::time::Instant;
 
 /// How long a sample may take; what it has looked at by then has to be enough.
 const SAMPLE_TIME: Duration = Duration::from_secs(40);

@@ -4,6 +4,7 @@
 //! Switches are the process's, so tests that set them hold [`quorate::seams::begin`] and run one after the other.
 
 mod consensus;
+mod crashes;
 mod installs;
 mod logs;
 mod messages;

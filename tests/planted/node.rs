@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{NetworkError, RPCError};
 use openraft::raft::{
     AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -182,12 +183,17 @@ impl Process {
 
     pub async fn wait_leading(&self) {
         let leading = async {
-            let mut leaders = self.replicas.leaders();
+            let mut ticks = tokio::time::interval(Duration::from_millis(10));
             while !self.group().is_leader() {
-                leaders.changed().await.unwrap();
+                ticks.tick().await;
             }
         };
-        timeout(EVENTUALLY, leading).await.expect("it leads");
+        let led = timeout(EVENTUALLY, leading).await;
+        assert!(
+            led.is_ok(),
+            "it does not lead: {:?}",
+            self.group().raft().metrics().borrow_watched()
+        );
     }
 
     /// Appends one message, which is accepted.
