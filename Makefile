@@ -14,7 +14,7 @@ FILE ?=
 KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo dev test kills bench lint fmt clean
+.PHONY: help setup build demo dev test planted kills bench lint fmt clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ dev: build ## Leaves a three-node cluster running and says what to type next
 
 test: setup ## Runs every test
 	$(CARGO) test --locked --workspace $(ARGS)
+
+# A build of its own, because no other may have the faults in it.
+planted: setup ## Shows that planted faults do harm and are found, and that no crash point does any
+	$(CARGO) test --locked --features failpoints --test planted --test crash_steps $(ARGS)
 
 kills: setup ## Kills and restarts nodes under load, 100 times unless KILLS says otherwise: nothing may be lost
 	KILLS='$(KILLS)' $(CARGO) test --locked --test cluster kills:: -- --nocapture

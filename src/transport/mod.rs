@@ -12,6 +12,8 @@ mod server;
 mod snapshots;
 mod standing;
 mod wire;
+#[cfg(test)]
+mod wire_tests;
 
 pub use hello::{FEATURE_LEVEL, HelloError, Introduction};
 pub use introduced::{IntroducedChannel, IntroducedOnly};

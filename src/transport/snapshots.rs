@@ -156,7 +156,7 @@ fn rows_to_wire(part: Vec<SnapshotRow>) -> proto::SnapshotRows {
     proto::SnapshotRows { crc32c: checksum(&rows), rows }
 }
 
-fn checksum(rows: &[proto::SnapshotRow]) -> u32 {
+pub(super) fn checksum(rows: &[proto::SnapshotRow]) -> u32 {
     rows.iter().fold(0, |crc, row| {
         let crc = crc32c::crc32c_append(crc, &row.table.to_be_bytes());
         crc32c::crc32c_append(crc32c::crc32c_append(crc, &row.key), &row.value)
@@ -231,7 +231,7 @@ fn storage(error: StorageError) -> Status {
     Status::unavailable(error.to_string())
 }
 
-fn verified(rows: proto::SnapshotRows) -> Result<Vec<SnapshotRow>, Status> {
+pub(super) fn verified(rows: proto::SnapshotRows) -> Result<Vec<SnapshotRow>, Status> {
     if checksum(&rows.rows) != rows.crc32c {
         return Err(Status::data_loss("the rows of a snapshot were damaged on the way"));
     }

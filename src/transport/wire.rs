@@ -21,6 +21,10 @@ use crate::types::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId,
 #[error("malformed peer message: {0}")]
 pub struct Malformed(pub String);
 
+fn beyond_all() -> Malformed {
+    Malformed("an index is beyond all logs".to_owned())
+}
+
 fn missing(field: &str) -> Malformed {
     Malformed(format!("{field} is missing"))
 }
@@ -65,7 +69,11 @@ pub fn log_id_to_wire(id: &RaftLogId) -> proto::LogId {
     proto::LogId { term: id.term.0, leader: Some(replica_to_wire(id.leader)), index: id.index.0 }
 }
 
+/// Every index has one that follows it, so the last of all numbers is none.
 pub fn log_id_from_wire(id: &proto::LogId) -> Result<RaftLogId, Malformed> {
+    if id.index == u64::MAX {
+        return Err(beyond_all());
+    }
     Ok(to_raft_log_id(&LogId {
         term: Term(id.term),
         leader: replica_from_wire(id.leader.as_ref())?,
@@ -118,8 +126,10 @@ pub fn append_from_wire(
 ) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
     let prev_log_id = optional_log_id(request.prev.as_ref())?;
     let first = prev_log_id.map_or(0, |prev| prev.index + 1);
-    let entries = request.entries.iter().zip(first..);
-    let entries = entries.map(|(entry, index)| entry_from_wire(group, LogIndex(index), entry));
+    let entries = request.entries.iter().enumerate().map(|(nth, entry)| {
+        let index = first.checked_add(nth as u64).ok_or_else(beyond_all)?;
+        entry_from_wire(group, LogIndex(index), entry)
+    });
     Ok(AppendEntriesRequest {
         vote: vote_from_wire(request.vote.as_ref())?,
         prev_log_id,

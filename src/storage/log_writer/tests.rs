@@ -1,3 +1,5 @@
+mod schedules;
+
 use super::*;
 use crate::storage::keys::{self, RaftMetaField};
 use crate::storage::records::{EntryPayload, EntryRecord, LogIdRecord, Record};

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter};
 
 use super::{options, storage_error, view};
+use crate::seams::crash;
 use crate::storage::engine::check_staging_name;
 use crate::storage::{Database, Staging, StorageError, Table, Tuning};
 
@@ -105,6 +106,8 @@ impl StagingFolder {
         let failed = failed("creating a staging area");
         fs::create_dir_all(&folder).map_err(&failed)?;
         sync_parent(&folder).map_err(&failed)?;
+        // The folder of all staging areas may be new itself: without its name, a mark would name what is not there.
+        folder.parent().map_or(Ok(()), sync_parent).map_err(&failed)?;
         Ok(StagingFolder { folder, file_bytes: tuning.staging_file_bytes, open: BTreeMap::new() })
     }
 }
@@ -143,6 +146,7 @@ impl Staging for StagingFolder {
                 File::open(entry?.path())?.sync_all()?;
             }
             File::open(&self.folder)?.sync_all()?;
+            crash::staging_synced();
             File::create(self.folder.join(SEAL))?.sync_all()?;
             File::open(&self.folder)?.sync_all()
         };

@@ -553,7 +553,8 @@ async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
 
 /// Makes the cluster, and reads everything when it is mended.
 async fn keep(plan: Plan, groups: u32) {
-    let client = workload::connect(&plan, None).await;
+    // There is no topology to learn yet.
+    let client = workload::connect(&plan, Some(1)).await;
     let nodes = (1..=plan.nodes).map(|node| init_request::Node {
         node_id: node,
         peer_address: format!("n{node}:{PEER_PORT}"),

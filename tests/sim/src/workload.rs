@@ -59,7 +59,10 @@ pub async fn connect(plan: &Plan, node: Option<u64>) -> Client {
     loop {
         match Client::connect(options.clone()).await {
             Ok(client) => return client,
-            Err(_) => sleep(Duration::from_millis(200)).await,
+            Err(error) => {
+                tracing::info!(%error, "not connected yet");
+                sleep(Duration::from_millis(200)).await;
+            }
         }
     }
 }

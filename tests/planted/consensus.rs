@@ -1,0 +1,159 @@
+//! Replicas over disks in memory: votes, reads, flushes and purges.
+
+use std::time::Duration;
+
+use quorate::consensus::flusher::flush_once;
+use quorate::log::queries;
+use quorate::seams;
+use quorate::storage::records::{GroupRow, Record};
+use quorate::storage::{GroupRecovery, Table, View, keys};
+use quorate::types::{HashRange, Seq};
+use tokio::time::{Instant, timeout};
+
+use crate::node::{Disks, EVENTUALLY, GROUP, conversation};
+use crate::{run, switch, without_and_with};
+
+/// The conversation's tail as applied; the first seq if it has had no message.
+fn tail(view: &dyn View) -> Seq {
+    let head = queries::head(view, &conversation()).unwrap();
+    head.map_or(Seq::FIRST, |head| head.tail)
+}
+
+#[test]
+fn vote_not_persisted_forgets_the_vote() {
+    let (right, wrong) = without_and_with("planted::vote_not_persisted", || {
+        run(async {
+            let disks = Disks::new();
+            let process = disks.start_leading().await;
+            disks.crash(process).await;
+            match &disks.recovered().groups[&GROUP] {
+                GroupRecovery::Healthy(found) => found.vote.is_some(),
+                GroupRecovery::Damaged { reason } => panic!("{reason}"),
+            }
+        })
+    });
+    assert!(right && !wrong);
+}
+
+/// A replica whose group has no leader: nobody can confirm a read.
+#[test]
+fn no_read_index_answers_without_a_quorum() {
+    let (right, wrong) = without_and_with("planted::no_read_index", || {
+        run(async {
+            let disks = Disks::new();
+            let process = disks.start_leading().await;
+            process.append("first", 10).await;
+            flush_once(&process.replicas, u64::MAX).await.unwrap();
+            disks.crash(process).await;
+            let process = disks.start().await;
+            process.group().raft().runtime_config().elect(false);
+            process.group().barrier(Instant::now() + Duration::from_millis(500)).await.is_ok()
+        })
+    });
+    assert!(!right && wrong);
+}
+
+/// A leader of a new term whose state lies behind what an earlier term has acknowledged: applying is held up.
+#[test]
+fn serve_before_term_commit_misses_what_was_acknowledged() {
+    let look = |fault: &'static str| {
+        let _seams = seams::begin();
+        run(async {
+            let disks = Disks::new();
+            let process = disks.start_leading().await;
+            process.append("first", 10).await;
+            flush_once(&process.replicas, u64::MAX).await.unwrap();
+            process.append("second", 10).await;
+            disks.crash(process).await;
+            switch("crash::apply_decided", "pause");
+            switch("planted::serve_before_term_commit", fault);
+            let process = disks.start().await;
+            process.wait_leading().await;
+            let group = process.group();
+            let read = group.barrier(Instant::now() + Duration::from_secs(1)).await;
+            let found = read.is_ok().then(|| tail(group.pin().as_ref()));
+            switch("crash::apply_decided", "off");
+            found
+        })
+    };
+    assert_eq!(look("off"), None, "the read waits for what was acknowledged");
+    assert_eq!(look("return"), Some(Seq(2)), "the read misses the second message");
+}
+
+#[test]
+fn flush_single_family_says_applied_of_what_is_gone() {
+    let (right, wrong) = without_and_with("planted::flush_single_family", || {
+        run(async {
+            let disks = Disks::new();
+            let process = disks.start_leading().await;
+            process.append("first", 10).await;
+            let applied = process.group().applied_index();
+            flush_once(&process.replicas, u64::MAX).await.unwrap();
+            disks.crash(process).await;
+            let state = disks.state.open();
+            let key = keys::group(GROUP);
+            let row = state.get(Table::Groups, &key).unwrap().unwrap();
+            let row = GroupRow::decode(&key, &row).unwrap();
+            assert_eq!(row.applied.map(|id| id.index), Some(applied));
+            assert_eq!(row.range, Some(HashRange::ALL));
+            tail(&state)
+        })
+    });
+    assert_eq!((right, wrong), (Seq(2), Seq(1)));
+}
+
+/// A purge goes by steps of 64 KiB of log.
+#[test]
+fn purge_before_flush_leaves_a_state_that_cannot_be_replayed() {
+    let (right, wrong) = without_and_with("planted::purge_before_flush", || {
+        run(async {
+            let disks = Disks::new();
+            let process = disks.start_leading().await;
+            // openraft purges behind a snapshot that it has heard of, which may be that of the flush before.
+            let purging = async {
+                for number in 0.. {
+                    process.append(&format!("message-{number}"), 40_000).await;
+                    flush_once(&process.replicas, 1).await.unwrap();
+                    if process.group().status().purged_index.is_some() {
+                        break;
+                    }
+                }
+            };
+            timeout(EVENTUALLY, purging).await.expect("the log is purged");
+            // The purge is written behind everything else that waits: a vote or an entry after it shows that it is.
+            process.append("behind the purge", 10).await;
+            disks.crash(process).await;
+            match &disks.recovered().groups[&GROUP] {
+                GroupRecovery::Healthy(found) => Ok(found.purged.is_some()),
+                GroupRecovery::Damaged { reason } => Err(reason.clone()),
+            }
+        })
+    });
+    assert_eq!(right, Ok(true));
+    assert!(wrong.unwrap_err().contains("purged beyond what was applied"));
+}
+
+/// What a point is called is what it does: an abort would end this process, so it is watched instead.
+#[test]
+fn crash_points_are_passed_on_the_way_of_an_append() {
+    let _seams = seams::begin();
+    let (passed, mut passes) = tokio::sync::mpsc::channel(1_000);
+    for name in ["log_gathered", "log_synced", "log_marked", "log_reported", "vote_kept"] {
+        let passed = passed.clone();
+        fail::cfg_callback(format!("crash::{name}"), move || {
+            let _ = passed.try_send(name);
+        })
+        .unwrap();
+    }
+    run(async {
+        let disks = Disks::new();
+        let process = disks.start_leading().await;
+        while passes.try_recv().is_ok() {}
+        process.append("one", 10).await;
+        let order = ["log_gathered", "log_synced", "log_marked", "log_reported"];
+        for expected in order {
+            let found = timeout(EVENTUALLY, passes.recv()).await.unwrap().unwrap();
+            assert_eq!(found, expected);
+        }
+    });
+}
