@@ -121,7 +121,7 @@ async fn keep_current(shared: Arc<Shared>) {
     }
 }
 
-/// Opens a watch and takes its first topology.
+/// Opens a watch and takes its first answer: a topology, or that there is none yet.
 async fn open(
     shared: &Arc<Shared>,
     target: &Target,
@@ -138,8 +138,10 @@ async fn open(
         .await
         .map_err(|_| Error::deadline(None))?
         .map_err(|status| Error::from_status(&status, Effect::None))?;
-    let topology = first.and_then(|response| response.topology);
-    shared.router.learn(topology.ok_or_else(|| Error::stream_ended(Effect::None))?);
+    let first = first.ok_or_else(|| Error::stream_ended(Effect::None))?;
+    if let Some(topology) = first.topology {
+        shared.router.learn(topology);
+    }
     shared.router.note_success(&target.address);
     Ok(stream)
 }

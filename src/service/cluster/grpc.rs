@@ -67,12 +67,10 @@ impl Cluster for ClusterService {
         let leaders = WatchStream::from_changes(api.replicas.leaders());
         let changes = stream::select(WatchStream::new(topology.clone()).map(drop), leaders);
         let changes = tokio_stream::StreamExt::throttle(changes, TOPOLOGY_INTERVAL);
-        let responses = changes.filter_map(move |()| {
+        let responses = changes.map(move |()| {
             let newest = topology.borrow().clone();
-            let newest = newest.map(|topology| api.topology_to_proto(&topology));
-            let response =
-                newest.map(|topology| WatchTopologyResponse { topology: Some(topology) });
-            std::future::ready(response.map(Ok))
+            let topology = newest.map(|topology| api.topology_to_proto(&topology));
+            Ok(WatchTopologyResponse { topology })
         });
         Ok(Response::new(Box::pin(responses)))
     }

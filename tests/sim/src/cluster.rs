@@ -15,6 +15,7 @@ use quorate_client::{Consistency, Start};
 use quorate_jepsen::history::{Consistency as Level, Event, Fault};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
@@ -60,7 +61,7 @@ pub struct Outcome {
 }
 
 /// How often what is rare happened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Coverage {
     /// Logs that were cut short.
     pub truncations: u64,
@@ -79,9 +80,8 @@ impl Coverage {
     }
 }
 
-/// Runs a seed to its end on this thread, which must be a new one.
+/// Runs a seed to its end on this thread, which has entered its determinism.
 pub fn simulate(seed: u64) -> Outcome {
-    determinism::enter(seed);
     let mut randomness = SmallRng::seed_from_u64(seed);
     let nodes = if randomness.random_ratio(1, 3) { 5 } else { 3 };
     let mut world = World::new(seed, nodes, &mut randomness);
@@ -253,18 +253,7 @@ impl World {
 
     /// Begins a fault, unless one of its kind lasts already: which of the two would a mending end?
     fn begin(&mut self, fault: Planned) -> bool {
-        let is_network = |what| {
-            matches!(what, What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge)
-        };
-        let clashes = |other: &Planned| {
-            other.what == fault.what
-                || (is_network(other.what) && is_network(fault.what))
-                || [fault.what, other.what] == [What::Crash, What::DiskError]
-                || [fault.what, other.what] == [What::DiskError, What::Crash]
-                || [fault.what, other.what] == [What::Clock, What::ClockStrobe]
-                || [fault.what, other.what] == [What::ClockStrobe, What::Clock]
-        };
-        if self.lasting.iter().any(clashes) {
+        if self.lasting.iter().any(|other| other.what.clashes_with(fault.what)) {
             return false;
         }
         let shared = self.plan.shared.clone();

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "functions of the C library are put in front of the system's own")]
 
 use std::cell::RefCell;
+use std::hash::RandomState;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -24,10 +25,13 @@ thread_local! {
     static SIMULATED: RefCell<Option<Simulated>> = const { RefCell::new(None) };
 }
 
-/// From now on this thread lives in simulated time. It has to be a new one: what it has drawn before would remain.
+/// From now on this thread lives in simulated time. It has to be a new one in a new process: what was drawn before would
+/// remain, and be different.
 pub fn enter(seed: u64) {
     let randomness = SmallRng::seed_from_u64(seed ^ 0x7175_6f72_6174_6500);
     SIMULATED.set(Some(Simulated { randomness, elapsed: Duration::ZERO }));
+    // Keys of hash maps are drawn once for each thread, by whoever is first.
+    drop(RandomState::new());
 }
 
 /// How long this thread's simulation has run, in its own time.

@@ -87,6 +87,24 @@ impl What {
             What::SlowDisk => "slow-disk",
         }
     }
+
+    /// Whether the end of one would end the other.
+    pub fn clashes_with(self, other: What) -> bool {
+        self.touches() == other.touches()
+    }
+
+    /// What of a node it changes.
+    fn touches(self) -> &'static str {
+        match self {
+            What::Crash | What::DiskError => "process",
+            What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge => "links",
+            What::Loss => "loss",
+            What::Delay => "delay",
+            What::Clock | What::ClockStrobe => "clock",
+            What::DiskFull => "room",
+            What::SlowDisk => "speed",
+        }
+    }
 }
 
 /// Draws the faults of a simulation that works from `begin` to `end`. Several overlap now and then.

@@ -4,20 +4,24 @@ mod cluster;
 mod determinism;
 mod faults;
 mod ground;
+mod known;
 mod record;
+mod summary;
 mod trace;
 mod verdict;
 mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
 use tokio::time::Instant;
 
-use cluster::{Coverage, Outcome};
-use trace::Trace;
+use summary::{Sum, Summary};
+use trace::Log;
 
 /// Simulates clusters of the product on simulated time, network and disks.
 ///
@@ -41,12 +45,18 @@ struct Arguments {
     /// Begins no further seed after so many seconds
     #[arg(long, value_name = "SECONDS")]
     within: Option<u64>,
+    /// How many are simulated at a time; as many as there are cores by default
+    #[arg(long, value_name = "COUNT")]
+    jobs: Option<usize>,
     /// Writes the log of the simulation to standard error, as far as this filter lets it through
     #[arg(long, value_name = "FILTER")]
     trace: Option<String>,
     /// Simulates each seed twice and compares every byte of its log at trace level
     #[arg(long)]
     twice: bool,
+    /// Simulates the seed in this process
+    #[arg(long, hide = true, value_name = "LOG")]
+    here: Option<Log>,
 }
 
 const EXAMPLES: &str = "\
@@ -72,114 +82,95 @@ fn main() -> ExitCode {
     }
 }
 
-/// What many seeds came to.
-#[derive(Default)]
-struct Sum {
-    seeds: u64,
-    failed: Vec<u64>,
-    simulated: Duration,
-    calls: usize,
-    faults: usize,
-    seen: Coverage,
-}
-
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let known = match &arguments.known {
-        Some(file) => trace::known_seeds(file)?,
-        None => Vec::new(),
-    };
+    if let (Some(log), [seed]) = (&arguments.here, &arguments.seed[..]) {
+        trace::simulate_here(*seed, log, arguments.trace.clone())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let known = arguments.known.as_deref().map(known::read).transpose()?.unwrap_or_default();
     let from = arguments.from.unwrap_or_else(|| rand::random_range(0..1 << 48));
     let fresh = from..from + arguments.seeds;
-    let seeds = known.iter().copied().chain(arguments.seed.iter().copied()).chain(fresh);
+    let seeds: Vec<u64> =
+        known.iter().copied().chain(arguments.seed.iter().copied()).chain(fresh).collect();
     let began = Instant::now();
-    let mut sum = Sum::default();
-    for seed in seeds {
-        if arguments.within.is_some_and(|seconds| began.elapsed().as_secs() >= seconds) {
-            break;
-        }
-        let began = Instant::now();
-        let (outcome, problems) = simulate(seed, arguments);
-        report(&outcome, &problems, began.elapsed());
-        sum.add(&outcome);
-        if !problems.is_empty() {
-            sum.failed.push(seed);
-            if let Some(file) = arguments.known.as_ref().filter(|_| !known.contains(&seed)) {
-                trace::remember(file, seed)?;
-            }
+    let mut sum = simulate_all(&seeds, arguments, began)?;
+    if let Some(file) = &arguments.known {
+        for seed in sum.failed.iter().filter(|seed| !known.contains(seed)) {
+            known::remember(file, *seed)?;
         }
     }
-    Ok(sum.report(began.elapsed()))
+    println!("{}", sum.describe(began.elapsed()));
+    if !sum.failed.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let missing = sum.missing();
+    for what in &missing {
+        println!("this run proves little: {what}");
+    }
+    Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// Simulates seeds side by side, until all are done or the time is up.
+fn simulate_all(seeds: &[u64], arguments: &Arguments, began: Instant) -> anyhow::Result<Sum> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = arguments.jobs.unwrap_or(cores).max(1);
+    let (next, sum) = (AtomicUsize::new(0), Mutex::new(Sum::default()));
+    let work = || -> anyhow::Result<()> {
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if arguments.within.is_some_and(|seconds| began.elapsed().as_secs() >= seconds) {
+                return Ok(());
+            }
+            let began = Instant::now();
+            let summary = simulate(*seed, arguments)?;
+            let mut sum = sum.lock().expect("no panic while locked");
+            report(&summary, began.elapsed());
+            sum.add(&summary);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })?;
+    Ok(sum.into_inner().expect("no panic while locked"))
 }
 
 /// Simulates a seed, and once more if that is asked for.
-fn simulate(seed: u64, arguments: &Arguments) -> (Outcome, Vec<String>) {
-    let trace = match &arguments.trace {
-        _ if arguments.twice => Trace::Digest,
-        Some(filter) => Trace::Shown(filter.clone()),
-        None => Trace::None,
-    };
-    let (outcome, digest) = trace::on_new_thread(seed, trace.clone());
-    let mut problems = verdict::problems(&outcome);
-    if arguments.twice {
-        let (_, again) = trace::on_new_thread(seed, trace);
-        if digest != again {
-            problems.push(format!("the seed does not decide everything: {digest:?}, {again:?}"));
-        }
-        println!("seed {seed}: log of {digest:?}");
+fn simulate(seed: u64, arguments: &Arguments) -> anyhow::Result<Summary> {
+    let shown = arguments.trace.as_deref();
+    if !arguments.twice {
+        return trace::simulate_apart(seed, "none", shown);
     }
-    (outcome, problems)
+    // And once without a log: whether somebody looks must not matter either.
+    let mut summary = trace::simulate_apart(seed, "digest", None)?;
+    let again = trace::simulate_apart(seed, "digest", None)?;
+    let unseen = trace::simulate_apart(seed, "none", None)?;
+    if summary.log != again.log || summary.history != unseen.history {
+        summary.problems.push(format!(
+            "the seed does not decide everything: logs {:?} and {:?}, histories {} and {}",
+            summary.log, again.log, summary.history, unseen.history
+        ));
+    }
+    println!("seed {seed}: log {:?}, history {}", summary.log, summary.history);
+    Ok(summary)
 }
 
-fn report(outcome: &Outcome, problems: &[String], took: Duration) {
+fn report(summary: &Summary, took: Duration) {
     println!(
         "seed {}: {} nodes, {} calls, {} faults, {:.0} s simulated in {:.1} s, served {:.2} s after mending{}",
-        outcome.seed,
-        outcome.nodes,
-        verdict::calls(&outcome.events),
-        outcome.faults.len(),
-        outcome.elapsed.as_secs_f64(),
+        summary.seed,
+        summary.nodes,
+        summary.calls,
+        summary.faults.len(),
+        summary.elapsed.as_secs_f64(),
         took.as_secs_f64(),
-        outcome.served_after.unwrap_or_default().as_secs_f64(),
-        if problems.is_empty() { "" } else { ": FAILED" },
+        summary.served_after.unwrap_or_default().as_secs_f64(),
+        if summary.problems.is_empty() { "" } else { ": FAILED" },
     );
-    for problem in problems {
+    for problem in &summary.problems {
         println!("  {problem}");
     }
-    if !problems.is_empty() {
-        println!("  to repeat it: make sim SEED={}", outcome.seed);
-    }
-}
-
-impl Sum {
-    fn add(&mut self, outcome: &Outcome) {
-        self.seeds += 1;
-        self.simulated += outcome.elapsed;
-        self.calls += verdict::calls(&outcome.events);
-        self.faults += outcome.faults.len();
-        self.seen.add(outcome.seen);
-    }
-
-    fn report(&self, took: Duration) -> ExitCode {
-        let hours = self.simulated.as_secs_f64() / 3_600.0;
-        println!(
-            "{} seeds, {} failed: {} calls, {} faults; {hours:.2} simulated hours, {:.2} for each minute; \
-             {} logs cut short, {} snapshots installed, {} leaders died with appends in flight",
-            self.seeds,
-            self.failed.len(),
-            self.calls,
-            self.faults,
-            hours / (took.as_secs_f64() / 60.0),
-            self.seen.truncations,
-            self.seen.installs,
-            self.seen.leader_deaths_in_flight,
-        );
-        if !self.failed.is_empty() {
-            return ExitCode::FAILURE;
-        }
-        let missing = verdict::missing(self.seeds, self.seen);
-        for what in &missing {
-            println!("this run proves little: {what}");
-        }
-        if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) }
+    if !summary.problems.is_empty() {
+        println!("  to repeat it: make sim SEED={}", summary.seed);
     }
 }

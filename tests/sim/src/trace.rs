@@ -1,7 +1,9 @@
-//! The log of a simulation, and the seeds that are remembered.
+//! One simulation in a process of its own, with or without its log.
+//!
+//! A process of its own, because what a process draws once, at first use, would be drawn by whichever seed is first.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
@@ -10,60 +12,63 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use crate::cluster::{self, Outcome};
+use crate::cluster;
 use crate::determinism;
+use crate::summary::Summary;
 
 /// What becomes of a simulation's log.
-#[derive(Clone)]
-pub enum Trace {
+#[derive(Clone, Debug, clap::ValueEnum)]
+pub enum Log {
     /// Nothing.
     None,
-    /// It is shown, as far as a filter lets it through.
-    Shown(String),
     /// All of it, down to trace level, is hashed.
     Digest,
 }
 
-/// How long a log is, and a hash of it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Digest {
-    bytes: u64,
-    hash: String,
-}
-
-/// Simulates a seed on a thread of its own, whose randomness nobody has drawn from.
-pub fn on_new_thread(seed: u64, trace: Trace) -> (Outcome, Digest) {
+/// Simulates a seed in this process, and prints its summary as a line of JSON.
+pub fn simulate_here(seed: u64, log: &Log, shown: Option<String>) -> anyhow::Result<()> {
     const STACK_BYTES: usize = 64 << 20;
+    let log = log.clone();
     let thread = std::thread::Builder::new()
         .name(format!("seed {seed}"))
         .stack_size(STACK_BYTES)
-        .spawn(move || traced(seed, trace));
-    thread.expect("a thread can be started").join().unwrap_or_else(|panic| {
-        println!("seed {seed} panicked; to repeat it: make sim SEED={seed}");
-        std::panic::resume_unwind(panic)
+        .spawn(move || traced(seed, &log, shown))?;
+    let Ok(summary) = thread.join() else { anyhow::bail!("the simulation panicked") };
+    println!("{}", serde_json::to_string(&summary)?);
+    Ok(())
+}
+
+/// Simulates a seed in a new process. Its log, if it is shown, goes to standard error.
+pub fn simulate_apart(seed: u64, log: &str, shown: Option<&str>) -> anyhow::Result<Summary> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--seed", &seed.to_string(), "--here", log]).stderr(Stdio::inherit());
+    if let Some(filter) = shown {
+        command.args(["--trace", filter]);
+    }
+    let output = command.output()?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let last = printed.lines().last().unwrap_or_default();
+    serde_json::from_str(last).with_context(|| {
+        format!("seed {seed} ended without a summary ({}): make sim SEED={seed}", output.status)
     })
 }
 
-fn traced(seed: u64, trace: Trace) -> (Outcome, Digest) {
+fn traced(seed: u64, log: &Log, shown: Option<String>) -> Summary {
+    determinism::enter(seed);
     let lines = tracing_subscriber::fmt().with_ansi(false).with_timer(SimTime);
-    match trace {
-        Trace::None => (cluster::simulate(seed), Digest::default()),
-        Trace::Shown(filter) => {
-            let shown = lines.with_env_filter(EnvFilter::new(filter)).with_writer(io::stderr);
-            let subscriber = shown.finish();
-            let simulate = || cluster::simulate(seed);
-            (tracing::subscriber::with_default(subscriber, simulate), Digest::default())
-        }
-        Trace::Digest => {
-            let hashed = Hashed::default();
-            let all = lines.with_max_level(tracing::Level::TRACE).with_writer(hashed.clone());
-            let simulate = || cluster::simulate(seed);
-            let outcome = tracing::subscriber::with_default(all.finish(), simulate);
-            let (hasher, bytes) = &*hashed.0.lock().expect("no panic while locked");
-            let hash = hasher.finalize().to_hex()[..16].to_owned();
-            (outcome, Digest { bytes: *bytes, hash })
-        }
+    if let Some(filter) = shown {
+        let shown = lines.with_env_filter(EnvFilter::new(filter)).with_writer(io::stderr);
+        let subscriber = shown.finish();
+        let outcome = tracing::subscriber::with_default(subscriber, || cluster::simulate(seed));
+        return Summary::of(&outcome, None);
     }
+    let Log::Digest = log else { return Summary::of(&cluster::simulate(seed), None) };
+    let hashed = Hashed::default();
+    let all = lines.with_max_level(tracing::Level::TRACE).with_writer(hashed.clone());
+    let outcome = tracing::subscriber::with_default(all.finish(), || cluster::simulate(seed));
+    let (hasher, bytes) = &*hashed.0.lock().expect("no panic while locked");
+    let hash = hasher.finalize().to_hex()[..16].to_owned();
+    Summary::of(&outcome, Some((hash, *bytes)))
 }
 
 /// Hashes what is written to it.
@@ -97,21 +102,4 @@ impl FormatTime for SimTime {
     fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
         write!(writer, "{:>9.3}", determinism::elapsed().as_secs_f64())
     }
-}
-
-/// Seeds of a file: one on each line, with `#` before remarks.
-pub fn known_seeds(file: &Path) -> anyhow::Result<Vec<u64>> {
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    let seeds = lines.filter(|line| !line.is_empty());
-    let parse = |seed: &str| {
-        seed.parse().with_context(|| format!("{}: {seed:?} is not a seed", file.display()))
-    };
-    seeds.map(parse).collect()
-}
-
-/// Adds a seed to a file.
-pub fn remember(file: &Path, seed: u64) -> anyhow::Result<()> {
-    let mut file = std::fs::OpenOptions::new().append(true).open(file)?;
-    Ok(writeln!(file, "{seed}")?)
 }

@@ -1,0 +1,117 @@
+//! What a simulation came to, as its process tells the one that started it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Coverage, Outcome};
+use crate::verdict;
+
+/// What a simulation came to.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// Its seed.
+    pub seed: u64,
+    /// Nodes of the cluster.
+    pub nodes: u64,
+    /// Calls that clients made.
+    pub calls: usize,
+    /// Faults that took effect, by kind.
+    pub faults: Vec<String>,
+    /// Simulated time.
+    pub elapsed: Duration,
+    /// From everything mended to every group serving.
+    pub served_after: Option<Duration>,
+    /// What is rare.
+    pub seen: Coverage,
+    /// A hash of everything that clients did and saw.
+    pub history: String,
+    /// A hash of the log at trace level, and its length, if that was asked for.
+    pub log: Option<(String, u64)>,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
+}
+
+impl Summary {
+    /// Judges a simulation.
+    pub fn of(outcome: &Outcome, log: Option<(String, u64)>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for event in &outcome.events {
+            let line = serde_json::to_vec(event).expect("an event is JSON without failure");
+            hasher.update(&line);
+        }
+        Summary {
+            seed: outcome.seed,
+            nodes: outcome.nodes,
+            calls: verdict::calls(&outcome.events),
+            faults: outcome.faults.iter().map(|fault| fault.nemesis.clone()).collect(),
+            elapsed: outcome.elapsed,
+            served_after: outcome.served_after,
+            seen: outcome.seen,
+            history: hasher.finalize().to_hex()[..16].to_owned(),
+            log,
+            problems: verdict::problems(outcome),
+        }
+    }
+}
+
+/// What many simulations came to.
+#[derive(Default)]
+pub struct Sum {
+    /// How many.
+    pub seeds: u64,
+    /// Those with problems.
+    pub failed: Vec<u64>,
+    /// Simulated time, all together.
+    pub simulated: Duration,
+    calls: usize,
+    faults: usize,
+    seen: Coverage,
+    served_after: Vec<Duration>,
+}
+
+impl Sum {
+    /// Adds one.
+    pub fn add(&mut self, one: &Summary) {
+        self.seeds += 1;
+        self.simulated += one.elapsed;
+        self.calls += one.calls;
+        self.faults += one.faults.len();
+        self.seen.add(one.seen);
+        self.served_after.extend(one.served_after);
+        if !one.problems.is_empty() {
+            self.failed.push(one.seed);
+        }
+    }
+
+    /// For people: what they came to, in `took` of real time.
+    pub fn describe(&mut self, took: Duration) -> String {
+        let hours = self.simulated.as_secs_f64() / 3_600.0;
+        self.served_after.sort_unstable();
+        let served = |percent: usize| {
+            let at = (self.served_after.len() * percent).div_ceil(100).saturating_sub(1);
+            self.served_after.get(at).copied().unwrap_or_default().as_secs_f64()
+        };
+        format!(
+            "{} seeds, {} failed: {} calls, {} faults; {} logs cut short, {} snapshots installed, \
+             {} leaders died with appends in flight; served after mending p50 {:.2} s, p99 {:.2} s, max {:.2} s; \
+             {hours:.2} simulated hours, {:.2} for each minute",
+            self.seeds,
+            self.failed.len(),
+            self.calls,
+            self.faults,
+            self.seen.truncations,
+            self.seen.installs,
+            self.seen.leader_deaths_in_flight,
+            served(50),
+            served(99),
+            served(100),
+            hours / (took.as_secs_f64() / 60.0),
+        )
+    }
+
+    /// What is needed to prove anything and was not met.
+    pub fn missing(&self) -> Vec<&'static str> {
+        verdict::missing(self.seeds, self.seen)
+    }
+}
