@@ -8,5 +8,6 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    let _until_the_end = quorate::seams::begin();
     quorate::cli::main()
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use openraft::{Config, SnapshotPolicy};
 
+use crate::seams::planted;
 use crate::types::GroupId;
 
 /// Raft's clocks. Times in milliseconds.
@@ -38,7 +39,7 @@ pub fn raft_config(group: GroupId, timing: &RaftTiming) -> Arc<Config> {
         // A restarted leader's applied state may lie behind what it had served: it has to be elected again.
         enable_leader_restore: Some(false),
         // A follower's log that goes back is amnesia, and never forgiven.
-        allow_log_reversion: Some(false),
+        allow_log_reversion: Some(planted::forgets()),
         ..Config::default()
     };
     Arc::new(config.validate().expect("the timing was validated with the node's configuration"))

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{Group, Replicas};
+use crate::seams::{crash, planted};
 use crate::storage::StorageError;
 use crate::types::LogIndex;
 
@@ -48,18 +49,32 @@ pub async fn flush_once(replicas: &Replicas, log_keep_bytes: u64) -> Result<(), 
     if marks.is_empty() {
         return Ok(());
     }
+    crash::flush_begun();
+    if let Err(error) = flush(replicas).await
+        && !planted::ignore_eio()
+    {
+        return Err(error);
+    }
+    crash::flush_done();
+    for (mark, group) in marks {
+        group.applied().raise_durable(mark);
+        crash::flush_marked();
+        purge(&group, log_keep_bytes).await;
+    }
+    Ok(())
+}
+
+async fn flush(replicas: &Replicas) -> Result<(), StorageError> {
+    if planted::purge_before_flush() {
+        return Ok(());
+    }
     let engine = replicas.state_engine().clone();
     let (sender, receiver) = oneshot::channel();
     let flushing = engine.clone();
     engine.offload(Box::new(move || drop(sender.send(flushing.flush()))));
     receiver.await.unwrap_or_else(|_| {
         Err(StorageError::Failed { action: "flushing", reason: "the flush was abandoned".into() })
-    })?;
-    for (mark, group) in marks {
-        group.applied().raise_durable(mark);
-        purge(&group, log_keep_bytes).await;
-    }
-    Ok(())
+    })
 }
 
 /// Tells openraft of the durable mark and lets it purge what lies far enough behind.
@@ -78,6 +93,7 @@ async fn purge(group: &Group, log_keep_bytes: u64) {
 
 /// The last index that may be purged: durable, not needed by a transfer, and more than the kept bytes behind.
 fn purge_limit(group: &Group, durable: LogIndex, log_keep_bytes: u64) -> Option<LogIndex> {
+    let log_keep_bytes = if planted::purge_before_flush() { 0 } else { log_keep_bytes };
     let by_size = group.log().index_behind(log_keep_bytes)?;
     let mut limit = durable.min(by_size);
     if let Some(transfer) = group.snapshot_source().keep_from() {

@@ -20,6 +20,7 @@ use super::raft_types::{
     RaftEntry, RaftLogId, RaftVote, TypeConfig, from_raft_entry, from_raft_log_id, from_raft_vote,
     to_raft_entry, to_raft_log_id, to_raft_vote,
 };
+use crate::seams::{crash, planted};
 use crate::storage::records::{Record, entry_key};
 use crate::storage::{
     Done, Engine, GroupLogState, LogWrite, LogWriter, StorageError, read_entries,
@@ -305,7 +306,10 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
         let (group, record) = (self.shared.group, from_raft_vote(vote));
-        self.write_and_wait(|done| LogWrite::SaveVote { group, vote: record, done }).await?;
+        if !planted::vote_not_persisted() {
+            self.write_and_wait(|done| LogWrite::SaveVote { group, vote: record, done }).await?;
+        }
+        crash::vote_kept();
         self.state().vote = Some(*vote);
         Ok(())
     }
@@ -370,6 +374,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         };
         let after = last.as_ref().map(from_raft_log_id);
         self.write_and_wait(|done| LogWrite::Truncate { group, after, done }).await?;
+        crash::log_truncated();
         // Appends before the truncation may have been synced meanwhile, with indexes that are free again now.
         self.state().tail.unsynced_from = end;
         Ok(())
@@ -387,6 +392,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let (group, upto) = (self.shared.group, from_raft_log_id(&log_id));
         let write = LogWrite::Purge { group, upto, done };
         self.shared.writer.submit(write).await;
+        crash::purge_handed_over();
         Ok(())
     }
 }

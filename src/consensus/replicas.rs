@@ -15,6 +15,7 @@ use super::read_index::RemoteReadIndex;
 use super::state_machine::Applied;
 use super::{ConsensusObserver, Group, GroupStatus};
 use crate::log::{Topology, read_topology};
+use crate::seams::crash;
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{
     Batch, Done, Durability, Engine, GroupRecovery, LogWrite, LogWriter, Storage, StorageError,
@@ -177,9 +178,11 @@ impl Replicas {
                 });
             }
             self.clear_state(id, row.range).await?;
+            crash::replica_state_removed();
         }
         // Also without a row: a crash may have come between the two.
         self.clear_log(id).await?;
+        crash::replica_log_removed();
         let row = GroupRow::blank(replica);
         let (engine, stored) = (self.state.clone(), row.clone());
         self.durably(move || write_row(engine.as_ref(), id, &stored)).await?;

@@ -19,6 +19,7 @@ use super::raft_types::{
 };
 use super::{SnapshotSource, Tails};
 use crate::log::{self, GroupState, Proposal};
+use crate::seams::crash;
 use crate::storage::records::{GroupRow, LogId, MembershipRecord, Record};
 use crate::storage::{Durability, Engine, Overlay, Table, install, keys};
 use crate::types::{ConversationId, GroupId, HashRange, LogIndex, ReplicaId, Seq};
@@ -177,7 +178,9 @@ impl GroupStateMachine {
         let value = row.encode(&key);
         overlay.put(Table::Groups, key, value);
         let batch = overlay.into_batch();
+        crash::apply_decided();
         self.applied.engine.write(batch, Durability::Flushed).map_err(io::Error::other)?;
+        crash::apply_written();
 
         let index = row.applied.map(|id| id.index);
         *self.applied.lock_row() = row;
@@ -187,6 +190,7 @@ impl GroupStateMachine {
                 responder.send(outcomes);
             }
         }
+        crash::apply_answered();
         effects.announce(&self.applied);
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::rows::{put_row, read_head, read_row};
 use super::{
     Append, AppendRefusal, Appended, Applied, ApplyError, GroupState, IdKey, NewMessage, Outcome,
 };
+use crate::seams::planted;
 use crate::storage::records::{
     ConversationHead, DedupOutcome, DedupRow, Kind, MessageRecord, NameRow,
 };
@@ -160,6 +161,9 @@ fn standing_rows(
     conversation: ConversationId,
     request: &Append,
 ) -> Result<Vec<Option<DedupRow>>, StorageError> {
+    if planted::dedup_off() {
+        return Ok(vec![None; request.messages.len()]);
+    }
     let ids = request.messages.iter().map(|message| message.client_msg_id.as_str());
     ids.map(|id| standing(overlay, group, conversation, &request.sender, id)).collect()
 }

@@ -26,6 +26,7 @@ use super::observers::Observers;
 use super::operations::{Advertised, Operations, other_addresses, refusals};
 use super::{Config, Metrics, Readiness, serve_http};
 use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
+use crate::seams::planted;
 use crate::service::cluster::{ClusterApi, ClusterService};
 use crate::service::{Api, Authorizer, MalformedLayer, PeerLog};
 use crate::storage::{DiskLimits, DiskMark, Storage};
@@ -211,7 +212,7 @@ async fn start(
     if let Some(topology) = &*replicas.topology().borrow() {
         peers.set_addresses(other_addresses(topology, config.node_id));
     }
-    note_lost_meta_replica(&replicas, &identity);
+    note_lost_meta_replica(&replicas, &identity).await;
     let operations = Arc::new(Operations {
         replicas: replicas.clone(),
         peers: peers.clone(),
@@ -258,10 +259,13 @@ fn remedy(node: NodeId) -> String {
 }
 
 /// A node that was taken into a cluster had a replica of the meta group. If it is gone, its data was lost.
-fn note_lost_meta_replica(replicas: &Replicas, identity: &crate::storage::Identity) {
+async fn note_lost_meta_replica(replicas: &Replicas, identity: &crate::storage::Identity) {
     let Some(incarnation) = identity.meta_incarnation else { return };
     if replicas.get(GroupId::META).is_none() {
         let replica = crate::types::ReplicaId { node: identity.node, incarnation };
+        if planted::wiped_replica_votes() && replicas.make(GroupId::META, replica).await.is_ok() {
+            return;
+        }
         replicas.note_missing(GroupId::META, replica);
     }
 }

@@ -13,6 +13,7 @@ use super::{
     Batch, Direction, Durability, Engine, KeyRange, Overlay, Rows, Staging, StorageError, Table,
     View, keys,
 };
+use crate::seams::{crash, planted};
 use crate::types::{GroupId, HashRange, ReplicaId};
 
 /// Names that are written together while the listing is rebuilt.
@@ -96,6 +97,7 @@ impl SnapshotSink {
     /// Makes the rows durable.
     pub fn finish(self, row: GroupRow) -> Result<StagedSnapshot, StorageError> {
         self.staging.seal()?;
+        crash::staging_sealed();
         Ok(StagedSnapshot { area: self.area, row })
     }
 }
@@ -109,14 +111,17 @@ pub fn install(
 ) -> Result<GroupRow, StorageError> {
     let StagedSnapshot { area, row } = staged;
     let old = stored_row(engine, group)?;
-    let mut new = GroupRow { replica, installing: Some(area.name.clone()), ..row };
+    let mark = Some(area.name.clone()).filter(|_| !planted::non_atomic_install());
+    let mut new = GroupRow { replica, installing: mark, ..row };
     // The mark carries the new row already, so that rolling forward needs nothing else; until it is cleared, nothing
     // but rolling forward reads it. The range to clear is that of both states.
     let clear = union(old.and_then(|row| row.range), new.range);
     area.is_installing.store(true, Ordering::Release);
     write_row(engine, group, &new)?;
     engine.flush()?;
+    crash::install_marked();
     complete(engine, group, &mut new, &area.name, clear)?;
+    crash::install_complete();
     engine.unstage(&area.name)?;
     Ok(new)
 }
@@ -192,8 +197,10 @@ fn complete(
     if let Some(range) = clear {
         rebuild_names(engine, range)?;
     }
+    crash::install_listed();
     row.installing = None;
     write_row(engine, group, row)?;
+    crash::install_unmarked();
     engine.flush()
 }
 

@@ -14,6 +14,7 @@ use super::{
     Batch, Database, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError,
     Table, View,
 };
+use crate::seams::{crash, planted};
 
 /// The rows of one table. Clones share structure, so that pinning costs nothing.
 type TableRows = OrdMap<Vec<u8>, Bytes>;
@@ -151,7 +152,9 @@ impl MemoryEngine {
         }
         let mut disk = self.disk.lock();
         disk.step(self.life).and_then(|()| change(&mut disk)).inspect_err(|error| {
-            let _ = self.failure.set(error.clone());
+            if !planted::ignore_eio() {
+                let _ = self.failure.set(error.clone());
+            }
         })
     }
 
@@ -185,6 +188,11 @@ impl Engine for MemoryEngine {
 
     fn flush(&self) -> Result<(), StorageError> {
         self.change(|disk| {
+            if planted::flush_single_family() && self.disk.database == Database::State {
+                let rows = disk.live.get(&Table::Groups).cloned().unwrap_or_default();
+                disk.durable.insert(Table::Groups, rows);
+                return Ok(());
+            }
             disk.durable = disk.live.clone();
             Ok(())
         })
@@ -225,6 +233,7 @@ impl Engine for MemoryEngine {
                 }),
             }
         })?;
+        crash::install_cleared();
         let tables: BTreeSet<Table> = clear.iter().map(|(table, _)| *table).collect();
         for table in tables {
             let Some(rows) = staged.tables.get(&table) else { continue };
@@ -235,6 +244,7 @@ impl Engine for MemoryEngine {
                 }
                 Ok(())
             })?;
+            crash::install_ingested();
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::StorageError;
+use crate::seams::crash;
 
 /// A file that is read and replaced as a whole. After a crash it holds what the last completed `replace` left, or
 /// what one under way was writing, never a mixture.
@@ -37,7 +38,9 @@ impl DiskFile {
         let mut file = File::create(&temporary)?;
         file.write_all(contents)?;
         file.sync_all()?;
+        crash::small_file_written();
         fs::rename(&temporary, &self.path)?;
+        crash::small_file_renamed();
         sync_folder(self.path.parent().unwrap_or(Path::new(".")))
     }
 }

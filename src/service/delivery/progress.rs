@@ -1,3 +1,4 @@
+use crate::seams::planted;
 use crate::service::read::StartAt;
 use crate::types::Seq;
 
@@ -29,6 +30,7 @@ impl Progress {
     /// is not is read as nothing said.
     pub fn begin(start: StartAt, (first, tail): (Seq, Seq)) -> Self {
         let next = match start {
+            StartAt::Seq(seq) if planted::skip_on_resubscribe() && seq > first => seq.next(),
             StartAt::Seq(seq) => seq,
             StartAt::Last(count) => Seq(tail.0.saturating_sub(count).max(first.0)),
             StartAt::Default | StartAt::Time(_) => first,

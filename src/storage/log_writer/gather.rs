@@ -47,6 +47,13 @@ impl Gathered {
         self.changes == 0
     }
 
+    /// Says of every change that it is done.
+    pub(super) fn report_done(&mut self) {
+        for done in self.done.drain(..) {
+            done(Ok(()));
+        }
+    }
+
     /// Whether a change still fits. The first one always does.
     pub(super) fn has_room_for(&self, write: &LogWrite) -> bool {
         self.is_empty() || self.bytes + write.bytes() <= limits::LOG_WRITER_BATCH_BYTES_MAX

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::records::{LogId, VoteRecord};
 use super::watermark::{Watermark, WatermarkFile};
 use super::{Durability, Engine, StorageError};
+use crate::seams::{crash, planted};
 use crate::types::{GroupId, LogIndex, limits};
 use gather::Gathered;
 
@@ -237,12 +238,18 @@ struct Requests {
 impl WriterTask {
     async fn run(mut self) {
         loop {
-            let Some((gathered, requests)) = self.gather().await else { break };
+            let Some((mut gathered, requests)) = self.gather().await else { break };
+            crash::log_gathered();
+            if planted::ack_before_sync() && !gathered.has_votes {
+                gathered.report_done();
+                tokio::time::sleep(planted::SYNC_DELAY).await;
+            }
             if let Err(failure) = self.complete(gathered) {
                 return self.refuse_all(failure, requests.close).await;
             }
             if requests.tick
                 && let Err(failure) = self.keep_watch()
+                && !planted::ignore_eio()
             {
                 return self.refuse_all(failure, requests.close).await;
             }
@@ -300,12 +307,14 @@ impl WriterTask {
             self.reached = reached;
             self.observer.synced(SyncedWrite { changes, bytes, duration });
         });
+        let result = if planted::ignore_eio() { Ok(()) } else { result };
         if let Err(failure) = &result {
             self.announce.send_replace(Some(failure.clone()));
         }
         for done in done {
             done(result.clone());
         }
+        crash::log_reported();
         result
     }
 
@@ -318,12 +327,15 @@ impl WriterTask {
         has_votes: bool,
     ) -> Result<Duration, StorageError> {
         self.watermark.store(lowered)?;
+        crash::log_watermark_lowered();
         let started = Instant::now();
         self.engine.write(batch, Durability::Synced)?;
         let duration = started.elapsed();
+        crash::log_synced();
         if has_votes {
             self.watermark.store(reached.clone())?;
         }
+        crash::log_marked();
         Ok(duration)
     }
 

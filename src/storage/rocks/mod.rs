@@ -28,6 +28,7 @@ use super::{
     Batch, Database, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError,
     Table, Tuning, View,
 };
+use crate::seams::{crash, planted};
 use expiry::ExpiryFloors;
 use view::{Failure, PinnedView};
 
@@ -129,6 +130,9 @@ impl RocksEngine {
     }
 
     fn sticky<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if planted::ignore_eio() {
+            return result;
+        }
         result.inspect_err(|error| {
             let _ = self.failure.set(error.clone());
         })
@@ -153,7 +157,11 @@ impl RocksEngine {
     }
 
     fn flush_all(&self) -> Result<(), StorageError> {
-        let families = self.database.tables().iter();
+        let mut tables = self.database.tables();
+        if planted::flush_single_family() && self.database == Database::State {
+            tables = &[Table::Groups];
+        }
+        let families = tables.iter();
         let families =
             families.map(|table| view::family(&self.db, *table)).collect::<Result<Vec<_>, _>>()?;
         let mut options = FlushOptions::default();
@@ -227,11 +235,13 @@ impl Engine for RocksEngine {
         self.sticky(self.write_batch(&batch, Durability::Flushed))?;
         // The ranges are empty on disk before anything comes in, and no memtable overlaps what does.
         self.sticky(self.flush_all())?;
+        crash::install_cleared();
         let mut tables: Vec<Table> = clear.iter().map(|(table, _)| *table).collect();
         tables.sort();
         tables.dedup();
         for table in tables {
             self.sticky(staging::ingest(&self.db, &folder, table))?;
+            crash::install_ingested();
         }
         Ok(())
     }
@@ -261,6 +271,9 @@ impl Engine for RocksEngine {
     }
 
     fn background_error(&self) -> Option<StorageError> {
+        if planted::ignore_eio() {
+            return None;
+        }
         if let Some(failure) = self.failure.get() {
             return Some(failure.clone());
         }

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter};
 
 use super::{options, storage_error, view};
+use crate::seams::crash;
 use crate::storage::engine::check_staging_name;
 use crate::storage::{Database, Staging, StorageError, Table, Tuning};
 
@@ -143,6 +144,7 @@ impl Staging for StagingFolder {
                 File::open(entry?.path())?.sync_all()?;
             }
             File::open(&self.folder)?.sync_all()?;
+            crash::staging_synced();
             File::create(self.folder.join(SEAL))?.sync_all()?;
             File::open(&self.folder)?.sync_all()
         };
