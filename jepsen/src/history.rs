@@ -240,6 +240,9 @@ pub struct Refusal {
     pub message: String,
     /// What the error itself says: whether the operation may have taken effect.
     pub may_have_taken_effect: bool,
+    /// The tail that the error names: what an append with another `expected_tail` found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<u64>,
 }
 
 /// What came on a stream.

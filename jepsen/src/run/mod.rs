@@ -38,8 +38,9 @@ const FINAL_DEADLINE: Duration = Duration::from_secs(45);
 pub async fn run(options: &RunOptions, dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
     let version = programs::run(&options.binary.to_string_lossy(), ["--version"]).await?;
     say!(options, "starting {} nodes", options.nodes);
+    let cluster_options = cluster_options(options);
     let cluster = tokio::select! {
-        cluster = Cluster::start(dir, &cluster_options(options)) => cluster?,
+        cluster = Cluster::start(dir, &cluster_options) => cluster?,
         () = stop.cancelled() => bail!("interrupted"),
     };
     let world = Arc::new(World::new(cluster));

@@ -257,6 +257,7 @@ pub(super) fn refusal(error: &Error) -> Refusal {
         reason: error.reason().to_owned(),
         message: error.message().to_owned(),
         may_have_taken_effect: error.may_have_taken_effect(),
+        tail: error.tail(),
     }
 }
 
