@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use quorate_client::proto::InitRequest;
+use quorate_client::proto::cluster_client::ClusterClient;
 use quorate_client::proto::init_request::Node as InitNode;
-use quorate_client::proto::{InitRequest, InitResponse};
 use quorate_client::{Client, ClientOptions, Routing};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
@@ -117,8 +118,10 @@ impl Cluster {
         };
         let nodes = self.ids().map(node).collect();
         let request = InitRequest { nodes, groups: options.groups, replication_factor };
-        let client = self.client(1, READY_DEADLINE).await?;
-        let InitResponse { .. } = client.init(request).await.context("no cluster was made")?;
+        // Not through the client library, which waits for a topology: there is none yet.
+        let address = format!("http://{}", self.client_address(1));
+        let mut client = ClusterClient::connect(address).await.context("node 1 does not answer")?;
+        client.init(request).await.context("no cluster was made")?;
         for id in self.ids() {
             self.wait_ready(id, deadline).await?;
         }
