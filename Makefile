@@ -14,7 +14,7 @@ FILE ?=
 KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo dev test kills bench lint fmt clean
+.PHONY: help setup build demo dev test kills jepsen bench lint fmt clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,14 @@ test: setup ## Runs every test
 
 kills: setup ## Kills and restarts nodes under load, 100 times unless KILLS says otherwise: nothing may be lost
 	KILLS='$(KILLS)' $(CARGO) test --locked --test cluster kills:: -- --nocapture
+
+# The planted build first: both leave their program at one place, and the plain one is to stay there.
+jepsen: setup ## Breaks clusters and judges by what clients saw, positive controls included (ARGS='--only planted' for some)
+	$(CARGO) build --locked -p quorate --features failpoints --bin quorate
+	@cp -f '$(QUORATE)' '$(QUORATE)-planted'
+	$(CARGO) build --locked --workspace --bins
+	@'$(CARGO_TARGET_DIR)/debug/quorate-jepsen' matrix ci --binary '$(QUORATE)' \
+	  --planted-binary '$(QUORATE)-planted' $(ARGS)
 
 # A release build, which takes RocksDB from the development build: it is compiled at the same level there, and Cargo
 # says where it lies.

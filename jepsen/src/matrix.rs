@@ -37,7 +37,12 @@ pub struct MatrixOptions {
     pub set: Set,
 
     /// The `quorate` program
-    #[arg(long, env = "JEPSEN_BINARY", default_value = "target/debug/quorate", value_name = "PATH")]
+    #[arg(
+        long,
+        env = "JEPSEN_BINARY",
+        default_value = "target/debug/quorate",
+        value_name = "PATH"
+    )]
     pub binary: PathBuf,
 
     /// The same, built with the feature `failpoints`; without it there are no positive controls
@@ -98,7 +103,13 @@ pub const CONTROLS: &[Control] = &[
     control("ack_before_sync", "append,read,retry", "power-all", 12, &[G1, G2, G3]),
     control("dedup_off", "append,retry,outcome", "kill-one", 8, &[G4]),
     control("no_read_index", "append,read", "isolate-leader,pause-leader", 20, &[G3]),
-    control("vote_not_persisted", "append,read,retry", "power-all,isolate-leader,kill-all", 40, &[G1, G2, G3]),
+    control(
+        "vote_not_persisted",
+        "append,read,retry",
+        "power-all,isolate-leader,kill-all",
+        40,
+        &[G1, G2, G3],
+    ),
     control("serve_before_term_commit", "append,read", "kill-leader,isolate-leader", 40, &[G3]),
     control("ignore_eio", "append,read,retry", "fsync-error-all", 12, &[G1, G2, G3]),
     control("skip_on_resubscribe", "append,follow,subscribe", "kill-one", 12, &[G6]),
@@ -203,7 +214,9 @@ fn entries(options: &MatrixOptions) -> Vec<Entry<'static>> {
     for control in CONTROLS {
         let Some(binary) = &options.planted_binary else { continue };
         let mut arguments = arguments(3, control.nemesis, control.time_s, binary);
-        arguments.extend(["--planted", control.planted, "--workload", control.workload].map(str::to_owned));
+        arguments.extend(
+            ["--planted", control.planted, "--workload", control.workload].map(str::to_owned),
+        );
         entries.push(Entry {
             name: format!("planted-{}", control.planted),
             arguments,
@@ -221,7 +234,9 @@ async fn run_entry(
     stop: &CancellationToken,
 ) -> anyhow::Result<(Validity, String)> {
     let Some(control) = entry.control else {
-        return one(options, entry, options.seed, stop).await.map(|(validity, what, _)| (validity, what));
+        return one(options, entry, options.seed, stop)
+            .await
+            .map(|(validity, what, _)| (validity, what));
     };
     let mut last = (Validity::Unknown, String::new());
     for attempt in 0..control.tries {
@@ -250,7 +265,8 @@ async fn one(
 ) -> anyhow::Result<(Validity, String, Vec<Guarantee>)> {
     let dir = options.store.join(format!("{}-{seed}", entry.name));
     if dir.exists() {
-        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        std::fs::remove_dir_all(&dir)
+            .with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("run").args(&entry.arguments).arg("--seed").arg(seed.to_string());

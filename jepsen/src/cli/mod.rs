@@ -55,7 +55,9 @@ Examples:
   quorate-jepsen matrix ci --only planted")]
     Matrix(Box<matrix::MatrixOptions>),
     /// Judges a stored run again
-    #[command(after_help = "Example:\n  quorate-jepsen check runs/kill+partition-20260101T000000Z-7")]
+    #[command(
+        after_help = "Example:\n  quorate-jepsen check runs/kill+partition-20260101T000000Z-7"
+    )]
     Check(CheckArgs),
     /// Nemeses, workloads, checkers and positive controls, and what this machine lacks for them
     List,

@@ -71,9 +71,8 @@ fn inside_arguments(options: &RunOptions, dir: &Path, output: Output) -> Vec<OsS
 }
 
 fn works_on_loopback() -> String {
-    let works = crate::nemesis::all().filter(|one| {
-        crate::nemesis::obstacle(one, false, false, true).is_none()
-    });
+    let works = crate::nemesis::all()
+        .filter(|one| crate::nemesis::obstacle(one, false, false, true).is_none());
     works.map(|one| one.name).collect::<Vec<_>>().join(", ")
 }
 

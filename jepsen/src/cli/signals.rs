@@ -19,7 +19,8 @@ pub(super) fn stop(with_stdin: bool) -> anyhow::Result<CancellationToken> {
     }
     if with_stdin {
         let input = std::io::stdin().as_fd().try_clone_to_owned()?;
-        let mut input = pipe::Receiver::from_owned_fd(input).context("standard input is no pipe")?;
+        let mut input =
+            pipe::Receiver::from_owned_fd(input).context("standard input is no pipe")?;
         let stop = stop.clone();
         tokio::spawn(async move {
             let mut ignored = [0; 64];

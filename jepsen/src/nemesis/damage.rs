@@ -37,7 +37,15 @@ const fn nemesis(
     about: &'static str,
     strike: fn(Arc<World>, StdRng) -> BoxFuture<'static, Result<Struck>>,
 ) -> Nemesis {
-    Nemesis { name, family: "damage", about, needs: &[], holds_ms: (200, 500), mixes: false, strike }
+    Nemesis {
+        name,
+        family: "damage",
+        about,
+        needs: &[],
+        holds_ms: (200, 500),
+        mixes: false,
+        strike,
+    }
 }
 
 fn is_in(path: &Path, folder: &str) -> bool {
@@ -69,13 +77,21 @@ pub(super) const NEMESES: &[Nemesis] = &[
         Box::pin(strike(world, dice, Kind { file: "SST", is_of: SST, how: How::Shorten }))
     }),
     nemesis("flip-manifest", "bits of one node's manifests are flipped", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "MANIFEST", is_of: MANIFEST, how: How::FlipBits }))
+        Box::pin(strike(
+            world,
+            dice,
+            Kind { file: "MANIFEST", is_of: MANIFEST, how: How::FlipBits },
+        ))
     }),
     nemesis("truncate-manifest", "one node's manifests are shortened", |world, dice| {
         Box::pin(strike(world, dice, Kind { file: "MANIFEST", is_of: MANIFEST, how: How::Shorten }))
     }),
     nemesis("flip-watermark", "bits of one node's watermark are flipped", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "watermark", is_of: WATERMARK, how: How::FlipBits }))
+        Box::pin(strike(
+            world,
+            dice,
+            Kind { file: "watermark", is_of: WATERMARK, how: How::FlipBits },
+        ))
     }),
     Nemesis {
         name: "truncate-wal-in-turn",
@@ -184,8 +200,9 @@ async fn problem_of(world: &World, id: u32) -> Result<Option<String>> {
     let nodes: Vec<NodeStatus> = world.describe().await?.nodes;
     let status = nodes.into_iter().find(|status| status.node_id == u64::from(id));
     let status = status.context("the node is not described")?;
-    let bad = status.replicas.into_iter().find(|replica| {
-        matches!(replica.role.as_str(), "damaged" | "missing" | "stopped")
-    });
+    let bad = status
+        .replicas
+        .into_iter()
+        .find(|replica| matches!(replica.role.as_str(), "damaged" | "missing" | "stopped"));
     Ok(bad.map(|replica| format!("{}: {}", replica.role, replica.problem)))
 }

@@ -20,10 +20,12 @@ pub(super) const NEMESES: &[Nemesis] = &[
         needs: &[Need::Shim],
         holds_ms: (200, 500),
         mixes: false,
-        strike: |world, dice| Box::pin(async move {
-            let mut dice = dice;
-            fail(world.some(1, &mut dice), world).await
-        }),
+        strike: |world, dice| {
+            Box::pin(async move {
+                let mut dice = dice;
+                fail(world.some(1, &mut dice), world).await
+            })
+        },
     },
     Nemesis {
         name: "fsync-error-all",
@@ -32,7 +34,9 @@ pub(super) const NEMESES: &[Nemesis] = &[
         needs: &[Need::Shim, Need::DiskOrShim],
         holds_ms: (200, 500),
         mixes: false,
-        strike: |world, _| Box::pin(async move { fail(world.cluster.ids().collect(), world).await }),
+        strike: |world, _| {
+            Box::pin(async move { fail(world.cluster.ids().collect(), world).await })
+        },
     },
     Nemesis {
         name: "slow-disk",

@@ -20,16 +20,21 @@ const fn nemesis(
 }
 
 pub(super) const NEMESES: &[Nemesis] = &[
-    nemesis("delay", "100 to 180 ms more for every packet of one node", HOLDS_MS, |world, mut dice| {
-        Box::pin(async move {
-            let nodes = world.some(1, &mut dice);
-            let seen = |counts: Counts| (counts.delayed, "delayed");
-            worsen(world, nodes, "delay of 100 to 180 ms", seen, |link| {
-                link.delay = Duration::from_millis(100);
-                link.jitter = Duration::from_millis(80);
+    nemesis(
+        "delay",
+        "100 to 180 ms more for every packet of one node",
+        HOLDS_MS,
+        |world, mut dice| {
+            Box::pin(async move {
+                let nodes = world.some(1, &mut dice);
+                let seen = |counts: Counts| (counts.delayed, "delayed");
+                worsen(world, nodes, "delay of 100 to 180 ms", seen, |link| {
+                    link.delay = Duration::from_millis(100);
+                    link.jitter = Duration::from_millis(80);
+                })
             })
-        })
-    }),
+        },
+    ),
     nemesis("reorder", "packets between all nodes overtake each other", HOLDS_MS, |world, _| {
         Box::pin(async move {
             let nodes = world.cluster.ids().collect();
@@ -42,9 +47,15 @@ pub(super) const NEMESES: &[Nemesis] = &[
     nemesis("loss", "a fifth of the packets of a minority is lost", HOLDS_MS, |world, mut dice| {
         Box::pin(async move {
             let nodes = world.some(world.minority(), &mut dice);
-            worsen(world, nodes, "loss of 20 %", |counts| (counts.dropped, "dropped"), |link| {
-                link.loss = 0.2;
-            })
+            worsen(
+                world,
+                nodes,
+                "loss of 20 %",
+                |counts| (counts.dropped, "dropped"),
+                |link| {
+                    link.loss = 0.2;
+                },
+            )
         })
     }),
     nemesis("reset", "every connection of one node is reset", (300, 1_500), |world, mut dice| {

@@ -112,7 +112,12 @@ pub fn named(name: &str) -> Vec<&'static Nemesis> {
 }
 
 /// Why a nemesis cannot be had in this cluster; none if it can.
-pub fn obstacle(nemesis: &Nemesis, has_switch: bool, has_disks: bool, has_shim: bool) -> Option<&'static str> {
+pub fn obstacle(
+    nemesis: &Nemesis,
+    has_switch: bool,
+    has_disks: bool,
+    has_shim: bool,
+) -> Option<&'static str> {
     nemesis.needs.iter().find_map(|need| match need {
         Need::Switch if !has_switch => Some("it needs nodes in network namespaces"),
         Need::Disk if !has_disks => Some("it needs a file system for each node, and so root"),
@@ -131,7 +136,11 @@ mod tests {
         let names: Vec<&str> = all().map(|one| one.name).collect();
         for one in all() {
             assert_eq!(names.iter().filter(|name| **name == one.name).count(), 1, "{}", one.name);
-            assert!(named(one.family).iter().any(|member| member.family == one.family), "{}", one.name);
+            assert!(
+                named(one.family).iter().any(|member| member.family == one.family),
+                "{}",
+                one.name
+            );
             assert!(one.holds_ms.0 <= one.holds_ms.1);
         }
         assert!(named("kill-").is_empty());

@@ -22,34 +22,46 @@ const fn nemesis(
 }
 
 pub(super) const NEMESES: &[Nemesis] = &[
-    nemesis("partition-halves", "a minority and a majority do not hear each other", |world, mut dice| {
-        Box::pin(async move {
-            let few = world.some(world.minority(), &mut dice);
-            cut(world, format!("nodes {few:?} from the others"), move |a, b| {
-                few.contains(&a) != few.contains(&b)
+    nemesis(
+        "partition-halves",
+        "a minority and a majority do not hear each other",
+        |world, mut dice| {
+            Box::pin(async move {
+                let few = world.some(world.minority(), &mut dice);
+                cut(world, format!("nodes {few:?} from the others"), move |a, b| {
+                    few.contains(&a) != few.contains(&b)
+                })
             })
-        })
-    }),
-    nemesis("isolate-leader", "the node that leads the most groups hears no other node", |world, _| {
-        Box::pin(async move {
-            let leader = world.leader().await?;
-            cut(world, format!("leader {leader} from all nodes"), move |a, b| {
-                a == leader || b == leader
+        },
+    ),
+    nemesis(
+        "isolate-leader",
+        "the node that leads the most groups hears no other node",
+        |world, _| {
+            Box::pin(async move {
+                let leader = world.leader().await?;
+                cut(world, format!("leader {leader} from all nodes"), move |a, b| {
+                    a == leader || b == leader
+                })
             })
-        })
-    }),
-    nemesis("majorities-ring", "every node hears a majority, and no two the same", |world, mut dice| {
-        Box::pin(async move {
-            let order = shuffled(&world, &mut dice);
-            let (count, reach) = (order.len(), world.minority().div_ceil(2).max(1) as usize);
-            let place = move |node| order.iter().position(|id| *id == node).unwrap_or(0);
-            cut(world, "every node from those across the ring".to_owned(), move |a, b| {
-                let apart = place(a).abs_diff(place(b));
-                // Of three nodes all are neighbours: one side of the ring is cut instead.
-                apart.min(count - apart) > reach || (count == 3 && apart == 2)
+        },
+    ),
+    nemesis(
+        "majorities-ring",
+        "every node hears a majority, and no two the same",
+        |world, mut dice| {
+            Box::pin(async move {
+                let order = shuffled(&world, &mut dice);
+                let (count, reach) = (order.len(), world.minority().div_ceil(2).max(1) as usize);
+                let place = move |node| order.iter().position(|id| *id == node).unwrap_or(0);
+                cut(world, "every node from those across the ring".to_owned(), move |a, b| {
+                    let apart = place(a).abs_diff(place(b));
+                    // Of three nodes all are neighbours: one side of the ring is cut instead.
+                    apart.min(count - apart) > reach || (count == 3 && apart == 2)
+                })
             })
-        })
-    }),
+        },
+    ),
     nemesis("bridge", "two halves that only one node hears both of", |world, mut dice| {
         Box::pin(async move {
             let order = shuffled(&world, &mut dice);
@@ -60,29 +72,41 @@ pub(super) const NEMESES: &[Nemesis] = &[
             })
         })
     }),
-    nemesis("one-way", "a node is heard and hears nobody, or the other way round", |world, mut dice| {
-        Box::pin(async move {
-            let victim = match world.leader().await {
-                Ok(leader) if dice.random_bool(0.5) => leader,
-                _ => world.some(1, &mut dice)[0],
-            };
-            let is_deaf = dice.random_bool(0.5);
-            let how = if is_deaf { "hears no node" } else { "is heard by no node" };
-            cut(world, format!("node {victim} {how}"), move |from, to| {
-                if is_deaf { to == victim } else { from == victim }
+    nemesis(
+        "one-way",
+        "a node is heard and hears nobody, or the other way round",
+        |world, mut dice| {
+            Box::pin(async move {
+                let victim = match world.leader().await {
+                    Ok(leader) if dice.random_bool(0.5) => leader,
+                    _ => world.some(1, &mut dice)[0],
+                };
+                let is_deaf = dice.random_bool(0.5);
+                let how = if is_deaf { "hears no node" } else { "is heard by no node" };
+                cut(world, format!("node {victim} {how}"), move |from, to| {
+                    if is_deaf { to == victim } else { from == victim }
+                })
             })
-        })
-    }),
-    nemesis("clients-cut", "clients do not reach a node that the other nodes reach", |world, mut dice| {
-        Box::pin(async move {
-            let victim = world.some(1, &mut dice)[0];
-            let links = vec![(CLIENTS, victim), (victim, CLIENTS)];
-            cut_links(world, vec![victim], format!("clients from node {victim}"), links)
-        })
-    }),
-    nemesis("flapping", "a minority is cut off and joined again, several times a second", |world, mut dice| {
-        Box::pin(async move { flap(world.some(world.minority(), &mut dice), world) })
-    }),
+        },
+    ),
+    nemesis(
+        "clients-cut",
+        "clients do not reach a node that the other nodes reach",
+        |world, mut dice| {
+            Box::pin(async move {
+                let victim = world.some(1, &mut dice)[0];
+                let links = vec![(CLIENTS, victim), (victim, CLIENTS)];
+                cut_links(world, vec![victim], format!("clients from node {victim}"), links)
+            })
+        },
+    ),
+    nemesis(
+        "flapping",
+        "a minority is cut off and joined again, several times a second",
+        |world, mut dice| {
+            Box::pin(async move { flap(world.some(world.minority(), &mut dice), world) })
+        },
+    ),
 ];
 
 fn shuffled(world: &World, dice: &mut StdRng) -> Vec<u32> {

@@ -29,7 +29,8 @@ pub(super) fn reset_for(packet: &[u8]) -> Option<Vec<u8>> {
     if packet[9] != PROTOCOL_TCP || tcp.len() < TCP_HEADER_BYTES || tcp[13] & FLAG_RST != 0 {
         return None;
     }
-    let number = |from: usize| u32::from_be_bytes([tcp[from], tcp[from + 1], tcp[from + 2], tcp[from + 3]]);
+    let number =
+        |from: usize| u32::from_be_bytes([tcp[from], tcp[from + 1], tcp[from + 2], tcp[from + 3]]);
     let data = tcp.len().saturating_sub(usize::from(tcp[12] >> 4) * 4);
     // SYN and FIN take a place in the sequence each.
     let length = u32::try_from(data).ok()? + (tcp[13] & FLAGS_WITH_A_NUMBER).count_ones();

@@ -1,8 +1,8 @@
 //! A switch in user space. Every node's network namespace has one device, whose other end is here; so have the
 //! clients. What passes between two places passes through this, and nothing else connects them.
 
-use std::collections::{BTreeMap, BinaryHeap};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -110,7 +110,11 @@ impl Cluster {
         }
         let node = |id: u32| InitNode {
             node_id: id.into(),
-            peer_address: format!("{}:{}", self.network.addresses(id).ip, self.network.addresses(id).peer),
+            peer_address: format!(
+                "{}:{}",
+                self.network.addresses(id).ip,
+                self.network.addresses(id).peer
+            ),
         };
         let replication_factor = match options.replication {
             0 => options.nodes - (options.nodes + 1) % 2,
@@ -171,7 +175,8 @@ impl Cluster {
     /// If the address is none.
     pub async fn client(&self, id: u32, request_timeout: Duration) -> anyhow::Result<Client> {
         let options = ClientOptions::new([self.client_address(id)]);
-        Ok(Client::connect(options.routing(Routing::Proxy).request_timeout(request_timeout)).await?)
+        Ok(Client::connect(options.routing(Routing::Proxy).request_timeout(request_timeout))
+            .await?)
     }
 
     /// Waits until a node's process answers.

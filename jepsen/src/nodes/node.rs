@@ -269,7 +269,8 @@ fn how(status: ExitStatus) -> String {
 pub(super) async fn probe(address: SocketAddr, path: &str) -> anyhow::Result<u16> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(PROBE_BYTES_MAX).read_to_end(&mut answer).await?;

@@ -62,7 +62,10 @@ pub async fn obstacle() -> Option<String> {
 /// # Errors
 ///
 /// If it cannot be started.
-pub async fn enter(arguments_inside: Vec<OsString>, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+pub async fn enter(
+    arguments_inside: Vec<OsString>,
+    stop: CancellationToken,
+) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find this program's file")?;
     let mut command = Command::new("unshare");
     command.args(arguments()).arg(program).args(arguments_inside);

@@ -82,7 +82,8 @@ impl Shim {
     ///
     /// If it cannot be made.
     pub fn new(compiled: &Compiled, path: PathBuf) -> anyhow::Result<Shim> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.with_context(|| format!("cannot make {}", path.display()))?;
         file.set_len((AT_FILES + SLOTS * SLOT_BYTES) as u64)?;
         Ok(Shim { library: compiled.faults.clone(), path, file })

@@ -58,11 +58,8 @@ pub(super) async fn make(
             .copied()
             .filter(|other| other.mixes && first.mixes && other.family != first.family)
             .collect();
-        if let Some(other) = others.choose(&mut dice).copied() {
-            if dice.random_bool(TWO_AT_ONCE) {
-                chosen.push(other);
-            }
-        }
+        let other = others.choose(&mut dice).copied();
+        chosen.extend(other.filter(|_| dice.random_bool(TWO_AT_ONCE)));
         round += 1;
         one_round(options, world, floor, recorder, chosen, &mut dice).await?;
         sleep(Duration::from_millis(dice.random_range(CALM_MS.0..CALM_MS.1))).await;
@@ -121,7 +118,8 @@ async fn one_round(
     for (at, mut fault) in faults.into_iter().enumerate() {
         say!(options, "  {}: {}", fault.nemesis, fault.effect.as_deref().unwrap_or("no effect"));
         if at == last {
-            fault.served_after = served_after.and_then(|after| Nanos::try_from(after.as_nanos()).ok());
+            fault.served_after =
+                served_after.and_then(|after| Nanos::try_from(after.as_nanos()).ok());
         }
         recorder.fault(fault);
     }

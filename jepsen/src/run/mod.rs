@@ -101,10 +101,9 @@ async fn work_and_break(
     }
     for id in world.cluster.ids() {
         let mut node = world.cluster.node(id).await;
-        if !node.is_running() {
-            if let WhyDown::ByItself(how) = node.why_down() {
-                say!(options, "node {id} has ended by itself ({how}):\n{}", node.end_of_log());
-            }
+        let is_running = node.is_running();
+        if let (false, WhyDown::ByItself(how)) = (is_running, node.why_down()) {
+            say!(options, "node {id} has ended by itself ({how}):\n{}", node.end_of_log());
         }
     }
     let run = Run {
@@ -125,10 +124,7 @@ async fn work_and_break(
 }
 
 /// The nemeses asked for that can be had here; the others are named.
-fn usable(
-    options: &RunOptions,
-    world: &World,
-) -> anyhow::Result<Vec<&'static nemesis::Nemesis>> {
+fn usable(options: &RunOptions, world: &World) -> anyhow::Result<Vec<&'static nemesis::Nemesis>> {
     let cluster = &world.cluster;
     let has_switch = cluster.network().switch().is_some();
     let mut usable = Vec::new();

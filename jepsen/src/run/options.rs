@@ -52,7 +52,12 @@ pub struct RunOptions {
     pub network: NetworkKind,
 
     /// The `quorate` program
-    #[arg(long, env = "JEPSEN_BINARY", default_value = "target/debug/quorate", value_name = "PATH")]
+    #[arg(
+        long,
+        env = "JEPSEN_BINARY",
+        default_value = "target/debug/quorate",
+        value_name = "PATH"
+    )]
     pub binary: PathBuf,
 
     /// A planted fault; --binary has to have been built with the feature `failpoints`

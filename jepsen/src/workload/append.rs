@@ -23,10 +23,9 @@ async fn work(mut worker: Worker) {
         let expected_tail = worker.dice.random_bool(0.1).then_some(known);
         let ended = caller.append(&messages, expected_tail).await;
         // A refused tail must not be tried again elsewhere as though the message had been wanted without one.
-        if expected_tail.is_none() && ended.as_ref().err().is_none_or(|e| e.may_have_taken_effect()) {
-            if let [message] = &messages[..] {
-                worker.floor.note_sent(message.clone());
-            }
+        let refused = ended.is_err_and(|error| !error.may_have_taken_effect());
+        if let ([message], None, false) = (&messages[..], expected_tail, refused) {
+            worker.floor.note_sent(message.clone());
         }
     }
 }

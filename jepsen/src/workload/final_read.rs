@@ -25,7 +25,9 @@ async fn read_all_of(floor: Arc<Floor>, node: u32, deadline: Instant) -> Vec<Str
     let mut caller = loop {
         match floor.caller(Some(node)).await {
             Some(caller) => break caller,
-            None if Instant::now() >= deadline => return vec![format!("node {node} does not answer")],
+            None if Instant::now() >= deadline => {
+                return vec![format!("node {node} does not answer")];
+            }
             None => {}
         }
     };
@@ -46,7 +48,8 @@ async fn read_all_of(floor: Arc<Floor>, node: u32, deadline: Instant) -> Vec<Str
                 // A conversation that nothing was ever appended to.
                 Err(error) if error.reason() == quorate_client::reason::NOT_FOUND => break,
                 Err(error) if Instant::now() >= deadline => {
-                    unread.push(format!("node {node} does not let {conversation} be read: {error}"));
+                    unread
+                        .push(format!("node {node} does not let {conversation} be read: {error}"));
                     break;
                 }
                 Err(_) => sleep(Duration::from_millis(200)).await,

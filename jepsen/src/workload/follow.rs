@@ -23,7 +23,8 @@ async fn work(worker: Worker) {
     let Some(caller) = worker.caller().await else { return };
     let all = &worker.floor.conversations;
     let step = worker.number as usize;
-    let names = (0..CONVERSATIONS_MAX.min(all.len())).map(|at| all[(at * 2 + step) % all.len()].clone());
+    let names =
+        (0..CONVERSATIONS_MAX.min(all.len())).map(|at| all[(at * 2 + step) % all.len()].clone());
     let mut next: HashMap<String, u64> = names.map(|name| (name, 1)).collect();
     while !worker.stop.is_cancelled() {
         follow(&worker, &caller.sibling(), &mut next).await;

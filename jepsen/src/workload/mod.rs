@@ -168,7 +168,8 @@ impl Floor {
     /// A conversation, the hot ones more often.
     pub fn any_conversation(&self, dice: &mut StdRng) -> String {
         let hot = (self.conversations.len() / 6).max(1);
-        let among = if dice.random_bool(0.6) { &self.conversations[..hot] } else { &self.conversations };
+        let among =
+            if dice.random_bool(0.6) { &self.conversations[..hot] } else { &self.conversations };
         among.choose(dice).expect("there are conversations").clone()
     }
 

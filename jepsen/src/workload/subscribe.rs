@@ -32,7 +32,12 @@ async fn work(mut worker: Worker) {
     }
 }
 
-async fn subscribe(worker: &Worker, caller: &Caller, next: &mut HashMap<String, u64>, until: Instant) {
+async fn subscribe(
+    worker: &Worker,
+    caller: &Caller,
+    next: &mut HashMap<String, u64>,
+    until: Instant,
+) {
     let from: Vec<(String, u64)> = next.iter().map(|(name, seq)| (name.clone(), *seq)).collect();
     let call = FollowCall { from: from.clone(), is_subscription: true };
     caller.record(EventKind::Invoke(Call::Follow(call)));
