@@ -8,6 +8,7 @@
 pub mod check;
 pub mod cli;
 mod clock;
+pub mod export;
 pub mod history;
 pub mod judge;
 pub mod matrix;
@@ -17,6 +18,7 @@ pub mod network;
 pub mod nodes;
 pub mod programs;
 pub mod record;
+pub mod report;
 pub mod run;
 pub mod workload;
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::check::Guarantee;
-use crate::judge::{Validity, judge};
+use crate::judge::{Verdict, judge};
 use crate::network::NetworkKind;
 
 /// How long a run may take besides its faults, before it is ended: start, final read, judging.
@@ -164,8 +164,8 @@ pub async fn run(
     options: &MatrixOptions,
     json: bool,
     stop: CancellationToken,
-) -> anyhow::Result<Validity> {
-    let mut worst = Validity::Valid;
+) -> anyhow::Result<Verdict> {
+    let mut worst = Verdict::Valid;
     let begun = Instant::now();
     let entries: Vec<Entry<'_>> = entries(options)
         .into_iter()
@@ -174,15 +174,15 @@ pub async fn run(
     let all = entries.len();
     for (at, entry) in entries.iter().enumerate() {
         eprintln!("[{}/{all}] {}", at + 1, entry.name);
-        let (validity, what) = run_entry(options, entry, &stop).await?;
-        report(json, entry, validity, &what);
-        worst = match (worst, validity) {
-            (Validity::Invalid, _) | (_, Validity::Invalid) => Validity::Invalid,
-            (Validity::Unknown, _) | (_, Validity::Unknown) => Validity::Unknown,
-            _ => Validity::Valid,
+        let (verdict, what) = run_entry(options, entry, &stop).await?;
+        report(json, entry, verdict, &what);
+        worst = match (worst, verdict) {
+            (Verdict::Invalid, _) | (_, Verdict::Invalid) => Verdict::Invalid,
+            (Verdict::Unknown, _) | (_, Verdict::Unknown) => Verdict::Unknown,
+            _ => Verdict::Valid,
         };
         if stop.is_cancelled() {
-            return Ok(Validity::Unknown);
+            return Ok(Verdict::Unknown);
         }
     }
     if options.planted_binary.is_none() {
@@ -232,25 +232,25 @@ async fn run_entry(
     options: &MatrixOptions,
     entry: &Entry<'_>,
     stop: &CancellationToken,
-) -> anyhow::Result<(Validity, String)> {
+) -> anyhow::Result<(Verdict, String)> {
     let Some(control) = entry.control else {
         return one(options, entry, options.seed, stop)
             .await
-            .map(|(validity, what, _)| (validity, what));
+            .map(|(verdict, what, _)| (verdict, what));
     };
-    let mut last = (Validity::Unknown, String::new());
+    let mut last = (Verdict::Unknown, String::new());
     for attempt in 0..control.tries {
-        let (validity, what, broken) = one(options, entry, options.seed + attempt, stop).await?;
+        let (verdict, what, broken) = one(options, entry, options.seed + attempt, stop).await?;
         let caught: Vec<_> = broken.iter().filter(|one| control.caught_by.contains(one)).collect();
         if !caught.is_empty() {
-            return Ok((Validity::Valid, format!("caught: {caught:?}; {what}")));
+            return Ok((Verdict::Valid, format!("caught: {caught:?}; {what}")));
         }
         if stop.is_cancelled() {
-            return Ok((Validity::Unknown, what));
+            return Ok((Verdict::Unknown, what));
         }
-        last = match validity {
-            Validity::Unknown => (Validity::Unknown, what),
-            _ => (Validity::Invalid, format!("not caught (found {broken:?}): {what}")),
+        last = match verdict {
+            Verdict::Unknown => (Verdict::Unknown, what),
+            _ => (Verdict::Invalid, format!("not caught (found {broken:?}): {what}")),
         };
     }
     Ok(last)
@@ -262,7 +262,7 @@ async fn one(
     entry: &Entry<'_>,
     seed: u64,
     stop: &CancellationToken,
-) -> anyhow::Result<(Validity, String, Vec<Guarantee>)> {
+) -> anyhow::Result<(Verdict, String, Vec<Guarantee>)> {
     let dir = options.store.join(format!("{}-{seed}", entry.name));
     if dir.exists() {
         std::fs::remove_dir_all(&dir)
@@ -286,21 +286,23 @@ async fn one(
         if timeout(STOP_DEADLINE, child.wait()).await.is_err() {
             child.kill().await?;
         }
-        return Ok((Validity::Unknown, format!("it did not end; {}", dir.display()), Vec::new()));
+        return Ok((Verdict::Unknown, format!("it did not end; {}", dir.display()), Vec::new()));
     }
-    Ok(match judge(&dir) {
-        Ok(verdict) => {
-            let doubts = verdict.doubts.join("; ");
-            let what = format!("broken {:?}; {doubts}; {}", verdict.broken(), dir.display());
-            (verdict.validity, what, verdict.broken())
-        }
-        Err(error) => (Validity::Unknown, format!("{error}; {}", dir.display()), Vec::new()),
-    })
+    let results = judge(&dir)?;
+    let broken = results.broken();
+    let mut what = format!("{} appends, {} faults", results.acknowledged, results.faults);
+    if !broken.is_empty() {
+        what.push_str(&format!("; broken {broken:?}"));
+    }
+    for doubt in &results.doubts {
+        what.push_str(&format!("; {doubt}"));
+    }
+    Ok((results.verdict, format!("{what}; {}", dir.display()), broken))
 }
 
-fn report(json: bool, entry: &Entry<'_>, validity: Validity, what: &str) {
+fn report(json: bool, entry: &Entry<'_>, verdict: Verdict, what: &str) {
     match json {
-        true => println!("{}", json!({ "name": entry.name, "validity": validity, "what": what })),
-        false => println!("{:44} {validity:?}: {what}", entry.name),
+        true => println!("{}", json!({ "name": entry.name, "verdict": verdict, "what": what })),
+        false => println!("{:44} {verdict:?}: {what}", entry.name),
     }
 }

@@ -93,8 +93,8 @@ impl Recorder {
 
     /// Records what a client did or saw; blocks while the writer is behind.
     ///
-    /// What comes after [`Recorder::finish`] is left out: its operation stays open, and an open operation may or may not
-    /// have taken effect.
+    /// What comes after [`Recorder::finish`] is left out: its operation stays open, and an open operation may or may
+    /// not have taken effect.
     pub fn event(&self, event: Event) {
         self.queue.send(Entry::Event(event)).ok();
     }

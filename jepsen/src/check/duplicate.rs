@@ -24,7 +24,7 @@ impl Checker for Duplicate {
         let mut ids: Vec<RecordId> = model.records().map(|(id, ..)| id).collect();
         findings.examined += ids.len() as u64;
         let by_key = |id: &RecordId| model.record(*id).key;
-        ids.sort_unstable_by_key(|id| (by_key(id), model.record(*id).seq));
+        ids.sort_by_cached_key(|id| (by_key(id), model.record(*id).seq));
         for same in ids.chunk_by(|a, b| by_key(a) == by_key(b)) {
             report(model, same, "stands at two seqs", findings);
         }
@@ -32,7 +32,7 @@ impl Checker for Duplicate {
             let record = model.record(*id);
             (model.conversation_of(record.key), record.hash)
         };
-        ids.sort_unstable_by_key(|id| (by_content(id), model.record(*id).seq));
+        ids.sort_by_cached_key(|id| (by_content(id), model.record(*id).seq));
         for same in ids.chunk_by(|a, b| by_content(a) == by_content(b)) {
             let one_id = same.iter().all(|id| by_key(id) == by_key(&same[0]));
             let all_sent = same.iter().all(|id| {

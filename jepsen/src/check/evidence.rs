@@ -1,7 +1,13 @@
 //! The usual sentences of evidence.
 
 use super::Evidence;
+use crate::history::Nanos;
 use crate::model::{Append, Key, Model, Outcome, Read, RecordId};
+
+/// For people, who look for a time in a plot.
+pub fn seconds(nanos: Nanos) -> f64 {
+    nanos as f64 / 1e9
+}
 
 /// An acknowledgement.
 pub fn acknowledgement(append: &Append) -> Evidence {
@@ -51,11 +57,11 @@ pub fn standing(model: &Model, conversation: u32, seq: u64) -> Option<Evidence> 
 pub fn read(model: &Model, read: &Read) -> Evidence {
     let shows = match read.ending.ok() {
         Some(answer) => format!(
-            "{:?} read of {} from seq {} called at {}: tail {}, {} messages, node {}, index {}",
+            "{:?} read of {} from seq {} called at {:.6} s: tail {}, {} messages, node {}, index {}",
             read.consistency,
             model.name(read.conversation),
             read.from_seq,
-            read.span.call.at,
+            seconds(read.span.call.at),
             answer.tail,
             answer.seen.len(),
             answer.position.node,
@@ -74,9 +80,9 @@ pub fn told(model: &Model, query: &Outcome) -> Evidence {
     };
     let settle = if query.settle { "settling " } else { "" };
     let shows = format!(
-        "{settle}query on {} called at {}: {answer}",
+        "{settle}query on {} called at {:.6} s: {answer}",
         model.describe(query.key),
-        query.span.call.at
+        seconds(query.span.call.at)
     );
     Evidence::new(query.span.end(), shows)
 }

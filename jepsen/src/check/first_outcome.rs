@@ -55,6 +55,8 @@ fn check_against_each_other(
     let (seq, time, sent) = says(model, first);
     let is_new = |append: &Append| append.ending.ok().is_some_and(|ok| !ok.duplicate);
     let first_append = model.append_of(first);
+    // Not always the first that is answered: a retry may overtake it.
+    let mut new = Some(first_append).filter(|append| is_new(append));
     for other in others {
         let (other_seq, other_time, other_sent) = says(model, other);
         let append = model.append_of(other);
@@ -64,15 +66,17 @@ fn check_against_each_other(
             "was acknowledged at two seqs"
         } else if time.zip(other_time).is_some_and(|(time, other)| time != other) {
             "was acknowledged with two commit times"
-        } else if is_new(first_append) && is_new(append) {
+        } else if new.is_some() && is_new(append) {
             "was acknowledged as new twice"
         } else if is_new(append) && append.span.call.at > first_append.span.answered {
             "was acknowledged as new after it had been acknowledged"
         } else {
+            new = new.or(Some(append).filter(|append| is_new(append)));
             continue;
         };
         findings.violation(Guarantee::G4, || {
-            let evidence = [first_append, append]
+            let first = new.filter(|_| is_new(append)).unwrap_or(first_append);
+            let evidence = [first, append]
                 .map(|append| [attempt(model, append, key), acknowledgement(append)]);
             described(format!("{} {what}", model.describe(key)), evidence.into_iter().flatten())
         });

@@ -6,7 +6,7 @@
 use super::evidence::{attempt, sighting, told};
 use super::{Checker, Evidence, Findings, Guarantee, described};
 use crate::history::{Nanos, OutcomeState};
-use crate::model::{Ending, Key, Model};
+use crate::model::{Append, Ending, Key, Model};
 
 /// See the module.
 pub struct Honesty;
@@ -54,7 +54,7 @@ fn check(
     let attempts = attempts.filter(|at| hash.is_none_or(|hash| model.sent_by(at).hash == hash));
     let appends = attempts.map(|attempt| model.append_of(attempt));
     let mut appends = appends.filter(|append| append.span.call.at <= seen_at).peekable();
-    if appends.peek().is_none() || !appends.clone().all(|append| append.certainly_failed()) {
+    if appends.peek().is_none() || !appends.clone().all(Append::certainly_failed) {
         return;
     }
     findings.violation(Guarantee::G8, || {

@@ -10,7 +10,7 @@
 //! duplicate, a read or delivery that showed it) must return after everything up to the append of n was called; "not
 //! committed", of what later stands at n, was called before everything from that append on returned.
 
-use super::evidence::{acknowledgement, attempt, read as shown, sighting, told};
+use super::evidence::{acknowledgement, attempt, read as shown, seconds, sighting, told};
 use super::{Checker, Described, Evidence, Findings, Guarantee, described};
 use crate::history::{Consistency, Nanos, OutcomeState};
 use crate::model::{Append, Ending, Key, Model, Name, RecordId};
@@ -202,8 +202,10 @@ fn evidence(model: &Model, item: &Item) -> Vec<Evidence> {
         Source::WrongTail(at) => {
             let append = &model.appends[at];
             let found = wrong_tail(model, append).and_then(|(_, tail)| tail);
-            let shows =
-                format!("refused, called at {}: the tail is {found:?}", append.span.call.at);
+            let shows = format!(
+                "refused, called at {:.6} s: the tail is {found:?}",
+                seconds(append.span.call.at)
+            );
             vec![Evidence::new(append.span.end(), shows)]
         }
     }
@@ -245,7 +247,10 @@ fn check_expected_tails(model: &Model, items: &[Item], findings: &mut Findings) 
             },
         };
         findings.violation(Guarantee::G3, || {
-            let shows = format!("called at {}, expected tail {expected}", append.span.call.at);
+            let shows = format!(
+                "called at {:.6} s, expected tail {expected}",
+                seconds(append.span.call.at)
+            );
             let call = Evidence::new(append.span.call, shows);
             let name = model.name(append.conversation);
             described(format!("{name}: {what}"), [call, acknowledgement(append)])

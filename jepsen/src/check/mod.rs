@@ -23,8 +23,10 @@ mod phantom;
 mod position;
 mod staleness;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod vacuity;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +144,8 @@ pub struct Findings {
     pub examined: u64,
     /// How many violations there are.
     pub violations: u64,
+    /// How many there are of each guarantee.
+    pub by_guarantee: BTreeMap<Guarantee, u64>,
     /// The first of them.
     pub kept: Vec<Violation>,
 }
@@ -150,6 +154,7 @@ impl Findings {
     /// Counts a violation, and keeps it if there is room.
     pub fn violation(&mut self, guarantee: Guarantee, describe: impl FnOnce() -> Described) {
         self.violations += 1;
+        *self.by_guarantee.entry(guarantee).or_insert(0) += 1;
         if self.kept.len() < VIOLATIONS_KEPT_MAX {
             let Described { what, evidence } = describe();
             self.kept.push(Violation { guarantee, what, evidence });

@@ -27,7 +27,7 @@ impl Checker for Order {
             (model.conversation_of(record.key), record.seq)
         };
         let mut ids: Vec<RecordId> = model.records().map(|(id, ..)| id).collect();
-        ids.sort_unstable_by_key(|id| (at(id), *id));
+        ids.sort_by_cached_key(|id| (at(id), *id));
         for same in ids.chunk_by(|a, b| at(a) == at(b)) {
             findings.examined += 1;
             let first = model.record(same[0]);

@@ -18,14 +18,21 @@ impl Checker for AppliedPosition {
     }
 
     fn rule(&self) -> &'static str {
-        "In one group an applied index has one tail of a conversation, a higher index none that is lower; the index of \
-         a node that nothing was done to does not go back."
+        "Every answer says its position. In one group an applied index has one tail of a conversation, a higher index \
+         none that is lower; the index of a node that nothing was done to does not go back."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {
         let answered = model.reads.iter().filter_map(|read| Some((read, read.ending.ok()?)));
         let mut reads: Vec<(&Read, &ReadAnswer)> = answered.collect();
         findings.examined += reads.len() as u64;
+        for (read, _) in reads.iter().filter(|(_, answer)| answer.position.node == 0) {
+            findings.violation(Guarantee::G10, || {
+                let what = format!("a read of {} says no position", model.name(read.conversation));
+                described(what, [shown(model, read)])
+            });
+        }
+        reads.retain(|(_, answer)| answer.position.node != 0);
         check_tails(model, &mut reads, findings);
         check_nodes(model, &mut reads, findings);
     }

@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
-use crate::judge::{self, Validity};
+use crate::judge::{self, Verdict};
 use crate::matrix;
+use crate::report::index::index;
 use crate::run::RunOptions;
 
 /// Runs clusters of the real binary, breaks things around them while clients work, and judges by what was written down
@@ -59,13 +60,16 @@ Examples:
         after_help = "Example:\n  quorate-jepsen check runs/kill+partition-20260101T000000Z-7"
     )]
     Check(CheckArgs),
+    /// One page of all runs in a folder
+    #[command(after_help = "Example:\n  quorate-jepsen index runs")]
+    Index(CheckArgs),
     /// Nemeses, workloads, checkers and positive controls, and what this machine lacks for them
     List,
 }
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// The folder of a run
+    /// The folder of a run, or of runs
     dir: PathBuf,
 }
 
@@ -79,7 +83,7 @@ pub fn main() -> ExitCode {
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        ExitCode::from(Validity::Unknown.exit_code())
+        ExitCode::from(Verdict::Unknown.exit_code())
     })
 }
 
@@ -93,12 +97,23 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Matrix(options) => {
             let stop: CancellationToken = signals::stop(false)?;
             let json = output == Output::Json;
-            matrix::run(&options, json, stop).await.map(|validity| validity.exit_code().into())
+            matrix::run(&options, json, stop).await.map(|verdict| verdict.exit_code().into())
         }
         Command::Check(args) => {
-            let verdict = judge::judge(&args.dir)?;
-            one::print(&verdict, &args.dir, output)?;
-            Ok(verdict.validity.exit_code().into())
+            let results = judge::judge(&args.dir)?;
+            one::print(&results, &args.dir, output);
+            Ok(results.verdict.exit_code().into())
+        }
+        Command::Index(args) => {
+            let [valid, invalid, unknown] = index(&args.dir)?;
+            match output {
+                Output::Text => println!("{valid} valid, {invalid} invalid, {unknown} unknown"),
+                Output::Json => {
+                    let line = serde_json::json!({ "valid": valid, "invalid": invalid, "unknown": unknown });
+                    println!("{line}");
+                }
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::List => list::run(output).await,
     }

@@ -1,4 +1,5 @@
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,11 +8,14 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::Output;
-use crate::judge::{self, Validity, Verdict};
+use crate::judge::{self, Results, Verdict};
 use crate::network::NetworkKind;
 use crate::nodes::sandbox;
 use crate::run::{self, RunOptions};
 use crate::say;
+
+/// Violations of one checker that are printed; the report has more.
+const VIOLATIONS_SHOWN: usize = 3;
 
 /// Runs and judges, inside namespaces of its own if nodes are to have theirs.
 pub(super) async fn run(
@@ -42,14 +46,14 @@ pub(super) async fn run(
     say!(options, "{} seed {} in {}", options.name(), options.seed, dir.display());
     if let Err(error) = run::run(&options, &dir, stop).await {
         eprintln!("the run was not completed: {error:#}\nrepeat it with: {}", options.command());
-        return Ok(Validity::Unknown.exit_code().into());
+        return Ok(Verdict::Unknown.exit_code().into());
     }
-    let verdict = judge::judge(&dir)?;
-    print(&verdict, &dir, output)?;
-    if verdict.validity != Validity::Valid {
+    let results = judge::judge(&dir)?;
+    print(&results, &dir, output);
+    if results.verdict != Verdict::Valid {
         eprintln!("repeat it with: {}", options.command());
     }
-    Ok(verdict.validity.exit_code().into())
+    Ok(results.verdict.exit_code().into())
 }
 
 /// This process' arguments, with what was decided here made explicit.
@@ -76,15 +80,36 @@ fn works_on_loopback() -> String {
     works.map(|one| one.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Prints a verdict, and keeps it beside the run.
-pub(super) fn print(verdict: &Verdict, dir: &Path, output: Output) -> anyhow::Result<()> {
+/// Prints what became of a run.
+pub(super) fn print(results: &Results, dir: &Path, output: Output) {
     match output {
-        Output::Text => println!("{}\n{}", verdict.text(), dir.display()),
+        Output::Text => print!("{}", text(results, dir)),
         Output::Json => {
-            let line = json!({ "dir": dir, "validity": verdict.validity, "broken": verdict.broken(),
-                "doubts": verdict.doubts, "findings": verdict.findings });
+            let line = json!({ "dir": dir, "verdict": results.verdict, "broken": results.broken(),
+                "doubts": results.doubts, "violations": results.violations,
+                "acknowledged": results.acknowledged, "faults": results.faults });
             println!("{line}");
         }
     }
-    Ok(())
+}
+
+fn text(results: &Results, dir: &Path) -> String {
+    let mut text = String::new();
+    for checked in results.checkers.iter().filter(|one| one.findings.violations > 0) {
+        let _ = writeln!(text, "{}: {} violations", checked.checker, checked.findings.violations);
+        for violation in checked.findings.kept.iter().take(VIOLATIONS_SHOWN) {
+            let _ = writeln!(text, "  {:?}: {}", violation.guarantee, violation.what);
+            for evidence in &violation.evidence {
+                let _ = writeln!(text, "    line {}: {}", evidence.line, evidence.shows);
+            }
+        }
+    }
+    for doubt in &results.doubts {
+        let _ = writeln!(text, "doubt: {doubt}");
+    }
+    let Results { acknowledged, faults, operations, .. } = results;
+    let _ =
+        writeln!(text, "{operations} calls, {acknowledged} acknowledged appends, {faults} faults");
+    let _ = writeln!(text, "{}: {}", results.verdict.word(), dir.display());
+    text
 }

@@ -2,7 +2,6 @@
 
 mod brute_force;
 mod mutations;
-mod near_misses;
 pub mod simulate;
 
 use super::{CHECKERS, Findings, vacuity};
@@ -24,18 +23,18 @@ fn found(simulated: Simulated) -> Vec<(&'static str, Findings)> {
 #[test]
 fn every_checker_passes_what_a_correct_cluster_did() {
     let mut examined = std::collections::BTreeMap::new();
-    for seed in 0..60 {
-        for (name, findings) in found(simulate(seed, 2, 1_500)) {
+    for seed in 0..40 {
+        for (name, findings) in found(simulate(seed, 2, 600)) {
             assert!(findings.kept.is_empty(), "seed {seed}, {name}: {:#?}", findings.kept);
             *examined.entry(name).or_insert(0) += findings.examined;
         }
     }
     // A checker that looked at nothing has not passed anything.
-    assert!(examined.values().all(|count| *count > 500), "{examined:?}");
+    assert!(examined.values().all(|count| *count > 300), "{examined:?}");
 }
 
 #[test]
 fn a_long_run_of_a_correct_cluster_proves_something() {
-    let Simulated { run, faults, events } = simulate(1, 2, 3_000);
+    let Simulated { run, faults, events } = simulate(1, 2, 1_500);
     assert_eq!(vacuity::doubts(&Model::of(run, faults, events).unwrap()), Vec::<String>::new());
 }

@@ -1,1 +1,85 @@
+//! What a wrong cluster would have done, made of what a right one did; and the checker that has to see it.
 
+mod answers;
+mod eyes;
+mod logs;
+
+use std::collections::BTreeMap;
+
+use super::simulate::{Simulated, simulate};
+
+/// Breaks a history in one way; false where it has nothing to break in this way.
+type Mutation = fn(&mut Simulated) -> bool;
+
+const MUTATIONS: &[(&str, Mutation, &str)] = &[
+    ("an acknowledged message is gone at the end", logs::lose_the_last, "lost-write"),
+    ("an acknowledged message was replaced by another", logs::replace_one, "lost-write"),
+    ("a replica has another digest", logs::change_a_digest, "one-order"),
+    ("a replica has two messages the other way round", logs::swap_two, "one-order"),
+    ("an acknowledgement names a seq where another stands", logs::reuse_a_seq, "one-order"),
+    ("a message that was read has gone", logs::lose_the_last, "one-order"),
+    ("a read skips a seq", logs::skip_in_a_read, "gaps"),
+    ("a batch has a seq too many", logs::stretch_a_batch, "gaps"),
+    ("a message nobody sent", logs::invent_one, "phantom"),
+    ("a message from the future", logs::send_late, "phantom"),
+    ("a payload with a flipped bit", logs::flip_a_bit, "integrity"),
+    ("a failed append took effect", logs::fail_a_success, "error-honesty"),
+    ("a linearizable read of the past", logs::read_the_past, "linearizable"),
+    ("an append before its call", logs::acknowledge_before_others, "linearizable"),
+    ("half a batch is read", logs::read_half_a_batch, "atomic-batch"),
+    ("one id at two seqs", logs::repeat_one, "duplicate"),
+    ("one content under two ids", logs::repeat_a_content, "duplicate"),
+    ("a retry is told another seq", answers::move_a_retry, "first-outcome"),
+    ("a retry is told another time", answers::delay_a_retry, "first-outcome"),
+    ("a retry is told that it is new", answers::renew_a_retry, "first-outcome"),
+    ("a lane commits in another order", answers::swap_in_a_lane, "sender-order"),
+    ("a lane goes on behind a failure", answers::go_on_behind_a_failure, "sender-order"),
+    ("a delivery is skipped", answers::skip_a_delivery, "delivery"),
+    ("a delivery comes twice", answers::repeat_a_delivery, "delivery"),
+    ("a stream is caught up early", answers::catch_up_early, "delivery"),
+    ("a stream never gets the rest", answers::stop_delivering, "delivery"),
+    ("what is delivered was never committed", answers::deliver_uncommitted, "delivery"),
+    ("an outcome at another seq", answers::misplace_an_outcome, "outcome"),
+    ("a committed message is called burnt", answers::burn_a_committed, "outcome"),
+    ("an acknowledged message is called not committed", answers::deny_a_committed, "outcome"),
+    ("AT_LEAST is not reached", answers::undercut_at_least, "staleness"),
+    ("a read says no age", answers::hide_the_age, "staleness"),
+    ("a read is older than its bound", answers::exceed_the_bound, "staleness"),
+    ("a read is older than it says", answers::show_the_past, "staleness"),
+    ("two states at one index", answers::claim_an_index, "position"),
+    ("a read says no position", answers::hide_the_position, "position"),
+    ("a replica goes back", answers::lower_an_index, "position"),
+    ("commit times go back", answers::turn_back_time, "commit-time"),
+    ("nothing served for a minute", answers::serve_late, "availability"),
+];
+
+const SEEDS: u64 = 14;
+
+#[test]
+fn each_way_of_being_wrong_is_seen_by_its_checker() {
+    let mut applied: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in 0..SEEDS {
+        let valid = simulate(seed, 2, 400);
+        for (what, mutation, checker) in MUTATIONS {
+            let mut simulated = valid.clone();
+            let count = applied.entry(what).or_insert(0);
+            if !mutation(&mut simulated) {
+                continue;
+            }
+            *count += 1;
+            let found = super::found(simulated);
+            let violated = |name| found.iter().any(|(n, f)| *n == name && f.violations > 0);
+            let all: Vec<_> = found.iter().filter(|(_, f)| f.violations > 0).map(|f| f.0).collect();
+            assert!(violated(*checker), "seed {seed}: {what}: {checker} is blind, {all:?} see");
+        }
+    }
+    let rare: Vec<_> = applied.iter().filter(|(_, count)| **count < 3).collect();
+    assert!(rare.is_empty(), "hardly ever tried: {rare:?}");
+}
+
+#[test]
+fn every_checker_has_a_history_that_it_must_refuse() {
+    for checker in super::super::CHECKERS {
+        assert!(MUTATIONS.iter().any(|(.., name)| *name == checker.name()), "{}", checker.name());
+    }
+}

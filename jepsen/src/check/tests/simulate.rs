@@ -1,15 +1,18 @@
-//! A correct cluster in one loop: a source of valid histories with everything that makes checking them hard. Operations
-//! overlap, take effect late or never, are retried, conflict, break lanes; replicas lag, and one restarts and goes back.
+//! A correct cluster in one loop: a source of valid histories with everything that makes checking them hard.
+//! Operations overlap, take effect late or never, are retried, conflict, break lanes; replicas lag, and one restarts and goes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+mod words;
+
+use words::{acknowledged, failed, fault, refusal, run};
+
 use crate::history::{
     Answer, AppendCall, Call, Consistency, Delivered, Delivery, Event, EventKind, Fault,
-    FollowCall, LanePlace, Nanos, OutcomeCall, OutcomeState, Position, ReadCall, Refusal, Run,
-    Seen, Sent,
+    FollowCall, LanePlace, Nanos, OutcomeCall, OutcomeState, Position, ReadCall, Run, Seen, Sent,
 };
 
 const NODES: u32 = 3;
@@ -18,6 +21,7 @@ const MS: Nanos = 1_000_000;
 const PAGE: u64 = 40;
 
 /// What a run leaves.
+#[derive(Clone)]
 pub struct Simulated {
     pub run: Run,
     pub faults: Vec<Fault>,
@@ -135,7 +139,7 @@ impl Cluster {
         match self.random.random_range(0..100) {
             0..35 => self.call(),
             35..60 => (0..4).for_each(|_| self.take_effect()),
-            60..85 => self.answer(),
+            60..85 => (0..3).for_each(|_| self.answer()),
             85..93 => self.replicate(),
             _ => self.deliver(),
         }
@@ -160,7 +164,7 @@ impl Cluster {
                     (0..self.logs.len()).map(|at| (name(at), self.random.random_range(1..4)));
                 Call::Follow(FollowCall {
                     from: from.collect(),
-                    is_subscription: self.process % 2 == 0,
+                    is_subscription: self.process.is_multiple_of(2),
                 })
             }
         };
@@ -444,7 +448,8 @@ impl Cluster {
         for _ in 0..self.logs.iter().map(|log| log.committed.len()).max().unwrap_or(0) {
             self.deliver();
         }
-        self.now += super::super::delivery::DELIVERED_WITHIN + MS;
+        // From here on everything has to be served.
+        self.now += super::super::availability::SERVED_WITHIN;
         for waiting in std::mem::take(&mut self.waiting) {
             self.emit(waiting.process, waiting.node, EventKind::Ok(Answer::Ended));
         }
@@ -470,55 +475,5 @@ impl Cluster {
             let answer = self.look(&read, node);
             self.emit(process, node, answer);
         }
-    }
-}
-
-fn acknowledged(messages: &[Seen], duplicate: bool) -> EventKind {
-    let (first, last) = (messages.first().unwrap(), messages.last().unwrap());
-    EventKind::Ok(Answer::Appended {
-        first_seq: first.seq,
-        last_seq: last.seq,
-        commit_time_us: last.commit_time_us,
-        duplicate,
-        digest: last.digest.clone(),
-    })
-}
-
-fn refusal(reason: &str, may_have_taken_effect: bool, tail: Option<u64>) -> Refusal {
-    Refusal { reason: reason.to_owned(), message: String::new(), may_have_taken_effect, tail }
-}
-
-fn failed(reason: &str, tail: Option<u64>) -> EventKind {
-    EventKind::Fail(refusal(reason, false, tail))
-}
-
-fn fault(from: Nanos, to: Nanos) -> Fault {
-    Fault {
-        from,
-        to,
-        nemesis: "kill".to_owned(),
-        nodes: vec![2],
-        what: "SIGKILL".to_owned(),
-        effect: Some("the process is gone".to_owned()),
-        served_after: Some(MS),
-    }
-}
-
-fn run(healed_at: Nanos) -> Run {
-    Run {
-        name: "simulated".to_owned(),
-        started: "2026-01-01T00:00:00Z".to_owned(),
-        seed: 1,
-        nodes: NODES,
-        workloads: ["append", "retry", "session", "follow", "subscribe", "outcome", "read"]
-            .map(str::to_owned)
-            .to_vec(),
-        nemeses: vec!["kill".to_owned()],
-        duration_s: 1,
-        version: "0".to_owned(),
-        planted: None,
-        command: "quorate-jepsen run --seed 1".to_owned(),
-        healed_at: Some(healed_at),
-        excused: Vec::new(),
     }
 }

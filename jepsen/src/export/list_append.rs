@@ -1,0 +1,84 @@
+//! `list-append.edn`, one map a line, as Elle takes it: an append of a batch is a transaction of appends to one list, a
+//! linearizable read of a whole conversation reads the list. Other reads say nothing that Elle would understand.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+
+use super::edn::{string, vector};
+use super::{Entry, Operation, Type, entries, in_order};
+use crate::history::Consistency;
+use crate::model::{Append, Key, Model, Read};
+
+/// Writes the history.
+pub fn write(model: &Model, out: &mut dyn Write) -> io::Result<()> {
+    // Elle wants each value appended once: what was retried is one append, from its first call to its first success.
+    let mut written: HashSet<Key> = HashSet::new();
+    let mut all = Vec::new();
+    for (at, append) in model.appends.iter().enumerate() {
+        let keys = || model.sent_in(append).iter().map(|sent| sent.key);
+        if keys().all(|key| written.insert(key)) {
+            let (ending, end) = ends(model, append);
+            let mut both = entries(&append.span, ending, Operation::Append(at));
+            (both[1].at, both[1].line) = end;
+            all.extend(both);
+        }
+    }
+    for (at, read) in model.reads.iter().enumerate().filter(|(_, read)| is_whole(read)) {
+        all.extend(entries(&read.span, Type::of(&read.ending), Operation::Read(at)));
+    }
+    for (entry, index) in in_order(all).iter().zip(0_u64..) {
+        let Entry { at, what, process, operation, .. } = entry;
+        let (word, value) = (what.word(), value(model, *operation, *what));
+        writeln!(
+            out,
+            "{{:index {index}, :time {at}, :type {word}, :process {process}, :f :txn, :value {value}}}"
+        )?;
+    }
+    Ok(())
+}
+
+/// How a message's first attempt ended, taken together with its retries: its time and line.
+fn ends(model: &Model, append: &Append) -> (Type, (u64, u64)) {
+    let Some(first) = model.sent_in(append).first() else { return (Type::Fail, (0, 0)) };
+    let attempts = model.attempts(first.key).iter().map(|attempt| model.append_of(attempt));
+    let acknowledged = attempts.clone().filter(|append| append.ending.ok().is_some());
+    let own = append.span.end();
+    // A process' own operations must not overlap, so what ends later is left of unknown outcome at its own end.
+    if append.ending.ok().is_some() {
+        return (Type::Ok, (own.at, own.line));
+    }
+    let certain = acknowledged.count() == 0 && attempts.clone().all(Append::certainly_failed);
+    let ending = if certain { Type::Fail } else { Type::Info };
+    match append.span.answer_line {
+        0 => (ending, (u64::MAX, u64::MAX)),
+        line => (ending, (own.at, line)),
+    }
+}
+
+fn is_whole(read: &Read) -> bool {
+    let is_linearizable = read.consistency == Consistency::Linearizable && read.from_seq <= 1;
+    let whole = |count: usize, tail: u64| count as u64 + 1 == tail;
+    is_linearizable && read.ending.ok().is_some_and(|a| whole(a.seen.len(), a.tail))
+}
+
+fn value(model: &Model, operation: Operation, what: Type) -> String {
+    match operation {
+        Operation::Append(at) => {
+            let append = &model.appends[at];
+            let key = string(model.name(append.conversation));
+            let sent = model.sent_in(append).iter();
+            vector(sent.map(|sent| format!("[:append {key} {}]", sent.key)))
+        }
+        Operation::Read(at) => {
+            let read = &model.reads[at];
+            let key = string(model.name(read.conversation));
+            let answer = read.ending.ok().filter(|_| what == Type::Ok);
+            let list = answer.map_or("nil".to_owned(), |answer| {
+                let seen = model.seen[answer.seen.clone()].iter();
+                vector(seen.map(|id| model.record(*id).key.to_string()))
+            });
+            format!("[[:r {key} {list}]]")
+        }
+        Operation::Delivery(..) => unreachable!("no deliveries are put in this form"),
+    }
+}

@@ -1,0 +1,113 @@
+//! Whole runs, from their record on disk to verdict, pages and exports.
+
+use std::fs;
+use std::path::Path;
+
+use super::{RESULTS, Results, Verdict, judge};
+use crate::check::tests::simulate::{Simulated, simulate};
+use crate::history::{Answer, EventKind};
+use crate::record::{HISTORY, Recorder};
+use crate::report::index::{INDEX, index};
+use crate::report::page::PAGE;
+
+fn record(dir: &Path, simulated: Simulated) {
+    let recorder = Recorder::create(dir).unwrap();
+    simulated.events.into_iter().for_each(|event| recorder.event(event));
+    simulated.faults.into_iter().for_each(|fault| recorder.fault(fault));
+    recorder.finish(&simulated.run).unwrap();
+}
+
+fn long() -> Simulated {
+    simulate(1, 2, 1_500)
+}
+
+/// An outcome query is told that a message stands where it does not.
+fn lie(simulated: &mut Simulated) {
+    for event in &mut simulated.events {
+        if let EventKind::Ok(Answer::Outcome { seq: seq @ 1.., .. }) = &mut event.kind {
+            *seq += 1;
+            return;
+        }
+    }
+    panic!("nobody asked");
+}
+
+#[test]
+fn verdicts_are_valid_invalid_and_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = ["a-valid", "b-invalid", "c-idle", "d-damaged"].map(|name| dir.path().join(name));
+    let [valid, invalid, idle, damaged] = &runs;
+    record(valid, long());
+    let mut lying = long();
+    lie(&mut lying);
+    record(invalid, lying);
+    let mut idling = long();
+    idling.faults[0].effect = None;
+    record(idle, idling);
+    record(damaged, long());
+    fs::write(damaged.join(HISTORY), "{\"at\":1\n").unwrap();
+
+    let expected = [Verdict::Valid, Verdict::Invalid, Verdict::Unknown, Verdict::Unknown];
+    for (run, verdict) in runs.iter().zip(expected) {
+        let results = judge(run).unwrap();
+        assert_eq!(results.verdict, verdict, "{run:?}: {:?}", results.doubts);
+        let stored: Results =
+            serde_json::from_str(&fs::read_to_string(run.join(RESULTS)).unwrap()).unwrap();
+        assert_eq!(stored, results);
+        let page = fs::read_to_string(run.join(PAGE)).unwrap();
+        assert!(page.contains(verdict.word()) && !page.contains("http"), "it needs nothing else");
+    }
+    assert_eq!(expected.map(Verdict::exit_code), [0, 1, 2, 2]);
+    let why = &judge(damaged).unwrap().doubts[0];
+    assert!(why.contains("history.jsonl:1 is damaged or cut off"), "{why}");
+    assert_eq!(judge(idle).unwrap().doubts, ["the nemesis kill was never seen to take effect"]);
+
+    assert_eq!(index(dir.path()).unwrap(), [1, 1, 2]);
+    let page = fs::read_to_string(dir.path().join(INDEX)).unwrap();
+    assert!(runs.iter().all(|run| page.contains(run.file_name().unwrap().to_str().unwrap())));
+}
+
+#[test]
+fn a_violation_names_its_guarantee_and_the_lines_that_show_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lying = long();
+    lie(&mut lying);
+    record(dir.path(), lying);
+    let results = judge(dir.path()).unwrap();
+    let broken = results.judgements.iter().filter(|judgement| judgement.violations > 0);
+    let titles: Vec<&str> = broken.map(|judgement| judgement.title.as_str()).collect();
+    assert_eq!(titles, ["Known outcome"]);
+    let history = fs::read_to_string(dir.path().join(HISTORY)).unwrap();
+    let lines: Vec<&str> = history.lines().collect();
+    for checked in &results.checkers {
+        for event in checked.findings.kept.iter().flat_map(|violation| &violation.evidence) {
+            let line = lines[event.line as usize - 1];
+            assert!(line.contains(&format!("\"at\":{},", event.at)), "{event:?}: {line}");
+        }
+    }
+}
+
+#[test]
+fn what_comes_from_outside_stays_text_on_both_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let evil = "<script>alert(1)</script>\"'";
+    let mut run = simulate(2, 1, 200);
+    run.run.name = evil.to_owned();
+    run.run.workloads = vec![evil.to_owned()];
+    run.run.command = evil.to_owned();
+    run.run.planted = Some(evil.to_owned());
+    run.faults[0].nemesis = evil.to_owned();
+    run.faults[0].what = evil.to_owned();
+    for event in &mut run.events {
+        if let EventKind::Ok(Answer::Read { messages, .. }) = &mut event.kind {
+            messages.iter_mut().for_each(|seen| seen.client_msg_id = evil.to_owned());
+        }
+    }
+    record(&dir.path().join("run"), run);
+    assert_eq!(judge(&dir.path().join("run")).unwrap().verdict, Verdict::Invalid);
+    index(dir.path()).unwrap();
+    for page in [dir.path().join("run").join(PAGE), dir.path().join(INDEX)] {
+        let text = fs::read_to_string(page).unwrap();
+        assert!(text.contains("&lt;script&gt;") && !text.contains("<script"));
+    }
+}

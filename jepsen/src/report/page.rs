@@ -1,0 +1,282 @@
+//! `report.html`: one run.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use super::series::{Series, quantile};
+use super::{document, escape, plot, seconds, thousands};
+use crate::check::{Guarantee, VIOLATIONS_KEPT_MAX, Violation};
+use crate::history::{Nanos, Run};
+use crate::judge::{Checked, JudgeError, Judgement, Results, Verdict, write as write_file};
+use crate::model::Model;
+
+/// The page, in the directory of its run.
+pub const PAGE: &str = "report.html";
+
+/// Writes the page. Without a model, only the verdict can be shown, and why.
+pub fn write(dir: &Path, model: Option<&Model>, results: &Results) -> Result<(), JudgeError> {
+    let logs = node_logs(dir);
+    write_file(&dir.join(PAGE), &page(model, results, &logs))
+}
+
+/// The logs of the nodes, relative to the run.
+fn node_logs(dir: &Path) -> Vec<String> {
+    let mut logs = Vec::new();
+    for node in std::fs::read_dir(dir.join("nodes")).into_iter().flatten().flatten() {
+        for file in std::fs::read_dir(node.path()).into_iter().flatten().flatten() {
+            let is_file = file.file_type().is_ok_and(|kind| kind.is_file());
+            if let Ok(path) = file.path().strip_prefix(dir)
+                && is_file
+            {
+                logs.push(path.to_string_lossy().into_owned());
+            }
+        }
+    }
+    logs.sort();
+    logs
+}
+
+/// The whole page.
+pub fn page(model: Option<&Model>, results: &Results, logs: &[String]) -> String {
+    let name = results.run.as_ref().map_or("A run that cannot be judged", |run| run.name.as_str());
+    let mut body = format!("<h1>{}</h1>\n", escape(name));
+    body += &head(results);
+    if let Some(run) = &results.run {
+        body += &configuration(run);
+    }
+    body += &guarantees(results);
+    if let Some(model) = model {
+        let series = Series::of(model);
+        body += "<h2>Latency</h2>\n";
+        body += &plot::latency(model, &series);
+        body += &plot::latency_legend();
+        body += "<h2>Throughput</h2>\n";
+        body += &plot::rates(model, &series);
+        body += &plot::rates_legend();
+        body += "<h2>Faults</h2>\n";
+        if !model.faults.is_empty() {
+            body += &plot::timeline(model, series.length);
+        }
+        body += &faults(model);
+    }
+    body += &checkers(results);
+    body += &files(logs);
+    document(&format!("{}: {name}", results.verdict.word()), &body)
+}
+
+fn word(verdict: Verdict) -> String {
+    let word = verdict.word();
+    format!("<span class=\"word {word}\">{word}</span>")
+}
+
+fn head(results: &Results) -> String {
+    let class = results.verdict.word();
+    let says = match results.verdict {
+        Verdict::Valid => "Every promise that was looked at was kept.".to_owned(),
+        Verdict::Invalid => {
+            let broken = results.judgements.iter().filter(|j| j.verdict == Verdict::Invalid);
+            let broken: Vec<String> = broken.map(label).collect();
+            format!("Broken: {}.", broken.join(", "))
+        }
+        Verdict::Unknown => "This run proves nothing.".to_owned(),
+    };
+    let mut html =
+        format!("<div class=\"verdict {class}\"><strong>{class}</strong> {}", escape(&says));
+    let _ = write!(
+        html,
+        "<p>{} operations, {} appends acknowledged, {} faults, {} violations.</p>",
+        thousands(results.operations),
+        thousands(results.acknowledged),
+        thousands(results.faults),
+        thousands(results.violations)
+    );
+    let besides = if results.verdict == Verdict::Invalid { "Besides: " } else { "" };
+    for doubt in &results.doubts {
+        let _ = write!(html, "<p>{besides}{}</p>", escape(doubt));
+    }
+    html + "</div>\n"
+}
+
+fn configuration(run: &Run) -> String {
+    let excused = run.excused.iter().map(|(node, why)| format!("node {node}: {why}"));
+    let excused: Vec<String> = excused.collect();
+    let rows = [
+        ("began", run.started.clone()),
+        ("version", run.version.clone()),
+        ("seed", run.seed.to_string()),
+        ("nodes", run.nodes.to_string()),
+        ("workloads", run.workloads.join(", ")),
+        ("nemeses", run.nemeses.join(", ")),
+        ("faults made for", format!("{} s", run.duration_s)),
+        ("planted fault", run.planted.clone().unwrap_or_default()),
+        ("not read at the end", excused.join("; ")),
+    ];
+    let rows = rows.iter().filter(|(_, value)| !value.is_empty());
+    let rows: String =
+        rows.map(|(term, value)| format!("<dt>{term}</dt><dd>{}</dd>\n", escape(value))).collect();
+    format!(
+        "<h2>What was run</h2>\n<dl>{rows}</dl>\n<p>The same again:</p>\n<pre>{}</pre>\n",
+        escape(&run.command)
+    )
+}
+
+fn label(judgement: &Judgement) -> String {
+    match judgement.guarantee {
+        Guarantee::Availability => judgement.title.clone(),
+        numbered => format!("{numbered:?} {}", judgement.title),
+    }
+}
+
+fn guarantees(results: &Results) -> String {
+    if results.judgements.is_empty() {
+        return String::new();
+    }
+    let mut html =
+        "<h2>By guarantee</h2>\n<div class=\"scroll\"><table>\n<tr><th>guarantee<th>verdict\
+         <th>checked by<th class=\"number\">looked at<th class=\"number\">violations</tr>\n"
+            .to_owned();
+    for judgement in &results.judgements {
+        // What no history can tell has no verdict of its own.
+        let verdict = match judgement.guarantee.beyond() {
+            Some(_) => "<span class=\"muted\">not judged</span>".to_owned(),
+            None if judgement.examined == 0 => {
+                "<span class=\"muted\">not exercised</span>".to_owned()
+            }
+            None => word(judgement.verdict),
+        };
+        let _ = writeln!(
+            html,
+            "<tr><td>{}<td>{verdict}<td>{}<td class=\"number\">{}<td class=\"number\">{}</tr>",
+            escape(&label(judgement)),
+            escape(&judgement.checked_by.join(", ")),
+            thousands(judgement.examined),
+            thousands(judgement.violations)
+        );
+    }
+    html += "</table></div>\n";
+    let kept = Guarantee::ALL.into_iter().flat_map(|guarantee| results.kept(guarantee));
+    for (nth, (checked, violation)) in kept.enumerate() {
+        html += &evidence(checked, violation, nth == 0);
+    }
+    let more = |c: &&Checked| c.findings.violations > VIOLATIONS_KEPT_MAX as u64;
+    for checked in results.checkers.iter().filter(more) {
+        let _ = writeln!(
+            html,
+            "<p class=\"muted\">{}: the first {VIOLATIONS_KEPT_MAX} of {} violations are shown.</p>",
+            escape(&checked.checker),
+            thousands(checked.findings.violations)
+        );
+    }
+    html
+}
+
+/// One violation; the first lies open.
+fn evidence(checked: &Checked, violation: &Violation, is_open: bool) -> String {
+    let open = if is_open { " open" } else { "" };
+    let mut html = format!(
+        "<details{open}><summary><span class=\"word invalid\">{:?}</span> {} <span class=\"muted\">({})</span>\
+         </summary>\n<div class=\"scroll\"><table>\n<tr><th class=\"number\">at, s<th class=\"number\">line\
+         <th class=\"number\">process<th class=\"number\">node<th>shows</tr>\n",
+        violation.guarantee,
+        escape(&violation.what),
+        escape(&checked.checker)
+    );
+    let known = |number: u64| if number == 0 { String::new() } else { number.to_string() };
+    for event in &violation.evidence {
+        let _ = writeln!(
+            html,
+            "<tr><td class=\"number\">{}<td class=\"number\">{}<td class=\"number\">{}\
+             <td class=\"number\">{}<td>{}</tr>",
+            seconds(event.at),
+            known(event.line),
+            event.process,
+            known(event.node.into()),
+            escape(&event.shows)
+        );
+    }
+    html + "</table></div></details>\n"
+}
+
+/// By kind of fault: how many, how many seen to take effect, and how soon everything served again.
+fn faults(model: &Model) -> String {
+    if model.faults.is_empty() {
+        return "<p>None were made.</p>\n".to_owned();
+    }
+    let mut kinds: BTreeMap<&str, (u64, u64, Vec<Nanos>)> = BTreeMap::new();
+    for fault in &model.faults {
+        let (made, seen, served) = kinds.entry(&fault.nemesis).or_default();
+        *made += 1;
+        *seen += u64::from(fault.effect.is_some());
+        served.extend(fault.served_after);
+    }
+    let mut html = "<div class=\"scroll\"><table>\n<tr><th>fault<th class=\"number\">made\
+         <th class=\"number\">seen to take effect<th class=\"number\">measured\
+         <th class=\"number\">served after, p50<th class=\"number\">p99<th class=\"number\">max</tr>\n"
+        .to_owned();
+    for (name, (made, seen, mut served)) in kinds {
+        served.sort_unstable();
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| {
+            quantile(&served, share)
+                .map_or("–".to_owned(), |nanos| format!("{} s", seconds(nanos)))
+        });
+        let _ = writeln!(
+            html,
+            "<tr><td>{}<td class=\"number\">{made}<td class=\"number\">{seen}<td class=\"number\">{}\
+             <td class=\"number\">{p50}<td class=\"number\">{p99}<td class=\"number\">{max}</tr>",
+            escape(name),
+            served.len()
+        );
+    }
+    html += "</table></div>\n<details><summary>Each fault</summary>\n<div class=\"scroll\"><table>\n\
+             <tr><th class=\"number\">from, s<th class=\"number\">to, s<th>fault<th>nodes<th>what<th>effect</tr>\n";
+    for fault in &model.faults {
+        let nodes: Vec<String> = fault.nodes.iter().map(u32::to_string).collect();
+        let _ = writeln!(
+            html,
+            "<tr><td class=\"number\">{}<td class=\"number\">{}<td>{}<td>{}<td>{}<td>{}</tr>",
+            seconds(fault.from),
+            seconds(fault.to),
+            escape(&fault.nemesis),
+            nodes.join(", "),
+            escape(&fault.what),
+            escape(fault.effect.as_deref().unwrap_or("not seen"))
+        );
+    }
+    html + "</table></div></details>\n"
+}
+
+fn checkers(results: &Results) -> String {
+    if results.checkers.is_empty() {
+        return String::new();
+    }
+    let mut html =
+        "<h2>Checkers</h2>\n<div class=\"scroll\"><table>\n<tr><th>checker<th>guarantees<th>rule\
+         <th class=\"number\">looked at<th class=\"number\">violations</tr>\n"
+            .to_owned();
+    for checked in &results.checkers {
+        let guarantees = checked.guarantees.iter().map(|guarantee| format!("{guarantee:?}"));
+        let _ = writeln!(
+            html,
+            "<tr><td>{}<td>{}<td>{}<td class=\"number\">{}<td class=\"number\">{}</tr>",
+            escape(&checked.checker),
+            guarantees.collect::<Vec<_>>().join(", "),
+            escape(&checked.rule),
+            thousands(checked.findings.examined),
+            thousands(checked.findings.violations)
+        );
+    }
+    html + "</table></div>\n"
+}
+
+fn files(logs: &[String]) -> String {
+    let record = ["run.json", "history.jsonl", "nemesis.jsonl", "results.json"];
+    let exports = [crate::export::KAFKA, crate::export::LIST_APPEND];
+    let all = record.iter().chain(&exports).map(|name| (*name).to_owned());
+    let links = all.chain(logs.iter().cloned()).map(|path| {
+        // A path is a link to a file beside this page, whatever its name.
+        let path = escape(&path);
+        format!("<li><a href=\"./{path}\">{path}</a></li>\n")
+    });
+    format!("<h2>Files</h2>\n<ul>{}</ul>\n", links.collect::<String>())
+}
