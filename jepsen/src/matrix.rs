@@ -107,8 +107,8 @@ pub const CONTROLS: &[Control] = &[
         "vote_not_persisted",
         "append,read,retry",
         "power-all,isolate-leader,kill-all",
-        40,
-        &[G1, G2, G3],
+        12,
+        &[G1, G2, G3, Availability],
     ),
     control("serve_before_term_commit", "append,read", "kill-leader,isolate-leader", 40, &[G3]),
     control("ignore_eio", "append,read,retry", "fsync-error-all", 12, &[G1, G2, G3]),
@@ -130,8 +130,12 @@ struct Plain {
 const CI: &[Plain] = &[
     Plain { nodes: 3, nemesis: "kill,partition", time_s: 60 },
     Plain { nodes: 3, nemesis: "power,pause,clock", time_s: 45 },
-    Plain { nodes: 5, nemesis: "kill,partition,link", time_s: 60 },
-    Plain { nodes: 3, nemesis: "fsync-error,slow-disk,disk-full,restart", time_s: 45 },
+    Plain {
+        nodes: 5,
+        nemesis: "kill-leader,kill-majority,isolate-leader,majorities-ring,bridge,link",
+        time_s: 50,
+    },
+    Plain { nodes: 3, nemesis: "fsync-error,slow-disk,disk-full,restart,cpu", time_s: 40 },
     Plain { nodes: 3, nemesis: "damage,wipe,install", time_s: 60 },
 ];
 

@@ -42,9 +42,10 @@ pub(super) async fn make(
     let mut dice = StdRng::seed_from_u64(options.seed);
     let until = Instant::now() + options.time;
     let mut round = 0_usize;
-    while Instant::now() < until {
+    // A run that is too short for all of them lasts longer: one that had no turn proves nothing.
+    while Instant::now() < until || round < nemeses.len() {
         if nemeses.is_empty() {
-            sleep(Duration::from_secs(1).min(until - Instant::now())).await;
+            sleep(until.saturating_duration_since(Instant::now())).await;
             continue;
         }
         // Each in turn first, so that a short run has them all; then by chance.

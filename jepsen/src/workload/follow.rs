@@ -1,6 +1,7 @@
 //! Follows a few conversations from their start, and again from where it was when it is ended.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use quorate_client::{Delivery, Start};
 
@@ -10,6 +11,9 @@ use crate::history::{self, Answer, Call, Delivered, EventKind, FollowCall};
 
 /// Conversations of one follow.
 const CONVERSATIONS_MAX: usize = 4;
+
+/// Before a stream that ended is opened again.
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) const WORKLOAD: Workload = Workload {
     name: "follow",
@@ -28,7 +32,7 @@ async fn work(worker: Worker) {
     let mut next: HashMap<String, u64> = names.map(|name| (name, 1)).collect();
     while !worker.stop.is_cancelled() {
         follow(&worker, &caller.sibling(), &mut next).await;
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

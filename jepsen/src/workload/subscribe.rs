@@ -29,6 +29,7 @@ async fn work(mut worker: Worker) {
     while !worker.stop.is_cancelled() {
         let until = Instant::now() + Duration::from_millis(worker.dice.random_range(4_000..20_000));
         subscribe(&worker, &caller.sibling(), &mut next, until).await;
+        tokio::time::sleep(follow::PAUSE).await;
     }
 }
 
