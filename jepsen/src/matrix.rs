@@ -49,9 +49,9 @@ pub struct MatrixOptions {
     #[arg(long, env = "JEPSEN_PLANTED_BINARY", value_name = "PATH")]
     pub planted_binary: Option<PathBuf>,
 
-    /// Only runs with this in their name
-    #[arg(long, value_name = "WORD")]
-    pub only: Option<String>,
+    /// Only runs with one of these words in their name
+    #[arg(long, value_delimiter = ',', value_name = "WORDS")]
+    pub only: Vec<String>,
 
     /// Decides all runs
     #[arg(long, default_value_t = 1)]
@@ -82,6 +82,8 @@ pub struct Control {
     pub time_s: u32,
     /// Of these guarantees at least one has to be found broken.
     pub caught_by: &'static [Guarantee],
+    /// Calls a second.
+    pub rate: u32,
     /// How many times it is tried, with other seeds, before it counts as missed.
     pub tries: u64,
 }
@@ -93,7 +95,7 @@ const fn control(
     time_s: u32,
     caught_by: &'static [Guarantee],
 ) -> Control {
-    Control { planted, workload, nemesis, time_s, caught_by, tries: 2 }
+    Control { planted, workload, nemesis, time_s, caught_by, rate: 200, tries: 2 }
 }
 
 use Guarantee::{Availability, G1, G2, G3, G4, G6, G8, G11};
@@ -113,7 +115,11 @@ pub const CONTROLS: &[Control] = &[
     control("serve_before_term_commit", "append,read", "kill-leader,isolate-leader", 40, &[G3]),
     control("ignore_eio", "append,read,retry", "fsync-error-all", 12, &[G1, G2, G3]),
     control("skip_on_resubscribe", "append,follow,subscribe", "kill-one", 12, &[G6]),
-    control("purge_before_flush", "append,read", "kill-all", 20, &[G1, G2, G11, Availability]),
+    // Only a log of some length is purged.
+    Control {
+        rate: 600,
+        ..control("purge_before_flush", "append,read", "kill-all", 20, &[G1, G2, G11, Availability])
+    },
     control("flush_single_family", "append,read,retry", "kill-all", 15, &[G1, G2, G3, G4]),
     control("non_atomic_install", "append,read", "kill-install", 45, &[G1, G2, G11]),
     control("watermark_ignored", "append,read,retry", "truncate-wal-in-turn", 8, &[G1, G2, G3, G8]),
@@ -171,10 +177,8 @@ pub async fn run(
 ) -> anyhow::Result<Verdict> {
     let mut worst = Verdict::Valid;
     let begun = Instant::now();
-    let entries: Vec<Entry<'_>> = entries(options)
-        .into_iter()
-        .filter(|entry| options.only.as_ref().is_none_or(|word| entry.name.contains(word)))
-        .collect();
+    let entries: Vec<Entry<'_>> =
+        entries(options).into_iter().filter(|entry| is_wanted(options, &entry.name)).collect();
     let all = entries.len();
     for (at, entry) in entries.iter().enumerate() {
         eprintln!("[{}/{all}] {}", at + 1, entry.name);
@@ -194,6 +198,10 @@ pub async fn run(
     }
     eprintln!("{all} entries in {} s", begun.elapsed().as_secs());
     Ok(worst)
+}
+
+fn is_wanted(options: &MatrixOptions, name: &str) -> bool {
+    options.only.is_empty() || options.only.iter().any(|word| name.contains(word.as_str()))
 }
 
 fn entries(options: &MatrixOptions) -> Vec<Entry<'static>> {
@@ -221,6 +229,7 @@ fn entries(options: &MatrixOptions) -> Vec<Entry<'static>> {
         arguments.extend(
             ["--planted", control.planted, "--workload", control.workload].map(str::to_owned),
         );
+        arguments.extend(["--rate".to_owned(), control.rate.to_string()]);
         entries.push(Entry {
             name: format!("planted-{}", control.planted),
             arguments,

@@ -127,15 +127,16 @@ async fn work_and_break(
 fn usable(options: &RunOptions, world: &World) -> anyhow::Result<Vec<&'static nemesis::Nemesis>> {
     let cluster = &world.cluster;
     let has_switch = cluster.network().switch().is_some();
+    let asked = options.nemeses()?;
     let mut usable = Vec::new();
-    for nemesis in options.nemeses()? {
+    for nemesis in asked.iter().copied() {
         match nemesis::obstacle(nemesis, has_switch, cluster.has_disks(), cluster.has_shim()) {
             None => usable.push(nemesis),
             Some(why) => say!(options, "without {}: {why}", nemesis.name),
         }
     }
     anyhow::ensure!(
-        !usable.is_empty() || options.nemesis.is_empty(),
+        !usable.is_empty() || asked.is_empty(),
         "none of the nemeses asked for can be had here"
     );
     Ok(usable)
