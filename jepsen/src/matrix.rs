@@ -120,7 +120,13 @@ pub const CONTROLS: &[Control] = &[
         rate: 600,
         ..control("purge_before_flush", "append,read", "kill-all", 20, &[G1, G2, G11, Availability])
     },
-    control("flush_single_family", "append,read,retry", "kill-all", 15, &[G1, G2, G3, G4]),
+    control(
+        "flush_single_family",
+        "append,read,retry",
+        "kill-all",
+        15,
+        &[G1, G2, G3, G4, Availability],
+    ),
     control("non_atomic_install", "append,read", "kill-install", 45, &[G1, G2, G11]),
     control("watermark_ignored", "append,read,retry", "truncate-wal-in-turn", 8, &[G1, G2, G3, G8]),
     control("wiped_replica_votes", "append,read,retry", "wipe-in-turn", 12, &[G1, G2, G3]),

@@ -78,6 +78,12 @@ async fn work_and_break(
     let endpoints = world.cluster.ids().map(|id| world.cluster.client_address(id)).collect();
     let names = (0..options.conversations).map(|number| format!("room-{number}")).collect();
     let floor = Arc::new(Floor::new(recorder.clone(), names, endpoints));
+    // Now, for a client that connects learns the topology first, and later it may be lost.
+    let mut readers = Vec::new();
+    for id in world.cluster.ids() {
+        let reader = floor.caller(Some(id)).await;
+        readers.push(reader.with_context(|| format!("node {id} does not answer"))?);
+    }
     let kinds = options.workloads()?;
     let crew = Crew::start(&floor, &kinds, options.rate, options.seed);
     sleep(CALM_BEFORE).await;
@@ -92,10 +98,10 @@ async fn work_and_break(
 
     let excused = world.excused().await;
     let deadline = Instant::now() + FINAL_DEADLINE;
-    let is_excused = |id: &u32| excused.iter().any(|(node, _)| node == id);
+    let is_excused = |id: u32| excused.iter().any(|(node, _)| *node == id);
+    readers.retain(|reader| !reader.node().is_some_and(is_excused));
     say!(options, "reading everything from every node");
-    let nodes: Vec<u32> = world.cluster.ids().filter(|id| !is_excused(id)).collect();
-    let unread = read_everything(&floor, nodes, deadline).await;
+    let unread = read_everything(readers, deadline).await;
     for problem in &unread {
         say!(options, "{problem}");
     }

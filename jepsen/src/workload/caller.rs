@@ -30,6 +30,11 @@ impl Caller {
         Caller { floor, client, node, process }
     }
 
+    /// The node that it asks; none if it goes to leaders.
+    pub fn node(&self) -> Option<u32> {
+        self.node
+    }
+
     /// The group that holds a conversation, as far as the client knows.
     pub fn group_of(&self, conversation: &str) -> Option<u64> {
         self.client.group_of(conversation)

@@ -1,36 +1,24 @@
 //! The read of everything, from every node, that ends a run.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Floor;
+use super::Caller;
 use crate::history::{Consistency, ReadCall};
 
 const PAGE: u64 = 1_000;
 
-/// Reads every conversation from every node but those excused, each until it succeeds or the deadline passes. What could
-/// not be read.
-pub async fn read_everything(
-    floor: &Arc<Floor>,
-    nodes: impl IntoIterator<Item = u32>,
-    deadline: Instant,
-) -> Vec<String> {
-    let all = nodes.into_iter().map(|node| read_all_of(floor.clone(), node, deadline));
+/// Reads every conversation through each of these callers, each until it succeeds or the deadline passes. What could not
+/// be read.
+pub async fn read_everything(callers: Vec<Caller>, deadline: Instant) -> Vec<String> {
+    let all = callers.into_iter().map(|caller| read_all(caller, deadline));
     futures::future::join_all(all).await.concat()
 }
 
-async fn read_all_of(floor: Arc<Floor>, node: u32, deadline: Instant) -> Vec<String> {
-    let mut caller = loop {
-        match floor.caller(Some(node)).await {
-            Some(caller) => break caller,
-            None if Instant::now() >= deadline => {
-                return vec![format!("node {node} does not answer")];
-            }
-            None => {}
-        }
-    };
+async fn read_all(mut caller: Caller, deadline: Instant) -> Vec<String> {
+    let node = caller.node().unwrap_or(0);
+    let floor = caller.floor.clone();
     let mut unread = Vec::new();
     for conversation in &floor.conversations {
         let mut from_seq = 1;
