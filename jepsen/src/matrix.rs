@@ -84,6 +84,8 @@ pub struct Control {
     pub caught_by: &'static [Guarantee],
     /// Calls a second.
     pub rate: u32,
+    /// How many groups.
+    pub groups: u32,
     /// How many times it is tried, with other seeds, before it counts as missed.
     pub tries: u64,
 }
@@ -95,7 +97,7 @@ const fn control(
     time_s: u32,
     caught_by: &'static [Guarantee],
 ) -> Control {
-    Control { planted, workload, nemesis, time_s, caught_by, rate: 200, tries: 2 }
+    Control { planted, workload, nemesis, time_s, caught_by, rate: 200, groups: 3, tries: 2 }
 }
 
 use Guarantee::{Availability, G1, G2, G3, G4, G6, G8, G11};
@@ -118,7 +120,8 @@ pub const CONTROLS: &[Control] = &[
     // Only a log of some length is purged.
     Control {
         rate: 600,
-        ..control("purge_before_flush", "append,read", "kill-all", 20, &[G1, G2, G11, Availability])
+        groups: 1,
+        ..control("purge_before_flush", "append,read", "kill-all", 10, &[G1, G2, G11, Availability])
     },
     control(
         "flush_single_family",
@@ -236,6 +239,7 @@ fn entries(options: &MatrixOptions) -> Vec<Entry<'static>> {
             ["--planted", control.planted, "--workload", control.workload].map(str::to_owned),
         );
         arguments.extend(["--rate".to_owned(), control.rate.to_string()]);
+        arguments.extend(["--groups".to_owned(), control.groups.to_string()]);
         entries.push(Entry {
             name: format!("planted-{}", control.planted),
             arguments,
