@@ -100,7 +100,7 @@ const fn control(
     Control { planted, workload, nemesis, time_s, caught_by, rate: 200, groups: 3, tries: 2 }
 }
 
-use Guarantee::{Availability, G1, G2, G3, G4, G6, G8, G11};
+use Guarantee::{Availability, G1, G2, G3, G4, G6, G8, G10, G11};
 
 /// Every planted fault.
 pub const CONTROLS: &[Control] = &[
@@ -130,7 +130,7 @@ pub const CONTROLS: &[Control] = &[
         15,
         &[G1, G2, G3, G4, Availability],
     ),
-    control("non_atomic_install", "append,read", "kill-install", 45, &[G1, G2, G11]),
+    control("non_atomic_install", "append,read", "kill-install", 45, &[G1, G2, G10, G11]),
     control("watermark_ignored", "append,read,retry", "truncate-wal-in-turn", 8, &[G1, G2, G3, G8]),
     control("wiped_replica_votes", "append,read,retry", "wipe-in-turn", 12, &[G1, G2, G3]),
 ];
