@@ -132,7 +132,7 @@ pub const CONTROLS: &[Control] = &[
     ),
     control("non_atomic_install", "append,read", "kill-install", 45, &[G1, G2, G10, G11]),
     control("watermark_ignored", "append,read,retry", "truncate-wal-in-turn", 8, &[G1, G2, G3, G8]),
-    control("wiped_replica_votes", "append,read,retry", "wipe-in-turn", 12, &[G1, G2, G3]),
+    control("wiped_replica_votes", "append,read,retry", "wipe-voter", 12, &[G1, G2, G3]),
 ];
 
 /// A run without anything planted.

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use tokio::time::sleep;
 
 use super::{Nemesis, Struck, World};
+
+/// How long the others work while some are away.
+const WORKS_WITHOUT: Duration = Duration::from_secs(4);
 
 pub(super) const NEMESES: &[Nemesis] = &[
     Nemesis {
@@ -20,13 +24,13 @@ pub(super) const NEMESES: &[Nemesis] = &[
         strike: |world, dice| Box::pin(strike(world, dice)),
     },
     Nemesis {
-        name: "wipe-in-turn",
-        family: "wipe-in-turn",
-        about: "a majority of nodes loses its data but IDENTITY, one after another, and nobody replaces them",
+        name: "wipe-voter",
+        family: "wipe",
+        about: "one node is away while the others work; then it meets one of them that has lost all but IDENTITY",
         needs: &[],
-        holds_ms: (500, 1_000),
+        holds_ms: (5_000, 6_000),
         mixes: false,
-        strike: |world, dice| Box::pin(wipe_in_turn(world, dice)),
+        strike: |world, dice| Box::pin(wipe_voter(world, dice)),
     },
 ];
 
@@ -46,23 +50,30 @@ async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     }))
 }
 
-/// What only a node that forgets its votes survives wrongly. A sound cluster does not serve after this.
-async fn wipe_in_turn(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
-    let nodes = world.some(world.minority() + 1, &mut dice);
-    let mut bytes = 0;
-    for id in &nodes {
-        let mut node = world.cluster.node(*id).await;
-        node.kill().await?;
-        bytes += node.disk.wipe_but_identity()?;
-        node.start()?;
-        drop(node);
-        sleep(Duration::from_secs(4)).await;
+/// A majority is there of which nobody knows what was acknowledged last: it must not elect a leader.
+async fn wipe_voter(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
+    let mut nodes = world.some(world.cluster.count(), &mut dice);
+    nodes.shuffle(&mut dice);
+    let (away, workers) = nodes.split_at(world.minority() as usize);
+    let (away, workers) = (away.to_vec(), workers.to_vec());
+    for id in &away {
+        world.cluster.node(*id).await.kill().await?;
     }
-    let what = "everything but IDENTITY removed, one node after another, without replace";
+    sleep(WORKS_WITHOUT).await;
+    for id in &workers {
+        world.cluster.node(*id).await.kill().await?;
+    }
+    let wiped = workers[0];
+    let bytes = world.cluster.node(wiped).await.disk.wipe_but_identity()?;
+    for id in away.iter().chain([&wiped]) {
+        world.cluster.node(*id).await.start()?;
+    }
+    let what = format!("nodes {away:?} missed what {workers:?} knew; then node {wiped} forgot it");
     Ok(Struck::new(nodes.clone(), what, async move {
-        for id in &nodes {
-            world.excuse(*id, "wiped, and not replaced".to_owned()).await;
-        }
-        Ok((bytes > 0).then(|| format!("{bytes} bytes were gone")))
+        world.revive(&nodes).await?;
+        let done = world.replace(wiped).await?;
+        let effect =
+            format!("{bytes} bytes were gone; `node replace` went through {done} replicas");
+        Ok((bytes > 0).then_some(effect))
     }))
 }

@@ -86,7 +86,7 @@ pub struct RunOptions {
 }
 
 /// Families that leave a sound cluster unable to serve: they are for positive controls.
-const FATAL: [&str; 3] = ["wipe-in-turn", "truncate-wal-in-turn", "fsync-error-all"];
+const FATAL: [&str; 2] = ["truncate-wal-in-turn", "fsync-error-all"];
 
 impl RunOptions {
     /// The nemeses asked for.
