@@ -10,11 +10,18 @@ QUORATE = $(CARGO_TARGET_DIR)/debug/quorate
 # What is handed to the subcommand: make demo ARGS='--messages 5000', make demo FILE=chat.ndjson
 ARGS ?=
 FILE ?=
+# Seeds that make sim simulates: SEEDS fresh ones, or the SEED given.
+SEEDS ?= 100
+SEED ?=
+# The simulation is compiled with a flag of its own, and so beside everything else.
+SIM = RUSTFLAGS='--cfg tokio_unstable' CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/simulation' \
+  $(CARGO) run --quiet --locked --profile sim -p quorate-sim --
+KNOWN_SEEDS = tests/sim/seeds.txt
 # How often nodes are killed and restarted by make kills.
 KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo dev test planted kills bench lint fmt clean
+.PHONY: help setup build demo dev test planted sim kills jepsen bench lint fmt clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +41,12 @@ demo: build ## Three nodes, real chat, a killed leader, and the count of what wa
 dev: build ## Leaves a three-node cluster running and says what to type next
 	@'$(QUORATE)' dev $(ARGS)
 
-test: setup ## Runs every test
+test: setup ## Runs every test, and simulates for two minutes
 	$(CARGO) test --locked --workspace $(ARGS)
+	$(SIM) --known $(KNOWN_SEEDS) --seeds 1000 --within 110
+
+sim: setup ## Simulates whole clusters: SEEDS=1000 fresh seeds, or SEED=42 (ARGS='--trace info' shows its log)
+	@$(SIM) $(if $(SEED),--seed $(SEED),--known $(KNOWN_SEEDS) --seeds $(SEEDS)) $(ARGS)
 
 # A build of its own, because no other may have the faults in it.
 planted: setup ## Shows that planted faults do harm and are found, and that no crash point does any
@@ -43,6 +54,14 @@ planted: setup ## Shows that planted faults do harm and are found, and that no c
 
 kills: setup ## Kills and restarts nodes under load, 100 times unless KILLS says otherwise: nothing may be lost
 	KILLS='$(KILLS)' $(CARGO) test --locked --test cluster kills:: -- --nocapture
+
+# The planted build first: both leave their program at one place, and the plain one is to stay there.
+jepsen: setup ## Breaks clusters and judges by what clients saw, positive controls included (ARGS='--only planted' for some)
+	$(CARGO) build --locked -p quorate --features failpoints --bin quorate
+	@cp -f '$(QUORATE)' '$(QUORATE)-planted'
+	$(CARGO) build --locked --workspace --bins
+	@'$(CARGO_TARGET_DIR)/debug/quorate-jepsen' matrix ci --binary '$(QUORATE)' \
+	  --planted-binary '$(QUORATE)-planted' $(ARGS)
 
 # A release build, which takes RocksDB from the development build: it is compiled at the same level there, and Cargo
 # says where it lies.

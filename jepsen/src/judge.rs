@@ -107,6 +107,12 @@ pub struct Results {
 }
 
 impl Results {
+    /// The guarantees that were broken.
+    pub fn broken(&self) -> Vec<Guarantee> {
+        let broken = self.judgements.iter().filter(|one| one.verdict == Verdict::Invalid);
+        broken.map(|one| one.guarantee).collect()
+    }
+
     /// Violations that were kept, all of one guarantee.
     pub fn kept(&self, guarantee: Guarantee) -> impl Iterator<Item = (&Checked, &Violation)> {
         self.checkers.iter().flat_map(move |checked| {

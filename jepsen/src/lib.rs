@@ -6,9 +6,28 @@
 //! each node). Judging it adds `results.json`, `history.edn`, `list-append.edn` and `report.html`.
 
 pub mod check;
+pub mod cli;
+mod clock;
 pub mod export;
 pub mod history;
 pub mod judge;
+pub mod matrix;
 pub mod model;
+pub mod nemesis;
+pub mod network;
+pub mod nodes;
+pub mod programs;
 pub mod record;
 pub mod report;
+pub mod run;
+pub mod workload;
+
+/// Tells the user what goes on, unless a run is to be quiet.
+#[macro_export]
+macro_rules! say {
+    ($options:expr, $($words:tt)*) => {
+        if !$options.quiet {
+            eprintln!($($words)*);
+        }
+    };
+}

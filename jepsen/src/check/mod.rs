@@ -21,6 +21,7 @@ mod order;
 mod outcome;
 mod phantom;
 mod position;
+mod protocol;
 mod staleness;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -125,6 +126,7 @@ pub const CHECKERS: &[&dyn Checker] = &[
     &first_outcome::FirstOutcome,
     &lane::Lane,
     &delivery::DeliveryOrder,
+    &protocol::Protocol,
     &outcome::OutcomeTruth,
     &honesty::Honesty,
     &staleness::Staleness,

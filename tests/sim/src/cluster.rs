@@ -24,11 +24,12 @@ use crate::determinism;
 use crate::faults::{self, Planned, What};
 use crate::ground::{CLIENT_PORT, HTTP_PORT, Machine, PEER_PORT, SimDial, listen};
 use crate::record::{Phase, Shared};
+use crate::verdict;
 use crate::workload::{self, Plan};
 
 /// One step of the simulation.
 const TICK: Duration = Duration::from_millis(2);
-/// How long clients work and things break.
+/// How long clients work and things break; without further faults as long again, while too little was done.
 const WORK: Duration = Duration::from_secs(60);
 /// Within this time after everything was mended every group has to serve: the longest election timeout, a lease, the
 /// client's longest pauses, and snapshots for whoever missed much.
@@ -206,7 +207,9 @@ impl World {
             if shared.phase() == Phase::Working && work_ends.is_none() {
                 work_ends = Some(now + WORK);
             }
-            if shared.phase() == Phase::Working && work_ends.is_some_and(|end| now >= end) {
+            let done_enough = shared.calls() >= verdict::CALLS_MIN as u64;
+            let is_over = |end| now >= end && (done_enough || now >= end + WORK);
+            if shared.phase() == Phase::Working && work_ends.is_some_and(is_over) {
                 self.mend_all();
                 self.plan.shared.set_phase(Phase::Healed);
             }
@@ -259,7 +262,8 @@ impl World {
         let shared = self.plan.shared.clone();
         match fault.what {
             What::Crash => {
-                if shared.in_flight() > 0 {
+                let leads = |node: &u64| self.leading.borrow().contains(node);
+                if shared.in_flight() > 0 && fault.nodes.iter().any(leads) {
                     self.leader_deaths_in_flight += 1;
                 }
                 for node in &fault.nodes {

@@ -49,7 +49,7 @@ struct Arguments {
     #[arg(long, value_name = "COUNT")]
     jobs: Option<usize>,
     /// Writes the log of the simulation to standard error, as far as this filter lets it through
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", value_parser = is_filter)]
     trace: Option<String>,
     /// Simulates each seed twice and compares every byte of its log at trace level
     #[arg(long)]
@@ -79,6 +79,13 @@ fn main() -> ExitCode {
             eprintln!("{error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn is_filter(text: &str) -> Result<String, String> {
+    match text.parse::<tracing_subscriber::filter::Targets>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; a filter is like info or info,quorate=debug")),
     }
 }
 

@@ -22,6 +22,7 @@ struct State {
     next_message: Cell<u64>,
     phase: Cell<Phase>,
     in_flight: Cell<u64>,
+    calls: Cell<u64>,
     working: Cell<u64>,
     problems: RefCell<Vec<String>>,
     verified: Cell<bool>,
@@ -81,6 +82,11 @@ impl Shared {
     /// Appends that were sent and are not answered.
     pub fn in_flight(&self) -> u64 {
         self.0.in_flight.get()
+    }
+
+    /// Calls made so far.
+    pub fn calls(&self) -> u64 {
+        self.0.calls.get()
     }
 
     /// Clients that have not finished.
@@ -167,6 +173,7 @@ impl Caller {
         answer: impl FnOnce(&T) -> Answer,
     ) -> Result<T, Error> {
         let is_append = matches!(call, Call::Append(_));
+        self.shared.0.calls.set(self.shared.0.calls.get() + 1);
         self.shared.push(self.process, self.node, EventKind::Invoke(call));
         let in_flight = &self.shared.0.in_flight;
         in_flight.set(in_flight.get() + u64::from(is_append));

@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::cluster;
 use crate::determinism;
@@ -57,8 +58,10 @@ fn traced(seed: u64, log: &Log, shown: Option<String>) -> Summary {
     determinism::enter(seed);
     let lines = tracing_subscriber::fmt().with_ansi(false).with_timer(SimTime);
     if let Some(filter) = shown {
-        let shown = lines.with_env_filter(EnvFilter::new(filter)).with_writer(io::stderr);
-        let subscriber = shown.finish();
+        // Not EnvFilter: it makes hash maps, and their keys are drawn from what the simulation draws from.
+        let targets: Targets = filter.parse().expect("checked where it was given");
+        let all = lines.with_max_level(tracing::Level::TRACE).with_writer(io::stderr);
+        let subscriber = all.finish().with(targets);
         let outcome = tracing::subscriber::with_default(subscriber, || cluster::simulate(seed));
         return Summary::of(&outcome, None);
     }

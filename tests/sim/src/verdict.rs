@@ -8,7 +8,7 @@ use quorate_jepsen::model::Model;
 use crate::cluster::{Coverage, Outcome};
 
 /// Calls that a simulation has to have made, and faults that have to have taken effect.
-const CALLS_MIN: usize = 1_000;
+pub const CALLS_MIN: usize = 1_000;
 /// As above.
 const FAULTS_MIN: usize = 5;
 /// From so many seeds on, everything rare has to have been met.

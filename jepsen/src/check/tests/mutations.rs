@@ -39,6 +39,7 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a stream is caught up early", answers::catch_up_early, "delivery"),
     ("a stream never gets the rest", answers::stop_delivering, "delivery"),
     ("what is delivered was never committed", answers::deliver_uncommitted, "delivery"),
+    ("a client refused what was delivered", answers::refuse_a_stream, "protocol"),
     ("an outcome at another seq", answers::misplace_an_outcome, "outcome"),
     ("a committed message is called burnt", answers::burn_a_committed, "outcome"),
     ("an acknowledged message is called not committed", answers::deny_a_committed, "outcome"),

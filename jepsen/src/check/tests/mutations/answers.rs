@@ -145,6 +145,18 @@ pub fn stop_delivering(run: &mut Simulated) -> bool {
     late
 }
 
+pub fn refuse_a_stream(run: &mut Simulated) -> bool {
+    let ended = |kind: &EventKind| matches!(kind, EventKind::Ok(Answer::Ended));
+    let Some(event) = run.events.iter_mut().find(|event| ended(&event.kind)) else { return false };
+    event.kind = EventKind::Fail(Refusal {
+        reason: "PROTOCOL_VIOLATION".to_owned(),
+        message: "seq 6 came where 5 was due".to_owned(),
+        may_have_taken_effect: false,
+        tail: None,
+    });
+    true
+}
+
 pub fn deliver_uncommitted(run: &mut Simulated) -> bool {
     let Some(at) = deliveries(run).last().copied() else { return false };
     if let EventKind::Deliver(delivery) = &mut run.events[at].kind

@@ -1,0 +1,172 @@
+/* Preloaded into a node: lets its disk fail or dawdle and its wall clock jump, as a file shared with the fault suite
+ * says, and notes in that file how much of each of the node's files has been synced.
+ *
+ * Only what the node is told by the system is changed: nothing here knows of Quorate. The monotonic clock is never
+ * touched, for nothing that keeps time correctly may jump there. */
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SLOTS 65536
+
+/* The layout is that of `nodes/shim.rs`. */
+struct control {
+    /* Set by the suite. */
+    volatile int64_t clock_ahead_ns;
+    volatile uint32_t syncs_fail;
+    volatile uint32_t sync_delay_us;
+    /* Counted here. */
+    volatile uint64_t syncs;
+    volatile uint64_t syncs_failed;
+    volatile uint64_t syncs_delayed;
+    volatile uint64_t clock_reads_ahead;
+    char unused[4096 - 48];
+    /* How long the file with an inode was when it was last synced. */
+    struct {
+        volatile uint64_t inode;
+        volatile uint64_t synced_bytes;
+    } files[SLOTS];
+};
+
+static struct control *control;
+
+static int (*real_clock_gettime)(clockid_t, struct timespec *);
+static int (*real_gettimeofday)(struct timeval *, void *);
+static int (*real_fsync)(int);
+static int (*real_fdatasync)(int);
+static int (*real_open)(const char *, int, ...);
+static int (*real_openat)(int, const char *, int, ...);
+
+__attribute__((constructor)) static void begin(void) {
+    real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
+    real_gettimeofday = dlsym(RTLD_NEXT, "gettimeofday");
+    real_fsync = dlsym(RTLD_NEXT, "fsync");
+    real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
+    real_open = dlsym(RTLD_NEXT, "open64");
+    real_openat = dlsym(RTLD_NEXT, "openat64");
+    const char *path = getenv("JEPSEN_SHIM");
+    if (!path) return;
+    int file = real_open(path, O_RDWR | O_CLOEXEC);
+    if (file < 0) return;
+    void *at = mmap(NULL, sizeof(struct control), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (at != MAP_FAILED) control = at;
+}
+
+static void note(int file, int only_new) {
+    struct stat about;
+    if (fstat(file, &about) != 0 || !S_ISREG(about.st_mode)) return;
+    if (only_new && about.st_size != 0) return;
+    uint64_t inode = about.st_ino;
+    for (uint32_t step = 0; step < SLOTS; step++) {
+        uint32_t slot = (uint32_t)((inode * 2654435761u + step) % SLOTS);
+        uint64_t free = 0;
+        if (control->files[slot].inode == inode ||
+            __atomic_compare_exchange_n(&control->files[slot].inode, &free, inode, 0, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST) ||
+            free == inode) {
+            control->files[slot].synced_bytes = (uint64_t)about.st_size;
+            return;
+        }
+    }
+}
+
+static int sync_with(int file, int (*real)(int)) {
+    if (!control) return real(file);
+    __atomic_add_fetch(&control->syncs, 1, __ATOMIC_RELAXED);
+    uint32_t delay = control->sync_delay_us;
+    if (delay) {
+        struct timespec pause = {delay / 1000000, (long)(delay % 1000000) * 1000};
+        __atomic_add_fetch(&control->syncs_delayed, 1, __ATOMIC_RELAXED);
+        nanosleep(&pause, NULL);
+    }
+    if (control->syncs_fail) {
+        __atomic_add_fetch(&control->syncs_failed, 1, __ATOMIC_RELAXED);
+        errno = EIO;
+        return -1;
+    }
+    note(file, 0);
+    return real(file);
+}
+
+int fsync(int file) { return sync_with(file, real_fsync); }
+int fdatasync(int file) { return sync_with(file, real_fdatasync); }
+
+/* A file that is made takes over the number of one that is gone, not what of that one was synced. */
+static int opened(int file, int flags) {
+    if (control && file >= 0 && (flags & (O_CREAT | O_TRUNC))) note(file, 1);
+    return file;
+}
+
+#define MODE_OF(flags)                                  \
+    mode_t mode = 0;                                    \
+    if (flags & (O_CREAT | O_TMPFILE)) {                \
+        va_list more;                                   \
+        va_start(more, flags);                          \
+        mode = va_arg(more, mode_t);                    \
+        va_end(more);                                   \
+    }
+
+int open(const char *path, int flags, ...) {
+    MODE_OF(flags)
+    return opened(real_open(path, flags, mode), flags);
+}
+int open64(const char *path, int flags, ...) {
+    MODE_OF(flags)
+    return opened(real_open(path, flags, mode), flags);
+}
+int openat(int folder, const char *path, int flags, ...) {
+    MODE_OF(flags)
+    return opened(real_openat(folder, path, flags, mode), flags);
+}
+int openat64(int folder, const char *path, int flags, ...) {
+    MODE_OF(flags)
+    return opened(real_openat(folder, path, flags, mode), flags);
+}
+
+static int64_t ahead_ns(void) {
+    if (!control) return 0;
+    int64_t ahead = control->clock_ahead_ns;
+    if (ahead) __atomic_add_fetch(&control->clock_reads_ahead, 1, __ATOMIC_RELAXED);
+    return ahead;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = real_clock_gettime(clock, now);
+    if (result != 0 || (clock != CLOCK_REALTIME && clock != CLOCK_REALTIME_COARSE)) return result;
+    int64_t ahead = ahead_ns();
+    if (ahead) {
+        int64_t all = (int64_t)now->tv_sec * 1000000000 + now->tv_nsec + ahead;
+        now->tv_sec = all / 1000000000;
+        now->tv_nsec = all % 1000000000;
+    }
+    return result;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+    int result = real_gettimeofday(now, zone);
+    int64_t ahead = ahead_ns();
+    if (result == 0 && ahead) {
+        int64_t all = (int64_t)now->tv_sec * 1000000 + now->tv_usec + ahead / 1000;
+        now->tv_sec = all / 1000000;
+        now->tv_usec = all % 1000000;
+    }
+    return result;
+}
+
+time_t time(time_t *into) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (into) *into = now.tv_sec;
+    return now.tv_sec;
+}

@@ -1,0 +1,62 @@
+//! What the client library itself found unsound: it checks every answer before anybody sees it.
+
+use super::{Checker, Evidence, Findings, Guarantee, described};
+use crate::model::{Ending, Model, Refused, Span};
+
+/// An answer or delivery that cannot follow what came before it.
+const PROTOCOL_VIOLATION: &str = "PROTOCOL_VIOLATION";
+/// A payload that does not have its checksum.
+const DAMAGED_PAYLOAD: &str = "DAMAGED_PAYLOAD";
+
+/// See the module.
+pub struct Protocol;
+
+impl Checker for Protocol {
+    fn name(&self) -> &'static str {
+        "protocol"
+    }
+
+    fn guarantees(&self) -> &'static [Guarantee] {
+        &[Guarantee::G2, Guarantee::G6, Guarantee::G11]
+    }
+
+    fn rule(&self) -> &'static str {
+        "No call or stream ends because what a node sent was out of order or damaged."
+    }
+
+    fn check(&self, model: &Model, findings: &mut Findings) {
+        for follow in &model.follows {
+            look(model, follow.span, &follow.ending, Guarantee::G6, findings);
+        }
+        for read in &model.reads {
+            look(model, read.span, &read.ending, Guarantee::G2, findings);
+        }
+        for append in &model.appends {
+            look(model, append.span, &append.ending, Guarantee::G2, findings);
+        }
+    }
+}
+
+fn look<T>(
+    model: &Model,
+    span: Span,
+    ending: &Ending<T>,
+    guarantee: Guarantee,
+    findings: &mut Findings,
+) {
+    findings.examined += 1;
+    let (Ending::Failed(Refused { reason, .. }) | Ending::Unknown(Refused { reason, .. })) = ending
+    else {
+        return;
+    };
+    let reason = model.name(*reason);
+    let guarantee = match reason {
+        PROTOCOL_VIOLATION => guarantee,
+        DAMAGED_PAYLOAD => Guarantee::G11,
+        _ => return,
+    };
+    findings.violation(guarantee, || {
+        let what = format!("a client refused what a node sent it: {reason}");
+        described(what, [Evidence::new(span.end(), "its message says what came and what was due")])
+    });
+}

@@ -1,0 +1,208 @@
+//! Data that is not what was written: flipped bits, missing ends. The node must notice before it serves or replicates any
+//! of it (G11), and is made anew on an empty directory.
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::future::BoxFuture;
+use quorate_client::proto::NodeStatus;
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep};
+
+use super::{Nemesis, Struck, World};
+use crate::nodes::files_below;
+
+/// How long a node may take to notice.
+const NOTICE_DEADLINE: Duration = Duration::from_secs(12);
+
+#[derive(Clone, Copy)]
+struct Kind {
+    file: &'static str,
+    is_of: fn(&Path) -> bool,
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    FlipBits,
+    Shorten,
+}
+
+const fn nemesis(
+    name: &'static str,
+    about: &'static str,
+    strike: fn(Arc<World>, StdRng) -> BoxFuture<'static, Result<Struck>>,
+) -> Nemesis {
+    Nemesis {
+        name,
+        family: "damage",
+        about,
+        needs: &[],
+        holds_ms: (200, 500),
+        mixes: false,
+        strike,
+    }
+}
+
+fn is_in(path: &Path, folder: &str) -> bool {
+    path.parent().is_some_and(|parent| parent.ends_with(folder))
+}
+fn ends(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == ending)
+}
+fn begins(path: &Path, beginning: &str) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning))
+}
+
+const WAL: fn(&Path) -> bool = |path| is_in(path, "log") && ends(path, "log");
+const SST: fn(&Path) -> bool = |path| ends(path, "sst") && is_in(path, "state");
+const MANIFEST: fn(&Path) -> bool = |path| begins(path, "MANIFEST");
+const WATERMARK: fn(&Path) -> bool = |path| begins(path, "watermark");
+
+pub(super) const NEMESES: &[Nemesis] = &[
+    nemesis("flip-wal", "bits of one node's write-ahead log are flipped", |world, dice| {
+        Box::pin(strike(world, dice, Kind { file: "WAL", is_of: WAL, how: How::FlipBits }))
+    }),
+    nemesis("truncate-wal", "one node's write-ahead log loses its second half", |world, dice| {
+        Box::pin(strike(world, dice, Kind { file: "WAL", is_of: WAL, how: How::Shorten }))
+    }),
+    nemesis("flip-sst", "bits of one node's tables are flipped", |world, dice| {
+        Box::pin(strike(world, dice, Kind { file: "SST", is_of: SST, how: How::FlipBits }))
+    }),
+    nemesis("truncate-sst", "one node's tables are shortened", |world, dice| {
+        Box::pin(strike(world, dice, Kind { file: "SST", is_of: SST, how: How::Shorten }))
+    }),
+    nemesis("flip-manifest", "bits of one node's manifests are flipped", |world, dice| {
+        Box::pin(strike(
+            world,
+            dice,
+            Kind { file: "MANIFEST", is_of: MANIFEST, how: How::FlipBits },
+        ))
+    }),
+    nemesis("truncate-manifest", "one node's manifests are shortened", |world, dice| {
+        Box::pin(strike(world, dice, Kind { file: "MANIFEST", is_of: MANIFEST, how: How::Shorten }))
+    }),
+    nemesis("flip-watermark", "bits of one node's watermark are flipped", |world, dice| {
+        Box::pin(strike(
+            world,
+            dice,
+            Kind { file: "watermark", is_of: WATERMARK, how: How::FlipBits },
+        ))
+    }),
+    Nemesis {
+        name: "truncate-wal-in-turn",
+        family: "truncate-wal-in-turn",
+        about: "the logs of a majority lose their second halves, one node after another; none is replaced",
+        needs: &[],
+        holds_ms: (500, 1_000),
+        mixes: false,
+        strike: |world, dice| Box::pin(shorten_in_turn(world, dice)),
+    },
+];
+
+async fn strike(world: Arc<World>, mut dice: StdRng, kind: Kind) -> Result<Struck> {
+    let id = world.some(1, &mut dice)[0];
+    let mut node = world.cluster.node(id).await;
+    node.kill().await?;
+    let done = harm(&node.disk.data(), kind, &mut dice)?;
+    node.start()?;
+    drop(node);
+    let what = format!("{}: {:?} on node {id}: {done}", kind.file, kind.how);
+    let has_harmed = !done.is_empty();
+    Ok(Struck::new(vec![id], what, async move {
+        let noticed = notice(&world, id, NOTICE_DEADLINE).await;
+        let Some(noticed) = noticed else {
+            // A torn tail younger than the watermark, or bytes that nothing has read: allowed, as long as nothing false
+            // is served. Checkers see to that, so the node stays as it is.
+            return Ok(has_harmed.then(|| "the node serves, and said nothing".to_owned()));
+        };
+        let mut node = world.cluster.node(id).await;
+        node.kill().await?;
+        node.disk.wipe()?;
+        drop(node);
+        world.revive(&[id]).await?;
+        let replaced = world.replace(id).await?;
+        Ok(Some(format!("{noticed}; `node replace` made {replaced} replicas anew")))
+    }))
+}
+
+/// What a sound cluster does not survive, and one that ignores its watermark survives wrongly.
+async fn shorten_in_turn(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
+    let nodes = world.some(world.minority() + 1, &mut dice);
+    let kind = Kind { file: "WAL", is_of: WAL, how: How::Shorten };
+    let mut done = Vec::new();
+    for id in &nodes {
+        world.cluster.node(*id).await.kill().await?;
+    }
+    for id in &nodes {
+        let mut node = world.cluster.node(*id).await;
+        done.push(format!("node {id}: {}", harm(&node.disk.data(), kind, &mut dice)?));
+        node.start()?;
+    }
+    Ok(Struck::new(nodes.clone(), "ends of logs removed, without replace", async move {
+        let mut noticed = Vec::new();
+        for id in &nodes {
+            if let Some(how) = notice(&world, *id, Duration::from_secs(4)).await {
+                world.excuse(*id, how.clone()).await;
+                noticed.push(format!("node {id}: {how}"));
+            }
+        }
+        Ok(Some(format!("{}; {}", done.join("; "), noticed.join("; "))))
+    }))
+}
+
+/// Harms the newest and largest file of a kind. What was done; empty if there was no such file.
+fn harm(data: &Path, kind: Kind, dice: &mut StdRng) -> Result<String> {
+    let all = files_below(data);
+    let of_kind = all.into_iter().filter(|(path, about)| (kind.is_of)(path) && about.len() > 64);
+    let mut files: Vec<(PathBuf, u64)> = of_kind.map(|(path, about)| (path, about.len())).collect();
+    files.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let mut done = Vec::new();
+    for (path, bytes) in files.into_iter().take(2) {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
+        match kind.how {
+            How::Shorten => file.set_len(bytes / 2)?,
+            How::FlipBits => {
+                for _ in 0..8 {
+                    let (place, mut byte) = (dice.random_range(0..bytes), [0]);
+                    file.read_exact_at(&mut byte, place)?;
+                    file.write_all_at(&[byte[0] ^ (1 << dice.random_range(0..8))], place)?;
+                }
+            }
+        }
+        file.sync_all()?;
+        let name = path.strip_prefix(data).unwrap_or(&path);
+        done.push(format!("{} ({bytes} bytes)", name.display()));
+    }
+    Ok(done.join(", "))
+}
+
+/// How a node shows that it has noticed: it ends, or it and others call a replica damaged.
+async fn notice(world: &World, id: u32, within: Duration) -> Option<String> {
+    let deadline = Instant::now() + within;
+    while Instant::now() < deadline {
+        if let Some(how) = world.cluster.node(id).await.wait_for_end(Duration::ZERO).await {
+            return Some(format!("the node refused to run on ({how})"));
+        }
+        if let Ok(Some(problem)) = problem_of(world, id).await {
+            return Some(format!("a replica is reported {problem}"));
+        }
+        sleep(Duration::from_millis(300)).await;
+    }
+    None
+}
+
+async fn problem_of(world: &World, id: u32) -> Result<Option<String>> {
+    let nodes: Vec<NodeStatus> = world.describe().await?.nodes;
+    let status = nodes.into_iter().find(|status| status.node_id == u64::from(id));
+    let status = status.context("the node is not described")?;
+    let bad = status
+        .replicas
+        .into_iter()
+        .find(|replica| matches!(replica.role.as_str(), "damaged" | "missing" | "stopped"));
+    Ok(bad.map(|replica| format!("{}: {}", replica.role, replica.problem)))
+}

@@ -1,0 +1,148 @@
+//! What is broken. Each file has one kind of fault, and [`ALL`] has them all. To add one: a file with its [`Nemesis`]
+//! values, and a line here.
+//!
+//! A nemesis breaks something and returns how to mend it. It says what it saw of its effect, for a fault that had none
+//! proves nothing.
+
+mod clock;
+mod cpu;
+mod damage;
+mod disk_full;
+mod fsync;
+mod install;
+mod kill;
+mod link;
+mod partition;
+mod pause;
+mod power;
+mod restart;
+mod wipe;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use rand::rngs::StdRng;
+
+pub use world::World;
+
+/// What a nemesis needs that not every machine gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nodes in network namespaces, joined by the switch.
+    Switch,
+    /// A file system for each node.
+    Disk,
+    /// Something preloaded into the nodes.
+    Shim,
+    /// Either of the two last ones.
+    DiskOrShim,
+}
+
+/// A kind of fault.
+pub struct Nemesis {
+    /// As on the command line.
+    pub name: &'static str,
+    /// Several nemeses of one kind go by this name together.
+    pub family: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// What it needs.
+    pub needs: &'static [Need],
+    /// How long what it breaks stays broken, in milliseconds: from, to.
+    pub holds_ms: (u64, u64),
+    /// Whether it may run beside another fault.
+    pub mixes: bool,
+    /// Breaks.
+    pub strike: fn(Arc<World>, StdRng) -> BoxFuture<'static, anyhow::Result<Struck>>,
+}
+
+/// What was broken, and how to mend it.
+pub struct Struck {
+    /// The nodes that it is about.
+    pub nodes: Vec<u32>,
+    /// For people.
+    pub what: String,
+    /// Mends it, and says how it was seen to take effect; none if it was not.
+    pub mend: BoxFuture<'static, anyhow::Result<Option<String>>>,
+}
+
+impl Struck {
+    pub(crate) fn new(
+        nodes: Vec<u32>,
+        what: impl Into<String>,
+        mend: impl Future<Output = anyhow::Result<Option<String>>> + Send + 'static,
+    ) -> Struck {
+        Struck { nodes, what: what.into(), mend: Box::pin(mend) }
+    }
+}
+
+/// How long most faults stay.
+const HOLDS_MS: (u64, u64) = (2_500, 6_000);
+/// How long a node that was restarted may take before it is left to itself.
+const RESTART_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Every nemesis.
+pub fn all() -> impl Iterator<Item = &'static Nemesis> {
+    const ALL: &[&[Nemesis]] = &[
+        kill::NEMESES,
+        restart::NEMESES,
+        pause::NEMESES,
+        partition::NEMESES,
+        link::NEMESES,
+        clock::NEMESES,
+        power::NEMESES,
+        fsync::NEMESES,
+        disk_full::NEMESES,
+        damage::NEMESES,
+        wipe::NEMESES,
+        cpu::NEMESES,
+        install::NEMESES,
+    ];
+    ALL.iter().copied().flatten()
+}
+
+/// Those of this name, or of the family of this name.
+pub fn named(name: &str) -> Vec<&'static Nemesis> {
+    match all().find(|one| one.name == name) {
+        Some(one) => vec![one],
+        None => all().filter(|one| one.family == name).collect(),
+    }
+}
+
+/// Why a nemesis cannot be had in this cluster; none if it can.
+pub fn obstacle(
+    nemesis: &Nemesis,
+    has_switch: bool,
+    has_disks: bool,
+    has_shim: bool,
+) -> Option<&'static str> {
+    nemesis.needs.iter().find_map(|need| match need {
+        Need::Switch if !has_switch => Some("it needs nodes in network namespaces"),
+        Need::Disk if !has_disks => Some("it needs a file system for each node, and so root"),
+        Need::Shim if !has_shim => Some("it needs a C compiler"),
+        Need::DiskOrShim if !has_disks && !has_shim => Some("it needs root or a C compiler"),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_are_no_families_of_others() {
+        let names: Vec<&str> = all().map(|one| one.name).collect();
+        for one in all() {
+            assert_eq!(names.iter().filter(|name| **name == one.name).count(), 1, "{}", one.name);
+            assert!(
+                named(one.family).iter().any(|member| member.family == one.family),
+                "{}",
+                one.name
+            );
+            assert!(one.holds_ms.0 <= one.holds_ms.1);
+        }
+        assert!(named("kill-").is_empty());
+    }
+}

@@ -1,0 +1,148 @@
+//! What nemeses act on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::future::join_all;
+use quorate_client::proto::{DescribeClusterResponse, ReplaceRequest};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::RESTART_DEADLINE;
+use crate::network::Switch;
+use crate::nodes::Cluster;
+
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The cluster, and what is known of the harm done to it.
+pub struct World {
+    /// The nodes.
+    pub cluster: Cluster,
+    /// Nodes that must not be read at the end, and why.
+    excused: Mutex<Vec<(u32, String)>>,
+}
+
+impl World {
+    /// A world that is whole.
+    pub fn new(cluster: Cluster) -> World {
+        World { cluster, excused: Mutex::default() }
+    }
+
+    /// The switch.
+    ///
+    /// # Errors
+    ///
+    /// If nodes are on loopback.
+    pub fn switch(&self) -> anyhow::Result<&Switch> {
+        self.cluster.network().switch().context("there is no switch: nodes are on loopback")
+    }
+
+    /// Some of the nodes, at random.
+    pub fn some(&self, count: u32, dice: &mut StdRng) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.cluster.ids().collect();
+        ids.shuffle(dice);
+        ids.truncate(count as usize);
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The most nodes that may be gone while a quorum is left.
+    pub fn minority(&self) -> u32 {
+        (self.cluster.count() - 1) / 2
+    }
+
+    /// The cluster as the first node that answers describes it.
+    ///
+    /// # Errors
+    ///
+    /// If none does.
+    pub async fn describe(&self) -> anyhow::Result<DescribeClusterResponse> {
+        let ask = |id| async move {
+            let client = self.cluster.client(id, DESCRIBE_TIMEOUT).await?;
+            Ok::<_, anyhow::Error>(client.describe_cluster().await?)
+        };
+        let mut answers = join_all(self.cluster.ids().map(ask)).await.into_iter();
+        answers.find_map(Result::ok).context("no node describes the cluster")
+    }
+
+    /// The node that leads the most groups, and how many.
+    ///
+    /// # Errors
+    ///
+    /// If nobody is known to lead.
+    pub async fn leader(&self) -> anyhow::Result<u32> {
+        let described = self.describe().await?;
+        let mut led: HashMap<u64, u32> = HashMap::new();
+        for group in described.topology.unwrap_or_default().groups {
+            *led.entry(group.leader_node_id).or_default() += 1;
+        }
+        led.remove(&0);
+        let most = led.into_iter().max_by_key(|(node, groups)| (*groups, *node));
+        let (node, _) = most.context("nobody is known to lead")?;
+        Ok(u32::try_from(node)?)
+    }
+
+    /// Starts nodes that do not run, and gives them time to serve. A node that does not is left to those who judge.
+    ///
+    /// # Errors
+    ///
+    /// If a process cannot be started.
+    pub async fn revive(&self, nodes: &[u32]) -> anyhow::Result<()> {
+        for id in nodes {
+            self.cluster.node(*id).await.start()?;
+        }
+        let deadline = Instant::now() + RESTART_DEADLINE;
+        join_all(nodes.iter().map(|id| self.cluster.wait_alive(*id, deadline))).await;
+        Ok(())
+    }
+
+    /// Makes the replicas of a node anew, as an operator would with `quorate node replace`.
+    ///
+    /// # Errors
+    ///
+    /// If no node does that in time.
+    pub async fn replace(&self, node: u32) -> anyhow::Result<u32> {
+        let deadline = Instant::now() + REPLACE_TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match timeout(left, self.replace_once(node)).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(error)) if left.is_zero() => return Err(error),
+                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(_) => anyhow::bail!("node {node} was not replaced in time"),
+            }
+        }
+    }
+
+    async fn replace_once(&self, node: u32) -> anyhow::Result<u32> {
+        let other = self.cluster.ids().find(|id| *id != node).context("there is one node")?;
+        let client = self.cluster.client(other, REPLACE_TIMEOUT).await?;
+        let request = ReplaceRequest { node_id: node.into(), ..ReplaceRequest::default() };
+        let mut steps = client.replace(request).await?;
+        let mut done = 0;
+        while let Some(step) = steps.next().await? {
+            done = step.groups_done;
+        }
+        Ok(done)
+    }
+
+    /// Notes that a node cannot be read at the end.
+    pub async fn excuse(&self, node: u32, why: String) {
+        self.excused.lock().await.push((node, why));
+    }
+
+    /// Nodes that cannot be read at the end.
+    pub async fn excused(&self) -> Vec<(u32, String)> {
+        self.excused.lock().await.clone()
+    }
+
+    /// Whether every one of these processes is gone; says so.
+    pub async fn seen_gone(self: &Arc<Self>, nodes: &[u32], had_run: u32) -> Option<String> {
+        (had_run > 0).then(|| format!("{had_run} of {} processes were seen to end", nodes.len()))
+    }
+}

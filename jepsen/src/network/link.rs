@@ -1,0 +1,140 @@
+//! What happens to packets on their way from one place to another.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// A place in the network: 0 is where all clients are, others are nodes.
+pub type Place = u32;
+/// Where all clients are.
+pub const CLIENTS: Place = 0;
+
+/// How one direction between two places behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Link {
+    /// Nothing passes.
+    pub is_cut: bool,
+    /// Every connection is answered with a reset.
+    pub resets: bool,
+    /// How long each packet takes.
+    pub delay: Duration,
+    /// Up to this much more, by chance: packets overtake each other.
+    pub jitter: Duration,
+    /// The share of packets that are lost, 0 to 1.
+    pub loss: f64,
+}
+
+/// What became of packets since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Passed, at once or later.
+    pub passed: u64,
+    /// Dropped, because of a cut or by chance.
+    pub dropped: u64,
+    /// Held back.
+    pub delayed: u64,
+    /// Answered with a reset.
+    pub reset: u64,
+}
+
+/// What is to be done with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Pass,
+    Drop,
+    Hold(Duration),
+    Reset,
+}
+
+/// All links that are not sound, and the dice.
+pub(super) struct Links {
+    links: BTreeMap<(Place, Place), Link>,
+    counts: Counts,
+    dice: StdRng,
+}
+
+impl Links {
+    pub fn new(seed: u64) -> Links {
+        let dice = StdRng::seed_from_u64(seed);
+        Links { links: BTreeMap::new(), counts: Counts::default(), dice }
+    }
+
+    pub fn set(&mut self, from: Place, to: Place, change: impl FnOnce(&mut Link)) {
+        let link = self.links.entry((from, to)).or_default();
+        change(link);
+        if *link == Link::default() {
+            self.links.remove(&(from, to));
+        }
+    }
+
+    pub fn mend_all(&mut self) {
+        self.links.clear();
+    }
+
+    /// Counts since the last call.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub fn fate(&mut self, from: Place, to: Place) -> Fate {
+        let link = self.links.get(&(from, to)).copied().unwrap_or_default();
+        if link.is_cut || (link.loss > 0.0 && self.dice.random_bool(link.loss.min(1.0))) {
+            self.counts.dropped += 1;
+            return Fate::Drop;
+        }
+        if link.resets {
+            self.counts.reset += 1;
+            return Fate::Reset;
+        }
+        self.counts.passed += 1;
+        let jitter = match link.jitter.is_zero() {
+            true => Duration::ZERO,
+            false => link.jitter.mul_f64(self.dice.random_range(0.0..1.0)),
+        };
+        let held = link.delay + jitter;
+        if held.is_zero() {
+            return Fate::Pass;
+        }
+        self.counts.delayed += 1;
+        Fate::Hold(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_one_way_and_the_same_seed_throws_the_same_dice() {
+        let fates = |seed| {
+            let mut links = Links::new(seed);
+            links.set(1, 2, |link| link.loss = 0.5);
+            links.set(3, 2, |link| link.is_cut = true);
+            assert_eq!(links.fate(3, 2), Fate::Drop);
+            assert_eq!(links.fate(2, 3), Fate::Pass);
+            (0..64).map(|_| links.fate(1, 2)).collect::<Vec<_>>()
+        };
+        assert_eq!(fates(7), fates(7));
+        assert_ne!(fates(7), fates(8));
+        assert!(fates(7).contains(&Fate::Pass) && fates(7).contains(&Fate::Drop));
+    }
+
+    #[test]
+    fn mending_leaves_nothing_behind() {
+        let mut links = Links::new(1);
+        links.set(1, 2, |link| link.is_cut = true);
+        links.set(1, 2, |link| link.is_cut = false);
+        assert!(links.links.is_empty());
+        links.set(1, 2, |link| link.delay = Duration::from_millis(5));
+        assert_eq!(links.fate(1, 2), Fate::Hold(Duration::from_millis(5)));
+        assert_eq!(links.take_counts(), Counts { passed: 1, delayed: 1, ..Counts::default() });
+        links.mend_all();
+        assert_eq!(links.fate(1, 2), Fate::Pass);
+    }
+}

@@ -1,0 +1,158 @@
+//! Breaks and mends, one round after another, at times two things at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use tokio::time::{Instant, sleep};
+
+use super::{RunOptions, served};
+use crate::history::{Fault, Nanos};
+use crate::nemesis::{Nemesis, Struck, World};
+use crate::nodes::WhyDown;
+use crate::record::Recorder;
+use crate::say;
+use crate::workload::Floor;
+
+/// How long clients work undisturbed between two rounds.
+const CALM_MS: (u64, u64) = (500, 2_000);
+/// The share of rounds in which two things are broken at once.
+const TWO_AT_ONCE: f64 = 0.35;
+
+struct Open {
+    nemesis: &'static Nemesis,
+    from: Nanos,
+    struck: Struck,
+}
+
+/// Makes faults for as long as the run is to last, and records each once it has been mended.
+///
+/// # Errors
+///
+/// If the harness fails; not if the cluster does.
+pub(super) async fn make(
+    options: &RunOptions,
+    world: &Arc<World>,
+    floor: &Arc<Floor>,
+    recorder: &Recorder,
+    nemeses: &[&'static Nemesis],
+) -> anyhow::Result<()> {
+    let mut dice = StdRng::seed_from_u64(options.seed);
+    let until = Instant::now() + options.time;
+    let mut round = 0_usize;
+    // A run that is too short for all of them lasts longer: one that had no turn proves nothing.
+    while Instant::now() < until || round < nemeses.len() {
+        if nemeses.is_empty() {
+            sleep(until.saturating_duration_since(Instant::now())).await;
+            continue;
+        }
+        // Each in turn first, so that a short run has them all; then by chance.
+        let first = match round < nemeses.len() {
+            true => nemeses[round],
+            false => nemeses.choose(&mut dice).copied().unwrap_or(nemeses[0]),
+        };
+        let mut chosen = vec![first];
+        let others: Vec<&'static Nemesis> = nemeses
+            .iter()
+            .copied()
+            .filter(|other| other.mixes && first.mixes && other.family != first.family)
+            .collect();
+        let other = others.choose(&mut dice).copied();
+        chosen.extend(other.filter(|_| dice.random_bool(TWO_AT_ONCE)));
+        round += 1;
+        one_round(options, world, floor, recorder, chosen, &mut dice).await?;
+        sleep(Duration::from_millis(dice.random_range(CALM_MS.0..CALM_MS.1))).await;
+    }
+    Ok(())
+}
+
+async fn one_round(
+    options: &RunOptions,
+    world: &Arc<World>,
+    floor: &Arc<Floor>,
+    recorder: &Recorder,
+    chosen: Vec<&'static Nemesis>,
+    dice: &mut StdRng,
+) -> anyhow::Result<()> {
+    let mut open = Vec::new();
+    let mut holds = Duration::ZERO;
+    for nemesis in chosen {
+        let from = recorder.now();
+        match (nemesis.strike)(world.clone(), StdRng::seed_from_u64(dice.random())).await {
+            Ok(struck) => {
+                say!(options, "{}: nodes {:?}: {}", nemesis.name, struck.nodes, struck.what);
+                let (least, most) = nemesis.holds_ms;
+                holds = holds.max(Duration::from_millis(dice.random_range(least..=most)));
+                open.push(Open { nemesis, from, struck });
+            }
+            // It may be that a node was down, or that nobody led.
+            Err(error) => say!(options, "{} could not be done: {error:#}", nemesis.name),
+        }
+    }
+    sleep(holds).await;
+    let mut faults = Vec::new();
+    for Open { nemesis, from, struck } in open {
+        let mended = struck.mend.await;
+        let effect = mended.unwrap_or_else(|error| {
+            say!(options, "{}: mending: {error:#}", nemesis.name);
+            None
+        });
+        faults.push(Fault {
+            from,
+            to: recorder.now(),
+            nemesis: nemesis.name.to_owned(),
+            nodes: struck.nodes,
+            what: struck.what,
+            effect,
+            served_after: None,
+        });
+    }
+    revive_fallen(options, world, recorder).await?;
+    let served_after = served::wait(floor).await;
+    match served_after {
+        Some(after) => say!(options, "  all groups served after {:.2} s", after.as_secs_f64()),
+        None => say!(options, "  not all groups serve"),
+    }
+    let last = faults.len().saturating_sub(1);
+    for (at, mut fault) in faults.into_iter().enumerate() {
+        say!(options, "  {}: {}", fault.nemesis, fault.effect.as_deref().unwrap_or("no effect"));
+        if at == last {
+            fault.served_after =
+                served_after.and_then(|after| Nanos::try_from(after.as_nanos()).ok());
+        }
+        recorder.fault(fault);
+    }
+    Ok(())
+}
+
+/// Starts what ended by itself, and says that it did: whether it should have is for those who judge.
+async fn revive_fallen(
+    options: &RunOptions,
+    world: &Arc<World>,
+    recorder: &Recorder,
+) -> anyhow::Result<()> {
+    let excused = world.excused().await;
+    for id in world.cluster.ids().filter(|id| !excused.iter().any(|(node, _)| node == id)) {
+        let mut node = world.cluster.node(id).await;
+        if node.is_running() {
+            continue;
+        }
+        if let WhyDown::ByItself(how) = node.why_down().clone() {
+            let at = recorder.now();
+            say!(options, "node {id} had ended by itself ({how}):\n{}", node.end_of_log());
+            recorder.fault(Fault {
+                from: at,
+                to: at,
+                nemesis: "ended-by-itself".to_owned(),
+                nodes: vec![id],
+                what: how,
+                effect: None,
+                served_after: None,
+            });
+            node.start()?;
+        }
+    }
+    Ok(())
+}

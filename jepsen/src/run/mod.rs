@@ -1,0 +1,155 @@
+//! One run: a cluster is made, clients work, things break and are mended, everything is read once more, and what was
+//! written down is judged.
+
+mod faults;
+mod options;
+mod served;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+pub use options::RunOptions;
+
+use crate::history::Run;
+use crate::nemesis::{self, World};
+use crate::nodes::{Cluster, ClusterOptions, WhyDown};
+use crate::programs;
+use crate::record::Recorder;
+use crate::workload::{Crew, Floor, read_everything};
+use crate::{clock, say};
+
+/// How long clients work before the first fault.
+const CALM_BEFORE: Duration = Duration::from_secs(3);
+/// How long they work after the last.
+const CALM_AFTER: Duration = Duration::from_secs(3);
+/// How long nodes may take until everything can be read from each.
+const FINAL_DEADLINE: Duration = Duration::from_secs(45);
+
+/// Runs, writes everything down in `dir`, and puts the cluster away whatever happens.
+///
+/// # Errors
+///
+/// If the harness fails or is told to stop: nothing is known then.
+pub async fn run(options: &RunOptions, dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
+    let version = programs::run(&options.binary.to_string_lossy(), ["--version"]).await?;
+    say!(options, "starting {} nodes", options.nodes);
+    let cluster_options = cluster_options(options);
+    let cluster = tokio::select! {
+        cluster = Cluster::start(dir, &cluster_options) => cluster?,
+        () = stop.cancelled() => bail!("interrupted"),
+    };
+    let world = Arc::new(World::new(cluster));
+    let outcome = tokio::select! {
+        outcome = work_and_break(options, dir, &world, version.trim()) => outcome,
+        () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let problems = world.cluster.stop(options.keep_data).await;
+    if !problems.is_empty() {
+        say!(options, "putting away: {}", problems.join("; "));
+    }
+    outcome
+}
+
+fn cluster_options(options: &RunOptions) -> ClusterOptions {
+    ClusterOptions {
+        nodes: options.nodes,
+        groups: options.groups,
+        replication: options.replication,
+        network: options.network,
+        binary: options.binary.clone(),
+        failpoints: options.planted.as_ref().map(|name| format!("planted::{name}=return")),
+        seed: options.seed,
+    }
+}
+
+async fn work_and_break(
+    options: &RunOptions,
+    dir: &Path,
+    world: &Arc<World>,
+    version: &str,
+) -> anyhow::Result<()> {
+    let recorder = Recorder::create(dir)?;
+    let started = clock::now_text();
+    let endpoints = world.cluster.ids().map(|id| world.cluster.client_address(id)).collect();
+    let names = (0..options.conversations).map(|number| format!("room-{number}")).collect();
+    let floor = Arc::new(Floor::new(recorder.clone(), names, endpoints));
+    // Now, for a client that connects learns the topology first, and later it may be lost.
+    let mut readers = Vec::new();
+    for id in world.cluster.ids() {
+        let reader = floor.caller(Some(id)).await;
+        readers.push(reader.with_context(|| format!("node {id} does not answer"))?);
+    }
+    let kinds = options.workloads()?;
+    let crew = Crew::start(&floor, &kinds, options.rate, options.seed);
+    sleep(CALM_BEFORE).await;
+    anyhow::ensure!(floor.acknowledged() > 0, "nothing was acknowledged before the first fault");
+
+    let chosen = usable(options, world)?;
+    faults::make(options, world, &floor, &recorder, &chosen).await?;
+    let healed_at = recorder.now();
+    say!(options, "healed; {} appends acknowledged", floor.acknowledged());
+    sleep(CALM_AFTER).await;
+    crew.stop().await?;
+
+    let excused = world.excused().await;
+    let deadline = Instant::now() + FINAL_DEADLINE;
+    let is_excused = |id: u32| excused.iter().any(|(node, _)| *node == id);
+    readers.retain(|reader| !reader.node().is_some_and(is_excused));
+    say!(options, "reading everything from every node");
+    let unread = read_everything(readers, deadline).await;
+    for problem in &unread {
+        say!(options, "{problem}");
+    }
+    for id in world.cluster.ids() {
+        let mut node = world.cluster.node(id).await;
+        let is_running = node.is_running();
+        if let (false, WhyDown::ByItself(how)) = (is_running, node.why_down()) {
+            say!(options, "node {id} has ended by itself ({how}):\n{}", node.end_of_log());
+        }
+    }
+    let run = Run {
+        name: options.name(),
+        started,
+        seed: options.seed,
+        nodes: options.nodes,
+        workloads: kinds.iter().map(|kind| kind.name.to_owned()).collect(),
+        nemeses: chosen.iter().map(|nemesis| nemesis.name.to_owned()).collect(),
+        duration_s: options.time.as_secs(),
+        version: version.to_owned(),
+        planted: options.planted.clone(),
+        command: options.command(),
+        healed_at: Some(healed_at),
+        excused,
+    };
+    recorder.finish(&run).context("the run was not written down")
+}
+
+/// The nemeses asked for that can be had here; the others are named.
+fn usable(options: &RunOptions, world: &World) -> anyhow::Result<Vec<&'static nemesis::Nemesis>> {
+    let cluster = &world.cluster;
+    let has_switch = cluster.network().switch().is_some();
+    let asked = options.nemeses()?;
+    let mut usable = Vec::new();
+    for nemesis in asked.iter().copied() {
+        match nemesis::obstacle(nemesis, has_switch, cluster.has_disks(), cluster.has_shim()) {
+            None => usable.push(nemesis),
+            Some(why) => say!(options, "without {}: {why}", nemesis.name),
+        }
+    }
+    anyhow::ensure!(
+        !usable.is_empty() || asked.is_empty(),
+        "none of the nemeses asked for can be had here"
+    );
+    Ok(usable)
+}
+
+/// The folder of a run in the store.
+pub fn folder(store: &Path, options: &RunOptions) -> PathBuf {
+    let when = clock::now_text().replace(['-', ':'], "");
+    store.join(format!("{}-{when}-{}", options.name(), options.seed))
+}

@@ -1,0 +1,276 @@
+//! Calls, written down before they are made and after they are answered.
+
+use std::sync::Arc;
+
+use quorate_client::proto::get_outcome_response::State;
+use quorate_client::proto::{AppendResponse, GetOutcomeRequest, Message};
+use quorate_client::{Append, Client, Error, NewMessage, Read, Start};
+
+use super::{Floor, Recent};
+use crate::clock;
+use crate::history::{
+    Answer, AppendCall, Call, Consistency, Event, EventKind, LanePlace, OutcomeCall, OutcomeState,
+    Position, Process, ReadCall, Refusal, Seen, Sent,
+};
+
+/// Bytes of a message that say nothing, so that there is something to store.
+const FILLING_BYTES: usize = 160;
+
+/// Somebody who calls, one call after another.
+pub struct Caller {
+    pub(super) floor: Arc<Floor>,
+    pub(super) client: Client,
+    node: Option<u32>,
+    process: Process,
+}
+
+impl Caller {
+    pub(super) fn new(floor: Arc<Floor>, client: Client, node: Option<u32>) -> Caller {
+        let process = floor.fresh_process();
+        Caller { floor, client, node, process }
+    }
+
+    /// The node that it asks; none if it goes to leaders.
+    pub fn node(&self) -> Option<u32> {
+        self.node
+    }
+
+    /// The group that holds a conversation, as far as the client knows.
+    pub fn group_of(&self, conversation: &str) -> Option<u64> {
+        self.client.group_of(conversation)
+    }
+
+    /// Another that calls through the same client.
+    pub fn sibling(&self) -> Caller {
+        Caller::new(self.floor.clone(), self.client.clone(), self.node)
+    }
+
+    /// Records something of this process.
+    pub fn record(&self, kind: EventKind) {
+        let at = self.floor.recorder.now();
+        self.floor.recorder.event(Event { at, process: self.process, node: self.node, kind });
+    }
+
+    /// Records how a call ended. After one whose outcome is not known it goes on as a new process.
+    fn end(&mut self, ended: Result<Answer, Refusal>) {
+        match ended {
+            Ok(answer) => self.record(EventKind::Ok(answer)),
+            Err(refusal) if refusal.may_have_taken_effect => {
+                self.record(EventKind::Info(refusal));
+                self.process = self.floor.fresh_process();
+            }
+            Err(refusal) => self.record(EventKind::Fail(refusal)),
+        }
+    }
+
+    /// New messages of a sender, one to three.
+    pub fn compose(&self, conversation: &str, sender: &str, count: u32) -> Vec<Recent> {
+        let one = |_| Recent {
+            conversation: conversation.to_owned(),
+            sender: sender.to_owned(),
+            client_msg_id: format!("m{}", self.floor.fresh_message()),
+            issued_at_us: clock::now_us(),
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// Records that messages are about to be sent, and returns what is to be sent.
+    pub fn begin_append(
+        &self,
+        messages: &[Recent],
+        expected_tail: Option<u64>,
+        lane: Option<LanePlace>,
+    ) -> Append {
+        let first = &messages[0];
+        let sent = messages.iter().map(Recent::sent).collect();
+        self.record(EventKind::Invoke(Call::Append(AppendCall {
+            conversation: first.conversation.clone(),
+            sender: first.sender.clone(),
+            messages: sent,
+            expected_tail,
+            lane,
+        })));
+        let messages = messages.iter().map(Recent::message);
+        let append = Append::batch(&first.conversation, &first.sender, messages);
+        match expected_tail {
+            Some(tail) => append.expected_tail(tail),
+            None => append,
+        }
+    }
+
+    /// Records how an append ended. The error where it was refused.
+    pub fn end_append(
+        &mut self,
+        conversation: &str,
+        ended: Result<AppendResponse, Error>,
+    ) -> Result<u64, Error> {
+        match ended {
+            Ok(response) => {
+                self.floor.note_tail(conversation, response.last_seq + 1);
+                self.floor.note_acknowledged();
+                self.end(Ok(Answer::Appended {
+                    first_seq: response.first_seq,
+                    last_seq: response.last_seq,
+                    commit_time_us: response.commit_time_us,
+                    duplicate: response.duplicate,
+                    digest: hex(&response.digest),
+                }));
+                Ok(response.last_seq)
+            }
+            Err(error) => {
+                self.end(Err(refusal(&error)));
+                Err(error)
+            }
+        }
+    }
+
+    /// Appends, and waits for the answer. Seq of the last message.
+    ///
+    /// # Errors
+    ///
+    /// What the client says.
+    pub async fn append(
+        &mut self,
+        messages: &[Recent],
+        expected_tail: Option<u64>,
+    ) -> Result<u64, Error> {
+        let append = self.begin_append(messages, expected_tail, None);
+        let ended = self.client.append(append).await;
+        self.end_append(&messages[0].conversation, ended)
+    }
+
+    /// Reads forwards. Its tail.
+    ///
+    /// # Errors
+    ///
+    /// What the client says.
+    pub async fn read(&mut self, call: ReadCall) -> Result<(u64, u64), Error> {
+        use quorate_client::Consistency as Level;
+        let level = match call.consistency {
+            Consistency::Linearizable => Level::Linearizable,
+            Consistency::AtLeast(seq) => Level::AtLeast(seq),
+            Consistency::MaxStalenessMs(age) => Level::MaxStalenessMs(age),
+            Consistency::Local => Level::Local,
+        };
+        let limit = u32::try_from(call.limit).unwrap_or(u32::MAX);
+        let read = Read::new(&call.conversation).start(Start::Seq(call.from_seq)).limit(limit);
+        let (conversation, from) = (call.conversation.clone(), call.from_seq);
+        self.record(EventKind::Invoke(Call::Read(call)));
+        match self.client.read(read.consistency(level)).await {
+            Ok(page) => {
+                let next = page.messages.last().map_or(from, |last| last.seq + 1);
+                let position = page.position.unwrap_or_default();
+                self.end(Ok(Answer::Read {
+                    messages: page.messages.iter().map(seen).collect(),
+                    first_seq: page.first_seq,
+                    tail: page.tail,
+                    position: Position {
+                        node: u32::try_from(position.node_id).unwrap_or(0),
+                        group: position.group_id,
+                        applied_index: position.applied_index,
+                        age_ms: position.age_ms,
+                    },
+                }));
+                if level == Level::Linearizable {
+                    self.floor.note_tail(&conversation, page.tail);
+                }
+                Ok((page.tail, next))
+            }
+            Err(error) => {
+                self.end(Err(refusal(&error)));
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks what became of a message.
+    ///
+    /// # Errors
+    ///
+    /// What the client says.
+    pub async fn outcome(&mut self, of: &Recent, settle: bool) -> Result<OutcomeState, Error> {
+        self.record(EventKind::Invoke(Call::Outcome(OutcomeCall {
+            conversation: of.conversation.clone(),
+            sender: of.sender.clone(),
+            client_msg_id: of.client_msg_id.clone(),
+            issued_at_us: of.issued_at_us,
+            settle,
+        })));
+        let request = GetOutcomeRequest {
+            conversation: of.conversation.clone(),
+            sender: of.sender.clone(),
+            client_msg_id: of.client_msg_id.clone(),
+            issued_at_us: of.issued_at_us,
+            settle,
+        };
+        match self.client.outcome(request).await {
+            Ok(response) => {
+                let state = match response.state() {
+                    State::Committed => OutcomeState::Committed,
+                    State::Burnt => OutcomeState::Burnt,
+                    _ => OutcomeState::NotCommitted,
+                };
+                self.end(Ok(Answer::Outcome { state, seq: response.seq }));
+                Ok(state)
+            }
+            Err(error) => {
+                self.end(Err(refusal(&error)));
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Recent {
+    /// The same payload for every attempt, and for no other message.
+    fn payload(&self) -> String {
+        let mut text = format!("{}:", self.client_msg_id);
+        while text.len() < FILLING_BYTES {
+            text.push_str(&self.client_msg_id);
+        }
+        text
+    }
+
+    fn sent(&self) -> Sent {
+        Sent {
+            client_msg_id: self.client_msg_id.clone(),
+            issued_at_us: self.issued_at_us,
+            hash: hash(self.payload().as_bytes()),
+        }
+    }
+
+    fn message(&self) -> NewMessage {
+        let message = NewMessage::text(self.payload());
+        message.client_msg_id(&self.client_msg_id).issued_at_us(self.issued_at_us)
+    }
+}
+
+/// A message as it came.
+pub(super) fn seen(message: &Message) -> Seen {
+    Seen {
+        seq: message.seq,
+        sender: message.sender.clone(),
+        client_msg_id: message.client_msg_id.clone(),
+        hash: hash(&message.payload),
+        commit_time_us: message.commit_time_us,
+        digest: hex(&message.digest),
+    }
+}
+
+pub(super) fn refusal(error: &Error) -> Refusal {
+    Refusal {
+        reason: error.reason().to_owned(),
+        message: error.message().to_owned(),
+        may_have_taken_effect: error.may_have_taken_effect(),
+        tail: error.tail(),
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let whole = blake3::hash(bytes);
+    u64::from_be_bytes(whole.as_bytes()[..8].try_into().expect("eight of thirty-two bytes"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

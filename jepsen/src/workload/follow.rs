@@ -1,0 +1,83 @@
+//! Follows a few conversations from their start, and again from where it was when it is ended.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use quorate_client::{Delivery, Start};
+
+use super::caller::{refusal, seen};
+use super::{Caller, Worker, Workload};
+use crate::history::{self, Answer, Call, Delivered, EventKind, FollowCall};
+
+/// Conversations of one follow.
+const CONVERSATIONS_MAX: usize = 4;
+
+/// Before a stream that ended is opened again.
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) const WORKLOAD: Workload = Workload {
+    name: "follow",
+    about: "follows a few conversations, history and then live (G6)",
+    workers: 3,
+    share: 0,
+    work: |worker| Box::pin(work(worker)),
+};
+
+async fn work(worker: Worker) {
+    let Some(caller) = worker.caller().await else { return };
+    let all = &worker.floor.conversations;
+    let step = worker.number as usize;
+    let names =
+        (0..CONVERSATIONS_MAX.min(all.len())).map(|at| all[(at * 2 + step) % all.len()].clone());
+    let mut next: HashMap<String, u64> = names.map(|name| (name, 1)).collect();
+    while !worker.stop.is_cancelled() {
+        follow(&worker, &caller.sibling(), &mut next).await;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn follow(worker: &Worker, caller: &Caller, next: &mut HashMap<String, u64>) {
+    let from: Vec<(String, u64)> = next.iter().map(|(name, seq)| (name.clone(), *seq)).collect();
+    let starts: Vec<(String, Start)> =
+        from.iter().map(|(name, seq)| (name.clone(), Start::Seq(*seq))).collect();
+    caller.record(EventKind::Invoke(Call::Follow(FollowCall { from, is_subscription: false })));
+    let mut stream = match caller.client.follow_with_heartbeat(starts, 500) {
+        Ok(stream) => stream,
+        Err(error) => return caller.record(EventKind::Fail(refusal(&error))),
+    };
+    loop {
+        let came = tokio::select! {
+            came = stream.next() => came,
+            () = worker.stop.cancelled() => return caller.record(EventKind::Ok(Answer::Ended)),
+        };
+        match came {
+            Some(Ok(delivery)) => {
+                if let Some((conversation, seq)) = record(caller, delivery) {
+                    next.insert(conversation, seq);
+                }
+            }
+            Some(Err(error)) => return caller.record(EventKind::Fail(refusal(&error))),
+            None => return caller.record(EventKind::Ok(Answer::Ended)),
+        }
+    }
+}
+
+/// Records a delivery. The conversation and the seq that comes next, where it says so.
+pub(super) fn record(caller: &Caller, delivery: Delivery) -> Option<(String, u64)> {
+    let (conversation, what, next) = match delivery {
+        Delivery::Messages { conversation, messages } => {
+            let next = messages.last().map(|last| last.seq + 1);
+            (conversation, Delivered::Messages(messages.iter().map(seen).collect()), next)
+        }
+        Delivery::CaughtUp { conversation, next_seq } => {
+            (conversation, Delivered::CaughtUp { next_seq }, None)
+        }
+        Delivery::Gap { conversation, from_seq, to_seq } => {
+            (conversation, Delivered::Gap { from_seq, to_seq }, Some(to_seq))
+        }
+        _ => return None,
+    };
+    let delivery = history::Delivery { conversation: conversation.clone(), what };
+    caller.record(EventKind::Deliver(delivery));
+    next.map(|next| (conversation, next))
+}

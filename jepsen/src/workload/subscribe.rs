@@ -1,0 +1,70 @@
+//! Subscribes to every conversation at once; and, now and then, to all of them again from where it was.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use quorate_client::{Credit, Delivery, Start};
+use rand::Rng;
+use tokio::time::{Instant, sleep_until};
+
+use super::caller::refusal;
+use super::{Caller, Worker, Workload, follow};
+use crate::history::{Answer, Call, EventKind, FollowCall};
+
+/// Little, so that credit runs out and is given again.
+const CREDIT_BYTES: u64 = 8 * 1024;
+
+pub(super) const WORKLOAD: Workload = Workload {
+    name: "subscribe",
+    about: "subscribes to all conversations, and again from where it was (G6)",
+    workers: 3,
+    share: 0,
+    work: |worker| Box::pin(work(worker)),
+};
+
+async fn work(mut worker: Worker) {
+    let Some(caller) = worker.caller().await else { return };
+    let all = worker.floor.conversations.iter();
+    let mut next: HashMap<String, u64> = all.map(|name| (name.clone(), 1)).collect();
+    while !worker.stop.is_cancelled() {
+        let until = Instant::now() + Duration::from_millis(worker.dice.random_range(4_000..20_000));
+        subscribe(&worker, &caller.sibling(), &mut next, until).await;
+        tokio::time::sleep(follow::PAUSE).await;
+    }
+}
+
+async fn subscribe(
+    worker: &Worker,
+    caller: &Caller,
+    next: &mut HashMap<String, u64>,
+    until: Instant,
+) {
+    let from: Vec<(String, u64)> = next.iter().map(|(name, seq)| (name.clone(), *seq)).collect();
+    let call = FollowCall { from: from.clone(), is_subscription: true };
+    caller.record(EventKind::Invoke(Call::Follow(call)));
+    let mut subscription = caller.client.subscribe();
+    for (name, seq) in from {
+        let credit = Credit::Automatic(CREDIT_BYTES);
+        if let Err(error) = subscription.add(name, Start::Seq(seq), credit).await {
+            return caller.record(EventKind::Fail(refusal(&error)));
+        }
+    }
+    loop {
+        let delivery = tokio::select! {
+            delivery = subscription.next() => delivery,
+            () = worker.stop.cancelled() => break,
+            () = sleep_until(until) => break,
+        };
+        match delivery {
+            Delivery::Ended { error: Some(error), .. } => {
+                return caller.record(EventKind::Fail(refusal(&error)));
+            }
+            delivery => {
+                if let Some((conversation, seq)) = follow::record(caller, delivery) {
+                    next.insert(conversation, seq);
+                }
+            }
+        }
+    }
+    caller.record(EventKind::Ok(Answer::Ended));
+}
