@@ -262,7 +262,7 @@ impl World {
         let shared = self.plan.shared.clone();
         match fault.what {
             What::Crash => {
-                let leads = |node: &u64| self.leading.borrow().contains(node);
+                let leads = |node: &u64| self.machine(*node).leads();
                 if shared.in_flight() > 0 && fault.nodes.iter().any(leads) {
                     self.leader_deaths_in_flight += 1;
                 }

@@ -83,6 +83,8 @@ pub struct Machine {
     /// How the disks behave, and what they were seen to do.
     pub disk: Arc<DiskManners>,
     skew_us: Arc<AtomicI64>,
+    /// What its last process counts.
+    metrics: Arc<Mutex<Option<Arc<Metrics>>>>,
 }
 
 /// How slow a node's disk is, and what it did.
@@ -127,6 +129,7 @@ impl Machine {
                 installs: AtomicU64::new(0),
             }),
             skew_us: Arc::default(),
+            metrics: Arc::default(),
         }
     }
 
@@ -140,6 +143,7 @@ impl Machine {
     /// # Errors
     /// As the product says of a data directory that cannot be used.
     pub fn open(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Storage> {
+        *self.metrics.lock().expect("no panic while locked") = Some(metrics.clone());
         let dir = DataDir::open_in_memory(&self.dir, self.node)?;
         let engine = |disk: &MemoryDisk| {
             Arc::new(SimEngine { inner: disk.open(), manners: self.disk.clone() })
@@ -147,6 +151,16 @@ impl Machine {
         let (log, state) = (engine(&self.log), engine(&self.state));
         let opened = Opened::make_ready(dir, log, state, self.watermark.clone())?;
         Ok(opened.start(Arc::new(Observers(metrics.clone()))))
+    }
+
+    /// Whether it led a group when it last counted, which it does each second.
+    pub fn leads(&self) -> bool {
+        let metrics = self.metrics.lock().expect("no panic while locked");
+        let page = metrics.as_ref().map(|metrics| metrics.encode()).unwrap_or_default();
+        let mut counts = page.lines().filter_map(|line| {
+            line.strip_prefix("quorate_replicas{role=\"leader\"} ")?.parse::<u64>().ok()
+        });
+        counts.any(|count| count > 0)
     }
 
     /// Its process has died, or its power was cut: what was not synced is gone. The two are the same here, since
