@@ -124,6 +124,18 @@ async fn a_changed_leader_is_learnt_without_a_failure() {
 }
 
 #[tokio::test]
+async fn a_node_that_belongs_to_no_cluster_is_enough_to_connect() {
+    let cluster = Cluster::start(1).await;
+    cluster.dissolve();
+    let client = cluster.client().await;
+    assert_eq!(client.topology(), None);
+    let mut topologies = client.watch_topology();
+    cluster.elect(1);
+    assert_eq!(topologies.next().await.groups.len(), 1);
+    client.append(hello()).await.unwrap();
+}
+
+#[tokio::test]
 async fn reads_are_checked() {
     let cluster = Cluster::start(1).await;
     cluster.log.fill("c", 1..=10);

@@ -116,6 +116,11 @@ impl Cluster {
         cluster
     }
 
+    /// Makes the nodes belong to no cluster, until one is elected.
+    pub fn dissolve(&self) {
+        self.topology.send_replace(proto::Topology::default());
+    }
+
     /// Makes a node the leader and tells whoever watches the topology.
     pub fn elect(&self, leader_node_id: u64) {
         let replicas = self.nodes.iter().map(|n| proto::Replica { node_id: n.id, incarnation: 1 });

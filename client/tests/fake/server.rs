@@ -357,7 +357,10 @@ impl Cluster for Service {
         _: Request<proto::WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
         let topologies = WatchStream::new(self.0.topology.clone());
-        let respond = |topology| Ok(proto::WatchTopologyResponse { topology: Some(topology) });
+        let respond = |topology: proto::Topology| {
+            let topology = (!topology.nodes.is_empty()).then_some(topology);
+            Ok(proto::WatchTopologyResponse { topology })
+        };
         Ok(Response::new(Box::pin(topologies.map(respond))))
     }
 
