@@ -38,8 +38,7 @@ pub use node_storage::{Opened, Storage};
 #[cfg(feature = "rocksdb")]
 pub use open::{OpenError, ReadOnlyStorage};
 pub use overlay::Overlay;
-use recovery::Recovered;
-pub use recovery::{GroupLogState, GroupRecovery, recover};
+pub use recovery::{GroupLogState, GroupRecovery, Recovered, make_ready, recover};
 #[cfg(feature = "rocksdb")]
 pub use rocks::RocksEngine;
 pub use tables::{Table, keys};
