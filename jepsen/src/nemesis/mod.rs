@@ -1,4 +1,4 @@
-//! What is broken. Each file has one kind of fault, and [``] has them all. To add one: a file with its [`Nemesis`]
+//! What is broken. Each file has one kind of fault, and [`all`] has them all. To add one: a file with its [`Nemesis`]
 //! values, and a line here.
 //!
 //! A nemesis breaks something and returns how to mend it. It says what it saw of its effect, for a fault that had none
