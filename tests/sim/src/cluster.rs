@@ -1,28 +1,22 @@
 //! One simulation from its seed to its verdict.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate::log::invariants;
-use quorate::server::{Config, Ground, Metrics, run_on};
-use quorate::service::AllowAll;
-use quorate_client::proto::{InitRequest, init_request};
-use quorate_client::{Consistency, Start};
-use quorate_jepsen::history::{Consistency as Level, Event, Fault};
+use quorate_jepsen::history::{Event, Fault};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use crate::determinism;
 use crate::faults::{self, Planned, What};
-use crate::ground::{CLIENT_PORT, HTTP_PORT, Machine, PEER_PORT, SimDial, listen};
+use crate::ground::Machine;
+use crate::keeper;
+use crate::node::{self, Ended, Manners};
 use crate::record::{Phase, Shared};
 use crate::verdict;
 use crate::workload::{self, Plan};
@@ -31,9 +25,6 @@ use crate::workload::{self, Plan};
 const TICK: Duration = Duration::from_millis(2);
 /// How long clients work and things break; without further faults as long again, while too little was done.
 const WORK: Duration = Duration::from_secs(60);
-/// Within this time after everything was mended every group has to serve: the longest election timeout, a lease, the
-/// client's longest pauses, and snapshots for whoever missed much.
-pub const SERVE_LIMIT: Duration = Duration::from_secs(30);
 /// A simulation that has not ended by then never will.
 const END_LIMIT: Duration = Duration::from_secs(240);
 /// How often what must always hold is checked while nothing happens that calls for it.
@@ -97,8 +88,7 @@ struct World {
     sim: Sim<'static>,
     plan: Plan,
     machines: Vec<Machine>,
-    /// Nodes whose process has ended by itself, and why.
-    ended: Rc<RefCell<BTreeMap<u64, String>>>,
+    ended: Ended,
     /// Faults to come, by their beginning.
     to_come: Vec<Planned>,
     /// Faults under way, with when they began.
@@ -126,13 +116,13 @@ impl World {
             Plan { nodes, conversations: Rc::new(conversations), shared, sent: Rc::default() };
         let machines: Vec<_> =
             (1..=nodes).map(|node| Machine::new(node, randomness.random())).collect();
-        let ended = Rc::<RefCell<BTreeMap<u64, String>>>::default();
+        let ended = Ended::default();
         let storage = Manners {
             flush_interval_ms: randomness.random_range(200..2_000),
             log_keep_bytes: randomness.random_range(1..32) * 1_024,
         };
         for machine in &machines {
-            add_node(&mut sim, machine.clone(), ended.clone(), storage);
+            node::add(&mut sim, machine.clone(), ended.clone(), storage);
         }
         let begin = Duration::from_secs(5);
         let to_come = faults::plan(randomness, nodes, begin, begin + WORK);
@@ -153,9 +143,9 @@ impl World {
     fn add_clients(&mut self, randomness: &mut SmallRng) {
         let plan = &self.plan;
         let (nodes, groups) = (plan.nodes, self.groups);
-        let keeper = plan.clone();
+        let keeping = plan.clone();
         self.sim.client("keeper", async move {
-            keep(keeper, groups).await;
+            keeper::keep(keeping, groups).await;
             Ok(())
         });
         let pinned = |randomness: &mut SmallRng| {
@@ -480,155 +470,6 @@ impl World {
                 installs: count(|machine| machine.disk.installs.load(Ordering::Relaxed)),
                 leader_deaths_in_flight: self.leader_deaths_in_flight,
             },
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Manners {
-    flush_interval_ms: u64,
-    log_keep_bytes: u64,
-}
-
-fn add_node(
-    sim: &mut Sim<'static>,
-    machine: Machine,
-    ended: Rc<RefCell<BTreeMap<u64, String>>>,
-    manners: Manners,
-) {
-    sim.host(machine.name(), move || {
-        let (machine, ended) = (machine.clone(), ended.clone());
-        async move {
-            let node = machine.node.0.into();
-            let why = match serve(machine, manners).await {
-                Ok(()) => "it was asked to".to_owned(),
-                Err(error) => format!("{error:#}"),
-            };
-            tracing::warn!(node, why, "the node has ended");
-            ended.borrow_mut().insert(node, why);
-            Ok(())
-        }
-    });
-}
-
-/// The product, on simulated ground.
-async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
-    let name = machine.name();
-    let settings = [
-        ("NODE_ID", machine.node.to_string()),
-        ("DATA_DIR", "simulated".to_owned()),
-        ("CLIENT__LISTEN", format!("0.0.0.0:{CLIENT_PORT}")),
-        ("CLIENT__ADVERTISE", format!("{name}:{CLIENT_PORT}")),
-        ("CLIENT__INSECURE", "true".to_owned()),
-        ("PEER__LISTEN", format!("0.0.0.0:{PEER_PORT}")),
-        ("PEER__ADVERTISE", format!("{name}:{PEER_PORT}")),
-        ("PEER__INSECURE", "true".to_owned()),
-        ("HTTP__LISTEN", format!("0.0.0.0:{HTTP_PORT}")),
-        ("HTTP__ADVERTISE", format!("{name}:{HTTP_PORT}")),
-        ("HTTP__INSECURE", "true".to_owned()),
-        ("STORAGE__BALLAST_BYTES", "0".to_owned()),
-        ("STORAGE__FLUSH_INTERVAL_MS", manners.flush_interval_ms.to_string()),
-        ("STORAGE__LOG_KEEP_BYTES", manners.log_keep_bytes.to_string()),
-    ];
-    let settings = settings.map(|(key, value)| (format!("QUORATE_{key}"), value));
-    let config = Config::load_with(None, settings)?;
-    let listeners = listen().await?;
-    let metrics = Arc::new(Metrics::new());
-    let ground = Ground {
-        dial: Some(Arc::new(SimDial)),
-        storage: machine.open(&metrics)?,
-        metrics,
-        clock: machine.clock(),
-        authorizer: Arc::new(AllowAll),
-    };
-    run_on(listeners, ground, config, CancellationToken::new()).await
-}
-
-/// Makes the cluster, and reads everything when it is mended.
-async fn keep(plan: Plan, groups: u32) {
-    // There is no topology to learn yet.
-    let client = workload::connect(&plan, Some(1)).await;
-    let nodes = (1..=plan.nodes).map(|node| init_request::Node {
-        node_id: node,
-        peer_address: format!("n{node}:{PEER_PORT}"),
-    });
-    let request = InitRequest { nodes: nodes.collect(), groups, replication_factor: 0 };
-    while let Err(error) = client.init(request.clone()).await {
-        tracing::info!(%error, "not made yet");
-        sleep(Duration::from_millis(200)).await;
-    }
-    plan.shared.set_phase(Phase::Working);
-    while plan.shared.phase() == Phase::Working {
-        sleep(Duration::from_millis(20)).await;
-    }
-    let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan)).await;
-    match served {
-        Ok(()) => plan.shared.set_served(),
-        Err(_) => return plan.shared.problem("a group does not serve in time once all is mended"),
-    }
-    while plan.shared.working() > 0 {
-        sleep(Duration::from_millis(50)).await;
-    }
-    plan.shared.set_phase(Phase::Reading);
-    if tokio::time::timeout(SERVE_LIMIT, read_everything(&plan)).await.is_err() {
-        return plan.shared.problem("not every node can be read in time once all is mended");
-    }
-    // What is committed reaches streams at once; their connections may have to notice that they broke.
-    sleep(Duration::from_secs(20)).await;
-    plan.shared.set_verified();
-    plan.shared.set_phase(Phase::Over);
-}
-
-/// Waits until every conversation is read linearizably and appended to.
-async fn every_group_serves(plan: &Plan) {
-    let client = workload::connect(plan, None).await;
-    let mut randomness = SmallRng::seed_from_u64(1);
-    let mut caller = plan.shared.caller(None);
-    for conversation in plan.conversations.iter() {
-        loop {
-            let mut call = workload::new_append(plan, &mut randomness, "keeper");
-            call.conversation.clone_from(conversation);
-            if workload::append(&client, &mut caller, call).await.is_ok() {
-                break;
-            }
-        }
-    }
-}
-
-/// Reads every conversation from every node, once all of them have everything.
-async fn read_everything(plan: &Plan) {
-    let client = workload::connect(plan, None).await;
-    let mut tails = BTreeMap::new();
-    for conversation in plan.conversations.iter() {
-        let tail = loop {
-            let request = quorate_client::Read::new(conversation.clone()).start(Start::Last(0));
-            match client.read(request).await {
-                Ok(page) => break page.tail,
-                Err(_) => sleep(Duration::from_millis(100)).await,
-            }
-        };
-        tails.insert(conversation.clone(), tail);
-    }
-    for node in 1..=plan.nodes {
-        let client = workload::connect(plan, Some(node)).await;
-        let mut caller = plan.shared.caller(Some(node as u32));
-        for (conversation, tail) in &tails {
-            let at_least = tail.saturating_sub(1).max(1);
-            let level = (Consistency::AtLeast(at_least), Level::AtLeast(at_least));
-            while workload::read(
-                &client,
-                &mut caller,
-                conversation.clone(),
-                1,
-                100_000,
-                level,
-                true,
-            )
-            .await
-            .is_none()
-            {
-                sleep(Duration::from_millis(100)).await;
-            }
         }
     }
 }

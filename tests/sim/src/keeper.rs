@@ -1,0 +1,108 @@
+//! The client that makes the cluster of a simulation, and finds out at the end what became of everything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_client::proto::{InitRequest, init_request};
+use quorate_client::{Consistency, Start};
+use quorate_jepsen::history::Consistency as Level;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::time::sleep;
+
+use crate::ground::PEER_PORT;
+use crate::record::Phase;
+use crate::workload::{self, Plan};
+
+/// Within this time after everything was mended every group has to serve: the longest election timeout, a lease, the
+/// client's longest pauses, and snapshots for whoever missed much.
+pub const SERVE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Makes the cluster, and reads everything when it is mended.
+pub async fn keep(plan: Plan, groups: u32) {
+    // There is no topology to learn yet.
+    let client = workload::connect(&plan, Some(1)).await;
+    let nodes = (1..=plan.nodes).map(|node| init_request::Node {
+        node_id: node,
+        peer_address: format!("n{node}:{PEER_PORT}"),
+    });
+    let request = InitRequest { nodes: nodes.collect(), groups, replication_factor: 0 };
+    while let Err(error) = client.init(request.clone()).await {
+        tracing::info!(%error, "not made yet");
+        sleep(Duration::from_millis(200)).await;
+    }
+    plan.shared.set_phase(Phase::Working);
+    while plan.shared.phase() == Phase::Working {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan)).await;
+    match served {
+        Ok(()) => plan.shared.set_served(),
+        Err(_) => return plan.shared.problem("a group does not serve in time once all is mended"),
+    }
+    while plan.shared.working() > 0 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    plan.shared.set_phase(Phase::Reading);
+    if tokio::time::timeout(SERVE_LIMIT, read_everything(&plan)).await.is_err() {
+        return plan.shared.problem("not every node can be read in time once all is mended");
+    }
+    // What is committed reaches streams at once; their connections may have to notice that they broke.
+    sleep(Duration::from_secs(20)).await;
+    plan.shared.set_verified();
+    plan.shared.set_phase(Phase::Over);
+}
+
+/// Waits until every conversation is read linearizably and appended to.
+async fn every_group_serves(plan: &Plan) {
+    let client = workload::connect(plan, None).await;
+    let mut randomness = SmallRng::seed_from_u64(1);
+    let mut caller = plan.shared.caller(None);
+    for conversation in plan.conversations.iter() {
+        loop {
+            let mut call = workload::new_append(plan, &mut randomness, "keeper");
+            call.conversation.clone_from(conversation);
+            if workload::append(&client, &mut caller, call).await.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+/// Reads every conversation from every node, once all of them have everything.
+async fn read_everything(plan: &Plan) {
+    let client = workload::connect(plan, None).await;
+    let mut tails = BTreeMap::new();
+    for conversation in plan.conversations.iter() {
+        let tail = loop {
+            let request = quorate_client::Read::new(conversation.clone()).start(Start::Last(0));
+            match client.read(request).await {
+                Ok(page) => break page.tail,
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        };
+        tails.insert(conversation.clone(), tail);
+    }
+    for node in 1..=plan.nodes {
+        let client = workload::connect(plan, Some(node)).await;
+        let mut caller = plan.shared.caller(Some(node as u32));
+        for (conversation, tail) in &tails {
+            let at_least = tail.saturating_sub(1).max(1);
+            let level = (Consistency::AtLeast(at_least), Level::AtLeast(at_least));
+            while workload::read(
+                &client,
+                &mut caller,
+                conversation.clone(),
+                1,
+                100_000,
+                level,
+                true,
+            )
+            .await
+            .is_none()
+            {
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
