@@ -29,6 +29,7 @@ pub mod vacuity;
 
 use std::collections::BTreeMap;
 
+pub use delivery::DELIVERED_WITHIN;
 use serde::{Deserialize, Serialize};
 
 use crate::history::{Nanos, Process};

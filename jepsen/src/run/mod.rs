@@ -25,8 +25,11 @@ use crate::{clock, say};
 
 /// How long clients work before the first fault.
 const CALM_BEFORE: Duration = Duration::from_secs(3);
-/// How long they work after the last.
-const CALM_AFTER: Duration = Duration::from_secs(3);
+/// How long they work after the last: streams have to be complete only after
+/// [`DELIVERED_WITHIN`](crate::check::DELIVERED_WITHIN) of it.
+const CALM_AFTER: Duration = Duration::from_secs(12);
+/// The same in positive controls, whose faults show earlier.
+const CALM_AFTER_PLANTED: Duration = Duration::from_secs(3);
 /// How long nodes may take until everything can be read from each.
 const FINAL_DEADLINE: Duration = Duration::from_secs(45);
 
@@ -93,7 +96,7 @@ async fn work_and_break(
     faults::make(options, world, &floor, &recorder, &chosen).await?;
     let healed_at = recorder.now();
     say!(options, "healed; {} appends acknowledged", floor.acknowledged());
-    sleep(CALM_AFTER).await;
+    sleep(if options.planted.is_some() { CALM_AFTER_PLANTED } else { CALM_AFTER }).await;
     crew.stop().await?;
 
     let excused = world.excused().await;
