@@ -12,7 +12,7 @@ use crate::backoff::Backoff;
 use crate::client::Shared;
 use crate::error::Effect;
 use crate::router::{Destination, Target};
-use crate::{Client, Error, Routing, channels, proto};
+use crate::{Client, Error, Routing, channels, proto, reason};
 
 /// A topology is fetched anew this often at most, however many calls ask for it.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
@@ -121,7 +121,7 @@ async fn keep_current(shared: Arc<Shared>) {
     }
 }
 
-/// Opens a watch and takes its first answer: a topology, or that there is none yet.
+/// Opens a watch and takes its first topology; a node that has none is an error.
 async fn open(
     shared: &Arc<Shared>,
     target: &Target,
@@ -139,9 +139,12 @@ async fn open(
         .map_err(|_| Error::deadline(None))?
         .map_err(|status| Error::from_status(&status, Effect::None))?;
     let first = first.ok_or_else(|| Error::stream_ended(Effect::None))?;
-    if let Some(topology) = first.topology {
-        shared.router.learn(topology);
-    }
+    // Another endpoint may belong to a cluster.
+    let none = || {
+        let message = "the node belongs to no cluster";
+        Error::local(Code::Unavailable, reason::NOT_INITIALIZED, message).with_retryable(true)
+    };
+    shared.router.learn(first.topology.ok_or_else(none)?);
     shared.router.note_success(&target.address);
     Ok(stream)
 }

@@ -136,6 +136,22 @@ async fn a_node_that_belongs_to_no_cluster_is_enough_to_connect() {
 }
 
 #[tokio::test]
+async fn the_topology_is_learnt_from_another_endpoint_than_a_node_of_no_cluster() {
+    let (blank, cluster) = (Cluster::start(1).await, Cluster::start(1).await);
+    blank.dissolve();
+    let mut options = cluster.options();
+    options.endpoints.splice(0..0, blank.options().endpoints);
+    let client = Client::connect(options).await.unwrap();
+    let mut topologies = client.watch_topology();
+    if client.topology().is_none() {
+        let learnt = tokio::time::timeout(Duration::from_secs(10), topologies.next()).await;
+        assert_eq!(learnt.expect("it is learnt in time").groups.len(), 1);
+    }
+    client.append(hello()).await.unwrap();
+    assert_eq!(cluster.node(1).arrived().len(), 1);
+}
+
+#[tokio::test]
 async fn reads_are_checked() {
     let cluster = Cluster::start(1).await;
     cluster.log.fill("c", 1..=10);
