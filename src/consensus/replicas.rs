@@ -32,7 +32,7 @@ pub struct Route {
     pub local: Option<Arc<Group>>,
     /// Who leads, as far as this node knows.
     pub leader: Option<NodeId>,
-    /// Nodes with a replica.
+    /// Nodes with a replica, the preferred leader first.
     pub nodes: Vec<NodeId>,
 }
 
@@ -380,7 +380,7 @@ impl Replicas {
             group: group.id,
             leader: local.as_ref().and_then(|local| local.leader()),
             local,
-            nodes: group.replicas.iter().map(|replica| replica.node).collect(),
+            nodes: group.made_on().collect(),
         })
     }
 }

@@ -280,6 +280,13 @@ pub struct TopologyGroup {
     pub replicas: Vec<TopologyReplica>,
 }
 
+impl TopologyGroup {
+    /// Nodes that have made their replica, the preferred leader first.
+    pub fn made_on(&self) -> impl Iterator<Item = NodeId> {
+        self.replicas.iter().filter(|replica| !replica.joining).map(|replica| replica.node)
+    }
+}
+
 /// A replica that is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopologyReplica {

@@ -270,6 +270,7 @@ fn message_log(node: &Node, stopping: CancellationToken) -> MessageLogServer<Api
     MessageLogServer::new(Api {
         replicas: node.replicas.clone(),
         peers: Arc::new(PeerApis(node.peers.clone())),
+        elsewhere: Arc::default(),
         clock: node.clock.clone(),
         random: Arc::new(rand::random),
         authorizer: node.authorizer.clone(),

@@ -33,7 +33,7 @@ pub async fn append(
     let route = api.route(&name)?;
     let mut leader = match route.local.as_ref() {
         Some(group) if group.is_leader() => Some(api.replicas.node()),
-        _ => route.leader,
+        _ => api.leader(&route),
     };
     let mut result = Err(CallError::not_leader(None));
     for _ in 0..LEADERS_TRIED_MAX {
@@ -44,11 +44,14 @@ pub async fn append(
             }
             _ => hand_on(api, call, node, request.clone()).await,
         };
-        // Whoever says that it does not lead has done nothing, so that asking another is safe.
+        api.elsewhere.learn_leader(route.group, &result);
+        // Where nothing was done, asking another is safe.
         leader = match &result {
-            Err(error) => error.leader_hint().filter(|hint| *hint != node),
+            Err(error) if error.may_have_taken_effect() => None,
+            Err(error) => error.leader_hint().or_else(|| api.leader(&route)),
             Ok(_) => None,
         };
+        leader = leader.filter(|next| *next != node);
     }
     let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
     api.observer.appended(messages, code, began.elapsed());
@@ -108,5 +111,5 @@ async fn hand_on(
 ) -> Result<AppendResponse, CallError> {
     let mut client = forward::client(api, call, node, CallError::not_leader(Some(node)))?;
     let request = forward::request(api, call, Some(call.deadline), request);
-    forward::answer(node, call.deadline, Effect::Possible, client.append(request)).await
+    forward::answer(api, node, call.deadline, Effect::Possible, client.append(request)).await
 }

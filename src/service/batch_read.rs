@@ -230,7 +230,7 @@ async fn hand_on(
         Ok(mut client) => {
             let request = forward::request(api, call, Some(call.deadline), asked);
             let answer = client.batch_read(request);
-            forward::answer(node, call.deadline, Effect::None, answer).await
+            forward::answer(api, node, call.deadline, Effect::None, answer).await
         }
         Err(error) => Err(error),
     };

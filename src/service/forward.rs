@@ -58,17 +58,20 @@ pub fn request<T>(api: &Api, call: &Call, deadline: Option<Instant>, message: T)
 /// # Errors
 /// What the node answered, or PEER_UNREACHABLE.
 pub async fn answer<T>(
+    api: &Api,
     node: NodeId,
     deadline: Instant,
     effect: Effect,
     answer: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, CallError> {
-    match timeout_at(deadline, answer).await {
+    let answer = match timeout_at(deadline, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(CallError::from_peer(node, &status, effect)),
         Err(_) => {
             let message = format!("node {node} did not answer before the deadline");
             Err(CallError::unreachable(node, message, effect))
         }
-    }
+    };
+    api.elsewhere.learn_of(node, &answer);
+    answer
 }

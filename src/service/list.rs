@@ -106,10 +106,9 @@ fn missing_here(
     api: &Api,
     topology: &Topology,
 ) -> Result<BTreeMap<NodeId, Vec<HashRange>>, CallError> {
-    let here = api.replicas.node();
     let mut missing: BTreeMap<NodeId, Vec<HashRange>> = BTreeMap::new();
     for group in topology.groups.iter().filter(|group| !is_here(api, group.id)) {
-        let node = source_of(group, here, &missing).ok_or_else(CallError::replica_gone)?;
+        let node = source_of(api, group, &missing).ok_or_else(CallError::replica_gone)?;
         missing.entry(node).or_default().push(group.range);
     }
     Ok(missing)
@@ -117,13 +116,14 @@ fn missing_here(
 
 /// A node with a replica: preferably one that is asked anyway.
 fn source_of(
+    api: &Api,
     group: &TopologyGroup,
-    here: NodeId,
     asked: &BTreeMap<NodeId, Vec<HashRange>>,
 ) -> Option<NodeId> {
-    let nodes = || group.replicas.iter().filter(|r| !r.joining).map(|r| r.node);
-    let others = || nodes().filter(|node| *node != here);
-    others().find(|node| asked.contains_key(node)).or_else(|| others().next())
+    let here = api.replicas.node();
+    let others: Vec<_> = group.made_on().filter(|node| *node != here).collect();
+    let asked_anyway = others.iter().copied().find(|node| asked.contains_key(node));
+    asked_anyway.or_else(|| api.elsewhere.choose(group.id, &others))
 }
 
 async fn list_there(
@@ -137,7 +137,8 @@ async fn list_there(
     let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = ListRequest { page_size: page_size as u32, ..request };
     let request = forward::request(api, call, Some(call.deadline), request);
-    let page = forward::answer(node, call.deadline, Effect::None, client.list(request)).await?;
+    let page =
+        forward::answer(api, node, call.deadline, Effect::None, client.list(request)).await?;
     let complete_to = parse_token(&page.next_page_token)
         .map_err(|_| CallError::internal("a node sent a bad page token", Effect::None))?;
     let wanted = |conversation: &Conversation| {

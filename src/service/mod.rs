@@ -15,6 +15,7 @@ pub mod cluster;
 mod consistency;
 mod convert;
 mod delivery;
+mod elsewhere;
 mod errors;
 mod follow;
 mod forward;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use authorize::{AllowAll, Authorizer, Operation, Principal, Resource, authorize};
 pub use call::{Call, FORWARDED, REQUEST_ID};
+pub use elsewhere::Elsewhere;
 pub use errors::{CallError, DOMAIN, Effect, reason};
 pub use forward::{PeerLog, Peers};
 pub use malformed::MalformedLayer;
@@ -49,6 +51,8 @@ pub struct Api {
     pub replicas: Arc<Replicas>,
     /// The other nodes.
     pub peers: Arc<dyn Peers>,
+    /// Which of them to ask.
+    pub elsewhere: Arc<Elsewhere>,
     /// For the age of reads.
     pub clock: Arc<dyn Clock>,
     /// Draws 16 bytes that nobody can guess: salts of messages, ids of lanes. Simulations bring repeatable ones.
@@ -70,9 +74,18 @@ impl Api {
         self.replicas.route(name.id()).ok_or_else(CallError::not_initialized)
     }
 
-    /// Another node that can read what `route` leads to: the leader if it is known.
-    fn reader(&self, route: &Route) -> Option<NodeId> {
+    /// Who leads, as far as is known: to the replica here, or else from what other nodes answered.
+    fn leader(&self, route: &Route) -> Option<NodeId> {
+        match route.local {
+            Some(_) => route.leader,
+            None => self.other(route),
+        }
+    }
+
+    /// Another node with a replica.
+    fn other(&self, route: &Route) -> Option<NodeId> {
         let here = self.replicas.node();
-        route.leader.into_iter().chain(route.nodes.iter().copied()).find(|node| *node != here)
+        let others: Vec<_> = route.nodes.iter().copied().filter(|node| *node != here).collect();
+        self.elsewhere.choose(route.group, &others)
     }
 }

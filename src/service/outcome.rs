@@ -49,7 +49,7 @@ async fn ask(
     request: GetOutcomeRequest,
 ) -> Result<GetOutcomeResponse, CallError> {
     let Some(group) = route.local.as_ref() else {
-        let node = api.reader(route).ok_or_else(CallError::replica_gone)?;
+        let node = api.other(route).ok_or_else(CallError::replica_gone)?;
         return hand_on(api, call, node, CallError::replica_gone(), request).await;
     };
     let point = open(api, group, &name, Level::Linearizable, call.deadline).await?;
@@ -69,7 +69,7 @@ async fn settle(
     name: ConversationName,
     request: GetOutcomeRequest,
 ) -> Result<GetOutcomeResponse, CallError> {
-    let mut leader = route.leader;
+    let mut leader = api.leader(route);
     if let Some(group) = route.local.as_ref().filter(|group| group.is_leader()) {
         match settle_here(api, call, group, name, &request).await {
             // The replica that has just lost the lead did nothing: whoever leads now can be asked.
@@ -78,7 +78,9 @@ async fn settle(
         }
     }
     let node = leader.ok_or_else(|| CallError::not_leader(None))?;
-    hand_on(api, call, node, CallError::not_leader(Some(node)), request).await
+    let answer = hand_on(api, call, node, CallError::not_leader(Some(node)), request).await;
+    api.elsewhere.learn_leader(route.group, &answer);
+    answer
 }
 
 async fn settle_here(
@@ -110,7 +112,7 @@ async fn hand_on(
     let effect = if request.settle { Effect::Possible } else { Effect::None };
     let mut client = forward::client(api, call, node, otherwise)?;
     let request = forward::request(api, call, Some(call.deadline), request);
-    forward::answer(node, call.deadline, effect, client.get_outcome(request)).await
+    forward::answer(api, node, call.deadline, effect, client.get_outcome(request)).await
 }
 
 fn response(state: OutcomeState, position: Position) -> Result<GetOutcomeResponse, CallError> {

@@ -77,7 +77,8 @@ pub async fn describe(
         let node = elsewhere(api, &route, level)?;
         let mut client = forward::client(api, call, node, CallError::replica_gone())?;
         let request = forward::request(api, call, Some(call.deadline), request);
-        return forward::answer(node, call.deadline, Effect::None, client.describe(request)).await;
+        return forward::answer(api, node, call.deadline, Effect::None, client.describe(request))
+            .await;
     };
     let point = open(api, group, &name, level, call.deadline).await?;
     let head = point.head.ok_or_else(CallError::not_found)?;
@@ -94,7 +95,7 @@ pub async fn describe(
 pub fn elsewhere(api: &Api, route: &Route, level: Level) -> Result<NodeId, CallError> {
     match level {
         Level::Local => Err(CallError::no_replica()),
-        _ => api.reader(route).ok_or_else(CallError::replica_gone),
+        _ => api.other(route).ok_or_else(CallError::replica_gone),
     }
 }
 
@@ -109,7 +110,7 @@ async fn hand_on(
     let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = forward::request(api, call, Some(call.deadline), request);
     let responses =
-        forward::answer(node, call.deadline, Effect::None, client.read(request)).await?;
+        forward::answer(api, node, call.deadline, Effect::None, client.read(request)).await?;
     Ok(Box::pin(responses.map(move |response| {
         response.map_err(|status| CallError::from_peer(node, &status, Effect::None).into())
     })))

@@ -233,6 +233,7 @@ impl Subscription {
         self.relays_opened += 1;
         let stream = self.relays_opened;
         let relay = Relay {
+            api: self.api.clone(),
             node,
             stream,
             client,

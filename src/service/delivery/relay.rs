@@ -12,9 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
 use super::{Conversations, HEARTBEAT_DEFAULT, Out, ended};
-use crate::service::PeerLog;
 use crate::service::convert;
 use crate::service::errors::{CallError, Effect};
+use crate::service::{Api, PeerLog};
 use crate::types::NodeId;
 
 /// A node that says nothing for this long, not even that it is alive, is given up.
@@ -22,6 +22,7 @@ const SILENCE_MAX: Duration = HEARTBEAT_DEFAULT.saturating_mul(3);
 
 /// Passes on what another node delivers.
 pub struct Relay {
+    pub api: Api,
     pub node: NodeId,
     /// Which stream of the subscription this is.
     pub stream: u64,
@@ -42,6 +43,7 @@ impl Relay {
             Ok(responses) => self.pass_on(responses.into_inner()).await,
             Err(status) => CallError::from_peer(self.node, &status, Effect::None),
         };
+        self.api.elsewhere.learn_of(self.node, &Err::<(), _>(error.clone()));
         for conversation in self.conversations.take_relayed(self.stream) {
             if self.out.send(Ok(ended(conversation, Some(error.clone())))).await.is_err() {
                 return;

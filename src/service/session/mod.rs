@@ -33,7 +33,7 @@ use super::observer::{OpenStream, SessionDepth};
 use super::validate::{Problem, Violation};
 use super::{Api, append, forward, validate};
 use crate::consensus::{Group, Room};
-use crate::types::{AttemptId, ConversationName, NodeId, limits};
+use crate::types::{AttemptId, ConversationName, GroupId, NodeId, limits};
 
 /// Opens a session.
 ///
@@ -68,6 +68,14 @@ pub async fn open(
 /// An append in flight. Futures are polled in the order they were pushed in, so that appends of one lane reach the
 /// group's queue in order; should they not, their predecessors tell.
 type InFlight = Pin<Box<dyn Future<Output = Arrival> + Send>>;
+
+/// Where a lane's appends go, and how.
+struct Way {
+    group: GroupId,
+    destination: Destination,
+    /// The replica here, if it leads.
+    local: Option<Arc<Group>>,
+}
 
 struct Arrival {
     conversation: String,
@@ -198,11 +206,11 @@ impl Session {
         let name = ConversationName(conversation);
         while self.lanes.has_waiting(name.as_str()) {
             match self.way(&name) {
-                Ok((destination, group)) => {
-                    let Some(departure) = self.lanes.depart(name.as_str(), destination) else {
+                Ok(way) => {
+                    let Some(departure) = self.lanes.depart(name.as_str(), way.destination) else {
                         break;
                     };
-                    self.send(&name, departure, group, destination);
+                    self.send(&name, departure, way);
                 }
                 Err(error) => self.lanes.fail_waiting(name.as_str(), error),
             }
@@ -218,17 +226,15 @@ impl Session {
     }
 
     /// Where a conversation's appends go now.
-    fn way(
-        &mut self,
-        name: &ConversationName,
-    ) -> Result<(Destination, Option<Arc<Group>>), CallError> {
+    fn way(&mut self, name: &ConversationName) -> Result<Way, CallError> {
         let route = self.api.route(name)?;
-        if let Some(group) = route.local.filter(|group| group.is_leader()) {
-            return Ok((Destination::Here, Some(group)));
+        if let Some(local) = route.local.clone().filter(|local| local.is_leader()) {
+            let (group, destination) = (route.group, Destination::Here);
+            return Ok(Way { group, destination, local: Some(local) });
         }
-        let node = route.leader.ok_or_else(|| CallError::not_leader(None))?;
-        let stream = self.upstream(node)?;
-        Ok((Destination::There { node, stream }, None))
+        let node = self.api.leader(&route).ok_or_else(|| CallError::not_leader(None))?;
+        let destination = Destination::There { node, stream: self.upstream(node)? };
+        Ok(Way { group: route.group, destination, local: None })
     }
 
     /// The stream to a node: the one there is, or a new one.
@@ -249,19 +255,13 @@ impl Session {
         Ok(stream)
     }
 
-    fn send(
-        &mut self,
-        name: &ConversationName,
-        departure: Departure,
-        group: Option<Arc<Group>>,
-        destination: Destination,
-    ) {
+    fn send(&mut self, name: &ConversationName, departure: Departure, way: Way) {
         let Departure { append, place, opens } = departure;
         let began = Instant::now();
         let attempt = place.attempt;
         let (messages, deadline) = (append.messages.len(), began + self.call.timeout);
         let (api, conversation) = (self.api.clone(), name.0.clone());
-        let result: Pin<Box<dyn Future<Output = _> + Send>> = match (group, destination) {
+        let result: Pin<Box<dyn Future<Output = _> + Send>> = match (way.local, way.destination) {
             (Some(group), _) => {
                 let api = api.clone();
                 Box::pin(async move {
@@ -276,6 +276,10 @@ impl Session {
         };
         self.in_flight.push(Box::pin(async move {
             let result = result.await;
+            if let Destination::There { node, .. } = way.destination {
+                api.elsewhere.learn_of(node, &result);
+                api.elsewhere.learn_leader(way.group, &result);
+            }
             let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
             api.observer.appended(messages, code, began.elapsed());
             Arrival { conversation, attempt, result }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::determinism;
 use crate::faults::{self, Planned, What};
 use crate::ground::Machine;
 use crate::keeper;
+use crate::ledger::Ledger;
 use crate::node::{self, Ended, Manners};
 use crate::record::{Phase, Shared};
 use crate::verdict;
@@ -88,6 +90,7 @@ struct World {
     sim: Sim<'static>,
     plan: Plan,
     machines: Vec<Machine>,
+    ledger: Arc<Ledger>,
     ended: Ended,
     /// Faults to come, by their beginning.
     to_come: Vec<Planned>,
@@ -114,8 +117,9 @@ impl World {
         let conversations = (0..6).map(|number| format!("sim/{number}")).collect();
         let plan =
             Plan { nodes, conversations: Rc::new(conversations), shared, sent: Rc::default() };
-        let machines: Vec<_> =
-            (1..=nodes).map(|node| Machine::new(node, randomness.random())).collect();
+        let ledger = Arc::<Ledger>::default();
+        let machine = |node| Machine::new(node, randomness.random(), ledger.clone());
+        let machines: Vec<_> = (1..=nodes).map(machine).collect();
         let ended = Ended::default();
         let storage = Manners {
             flush_interval_ms: randomness.random_range(200..2_000),
@@ -130,6 +134,7 @@ impl World {
             sim,
             plan,
             machines,
+            ledger,
             ended,
             to_come,
             lasting: Vec::new(),
@@ -204,6 +209,9 @@ impl World {
                 self.plan.shared.set_phase(Phase::Healed);
             }
             self.expect_to_live();
+            for difference in self.ledger.differences() {
+                self.plan.shared.problem(difference);
+            }
             if finished {
                 break;
             }

@@ -22,6 +22,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::determinism;
+use crate::ledger::Ledger;
 
 /// Ports of every node.
 pub const CLIENT_PORT: u16 = 7101;
@@ -82,6 +83,8 @@ pub struct Machine {
     state: MemoryDisk,
     /// How the disks behave, and what they were seen to do.
     pub disk: Arc<DiskManners>,
+    /// What it has in common with the other nodes.
+    ledger: Arc<Ledger>,
     skew_us: Arc<AtomicI64>,
     /// What its last process counts.
     metrics: Arc<Mutex<Option<Arc<Metrics>>>>,
@@ -114,7 +117,7 @@ impl DiskManners {
 
 impl Machine {
     /// A new machine with empty disks.
-    pub fn new(node: u64, seed: u64) -> Self {
+    pub fn new(node: u64, seed: u64, ledger: Arc<Ledger>) -> Self {
         let randomness = Mutex::new(SmallRng::seed_from_u64(seed));
         Machine {
             node: NodeId(node as u32),
@@ -128,6 +131,7 @@ impl Machine {
                 truncations: AtomicU64::new(0),
                 installs: AtomicU64::new(0),
             }),
+            ledger,
             skew_us: Arc::default(),
             metrics: Arc::default(),
         }
@@ -146,7 +150,12 @@ impl Machine {
         *self.metrics.lock().expect("no panic while locked") = Some(metrics.clone());
         let dir = DataDir::open_in_memory(&self.dir, self.node)?;
         let engine = |disk: &MemoryDisk| {
-            Arc::new(SimEngine { inner: disk.open(), manners: self.disk.clone() })
+            Arc::new(SimEngine {
+                node: self.node,
+                inner: disk.open(),
+                manners: self.disk.clone(),
+                ledger: self.ledger.clone(),
+            })
         };
         let (log, state) = (engine(&self.log), engine(&self.state));
         let opened = Opened::make_ready(dir, log, state, self.watermark.clone())?;
@@ -229,8 +238,10 @@ fn is_cut(op: &Op) -> bool {
 
 /// A database in memory whose operations take time.
 struct SimEngine {
+    node: NodeId,
     inner: MemoryEngine,
     manners: Arc<DiskManners>,
+    ledger: Arc<Ledger>,
 }
 
 impl View for SimEngine {
@@ -245,6 +256,7 @@ impl View for SimEngine {
 
 impl Engine for SimEngine {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+        self.ledger.take(self.node, &batch);
         self.inner.write(batch, durability)
     }
 

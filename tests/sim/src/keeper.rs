@@ -35,29 +35,38 @@ pub async fn keep(plan: Plan, groups: u32) {
     while plan.shared.phase() == Phase::Working {
         sleep(Duration::from_millis(20)).await;
     }
-    let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan)).await;
+    let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan, None)).await;
     match served {
         Ok(()) => plan.shared.set_served(),
         Err(_) => return plan.shared.problem("a group does not serve in time once all is mended"),
+    }
+    for node in 1..=plan.nodes {
+        let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan, Some(node))).await;
+        if served.is_err() {
+            let what = format!("a group does not serve in time through node {node}");
+            return plan.shared.problem(what);
+        }
     }
     while plan.shared.working() > 0 {
         sleep(Duration::from_millis(50)).await;
     }
     plan.shared.set_phase(Phase::Reading);
-    if tokio::time::timeout(SERVE_LIMIT, read_everything(&plan)).await.is_err() {
+    let Ok(tails) = tokio::time::timeout(SERVE_LIMIT, read_everything(&plan)).await else {
         return plan.shared.problem("not every node can be read in time once all is mended");
-    }
+    };
     // What is committed reaches streams at once; their connections may have to notice that they broke.
-    sleep(Duration::from_secs(20)).await;
+    if tokio::time::timeout(SERVE_LIMIT, streams_reach(&plan, &tails)).await.is_err() {
+        return plan.shared.problem("G6: a stream has not yielded everything in time");
+    }
     plan.shared.set_verified();
     plan.shared.set_phase(Phase::Over);
 }
 
-/// Waits until every conversation is read linearizably and appended to.
-async fn every_group_serves(plan: &Plan) {
-    let client = workload::connect(plan, None).await;
+/// Waits until every conversation was appended to: through this node, or else through whichever leads.
+async fn every_group_serves(plan: &Plan, node: Option<u64>) {
+    let client = workload::connect(plan, node).await;
     let mut randomness = SmallRng::seed_from_u64(1);
-    let mut caller = plan.shared.caller(None);
+    let mut caller = plan.shared.caller(node.map(|node| node as u32));
     for conversation in plan.conversations.iter() {
         loop {
             let mut call = workload::new_append(plan, &mut randomness, "keeper");
@@ -69,8 +78,14 @@ async fn every_group_serves(plan: &Plan) {
     }
 }
 
-/// Reads every conversation from every node, once all of them have everything.
-async fn read_everything(plan: &Plan) {
+async fn streams_reach(plan: &Plan, tails: &BTreeMap<String, u64>) {
+    while !plan.shared.streams_reach(tails) {
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Reads every conversation from every node, once all of them have everything. What their tails are.
+async fn read_everything(plan: &Plan) -> BTreeMap<String, u64> {
     let client = workload::connect(plan, None).await;
     let mut tails = BTreeMap::new();
     for conversation in plan.conversations.iter() {
@@ -105,4 +120,5 @@ async fn read_everything(plan: &Plan) {
             }
         }
     }
+    tails
 }

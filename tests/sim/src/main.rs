@@ -6,6 +6,7 @@ mod faults;
 mod ground;
 mod keeper;
 mod known;
+mod ledger;
 mod node;
 mod record;
 mod summary;

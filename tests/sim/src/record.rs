@@ -1,11 +1,13 @@
 //! What a simulation records: the same history as the fault suite's runs, judged by the same checkers.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use quorate_client::Error;
 use quorate_jepsen::history::{
-    Answer, Call, Event, EventKind, Fault, Nanos, Position, Process, Refusal, Seen,
+    Answer, Call, Delivered, Delivery, Event, EventKind, Fault, FollowCall, Nanos, Position,
+    Process, Refusal, Seen,
 };
 
 use crate::determinism;
@@ -28,6 +30,8 @@ struct State {
     verified: Cell<bool>,
     healed_at: Cell<Option<Nanos>>,
     served_after: Cell<Option<Nanos>>,
+    /// The seq that each stream is to yield next of each conversation.
+    streams: RefCell<BTreeMap<(Process, String), u64>>,
 }
 
 /// How far a simulation is.
@@ -127,6 +131,12 @@ impl Shared {
         self.0.healed_at.get()
     }
 
+    /// Whether every stream has yielded everything below these tails.
+    pub fn streams_reach(&self, tails: &BTreeMap<String, u64>) -> bool {
+        let streams = self.0.streams.borrow();
+        streams.iter().all(|((_, conversation), next)| next >= &tails[conversation])
+    }
+
     /// Everything has been read.
     pub fn set_verified(&self) {
         self.0.verified.set(true);
@@ -160,6 +170,7 @@ impl Shared {
     }
 
     fn push(&self, process: Process, node: Option<u32>, kind: EventKind) {
+        tracing::debug!(process, node, ?kind);
         self.0.events.borrow_mut().push(Event { at: now(), process, node, kind });
     }
 }
@@ -203,13 +214,31 @@ impl Caller {
     }
 
     /// Records the beginning of a stream.
-    pub fn opened(&self, call: Call) {
-        self.shared.push(self.process, self.node, EventKind::Invoke(call));
+    pub fn opened(&self, call: FollowCall) {
+        let mut streams = self.shared.0.streams.borrow_mut();
+        for (conversation, seq) in &call.from {
+            streams.insert((self.process, conversation.clone()), *seq);
+        }
+        self.shared.push(self.process, self.node, EventKind::Invoke(Call::Follow(call)));
     }
 
     /// Records what came on a stream.
-    pub fn delivered(&self, kind: EventKind) {
-        self.shared.push(self.process, self.node, kind);
+    pub fn delivered(&self, delivery: Delivery) {
+        let next = match &delivery.what {
+            Delivered::Messages(seen) => seen.last().map(|last| last.seq + 1),
+            Delivered::Gap { to_seq, .. } => Some(*to_seq),
+            Delivered::CaughtUp { .. } => None,
+        };
+        if let Some(next) = next {
+            let stream = (self.process, delivery.conversation.clone());
+            self.shared.0.streams.borrow_mut().insert(stream, next);
+        }
+        self.shared.push(self.process, self.node, EventKind::Deliver(delivery));
+    }
+
+    /// Records that a stream was ended from here.
+    pub fn ended(&self) {
+        self.shared.push(self.process, self.node, EventKind::Ok(Answer::Ended));
     }
 }
 

@@ -15,8 +15,8 @@ use quorate_client::{
     Routing, SessionOptions, Start,
 };
 use quorate_jepsen::history::{
-    Answer, AppendCall, Call, Consistency as Level, Delivered, Delivery as Came, EventKind,
-    FollowCall, LanePlace, OutcomeCall, OutcomeState, ReadCall, Sent,
+    Answer, AppendCall, Call, Consistency as Level, Delivered, Delivery as Came, FollowCall,
+    LanePlace, OutcomeCall, OutcomeState, ReadCall, Sent,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -285,7 +285,7 @@ pub async fn follow(plan: Plan, node: Option<u64>) {
     let client = connect(&plan, node).await;
     let caller = plan.shared.caller(node.map(|node| node as u32));
     let from = plan.conversations.iter().map(|name| (name.clone(), 1)).collect();
-    caller.opened(Call::Follow(FollowCall { from, is_subscription: false }));
+    caller.opened(FollowCall { from, is_subscription: false });
     let starts = plan.conversations.iter().map(|name| (name.clone(), Start::Seq(1)));
     let mut follow = match client.follow(starts) {
         Ok(follow) => follow,
@@ -298,7 +298,7 @@ pub async fn follow(plan: Plan, node: Option<u64>) {
                 Some(Err(error)) => plan.shared.problem(format!("a follow failed: {error}")),
                 None => return plan.shared.problem("a follow ended"),
             },
-            () = until_over(&plan) => return caller.delivered(EventKind::Ok(Answer::Ended)),
+            () = until_over(&plan) => return caller.ended(),
         }
     }
 }
@@ -308,7 +308,7 @@ pub async fn subscribe(plan: Plan, node: Option<u64>) {
     let client = connect(&plan, node).await;
     let caller = plan.shared.caller(node.map(|node| node as u32));
     let from = plan.conversations.iter().map(|name| (name.clone(), 1)).collect();
-    caller.opened(Call::Follow(FollowCall { from, is_subscription: true }));
+    caller.opened(FollowCall { from, is_subscription: true });
     let mut subscription = client.subscribe();
     for conversation in plan.conversations.iter() {
         let added = subscription.add(conversation.clone(), Start::Seq(1), Credit::default()).await;
@@ -319,7 +319,7 @@ pub async fn subscribe(plan: Plan, node: Option<u64>) {
     loop {
         tokio::select! {
             delivery = subscription.next() => deliver(&caller, delivery),
-            () = until_over(&plan) => return caller.delivered(EventKind::Ok(Answer::Ended)),
+            () = until_over(&plan) => return caller.ended(),
         }
     }
 }
@@ -343,5 +343,5 @@ fn deliver(caller: &Caller, delivery: Delivery) {
         }
         other => return tracing::warn!(?other, "a stream has ended"),
     };
-    caller.delivered(EventKind::Deliver(Came { conversation, what }));
+    caller.delivered(Came { conversation, what });
 }

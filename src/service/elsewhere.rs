@@ -1,0 +1,105 @@
+//! Which other node to ask about a group that has no replica here. The topology names its replicas; which of them
+//! leads, and which cannot be reached, is known only from what other calls have just been answered.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::errors::{CallError, reason};
+use crate::types::{GroupId, NodeId};
+
+/// How long a node that could not be reached is asked only where no other can be.
+const AVOIDED_FOR: Duration = Duration::from_secs(5);
+
+/// What calls have learnt of other nodes. One entry for each node and each group, at most.
+#[derive(Default)]
+pub struct Elsewhere(Mutex<Learnt>);
+
+#[derive(Default)]
+struct Learnt {
+    leaders: BTreeMap<GroupId, NodeId>,
+    unreachable_since: BTreeMap<NodeId, Instant>,
+}
+
+impl Elsewhere {
+    /// The one of a group's `replicas` to ask: the leader as last heard, if it can be reached; otherwise the first that
+    /// can, which says who leads; if none can, the first. None if there is nobody to ask.
+    pub fn choose(&self, group: GroupId, replicas: &[NodeId]) -> Option<NodeId> {
+        let learnt = self.learnt();
+        let leader = learnt.leaders.get(&group).filter(|leader| replicas.contains(leader));
+        let mut candidates = leader.into_iter().chain(replicas);
+        let is_avoided = |node: &NodeId| {
+            learnt.unreachable_since.get(node).is_some_and(|since| since.elapsed() < AVOIDED_FOR)
+        };
+        candidates.clone().find(|node| !is_avoided(node)).or_else(|| candidates.next()).copied()
+    }
+
+    /// Learns whether a node can be reached, from what came of asking it.
+    pub fn learn_of<T>(&self, node: NodeId, answer: &Result<T, CallError>) {
+        let mut learnt = self.learnt();
+        match answer.as_ref().map_err(CallError::reason) {
+            Err(reason::PEER_UNREACHABLE | reason::OUTCOME_UNKNOWN) => {
+                learnt.unreachable_since.insert(node, Instant::now());
+            }
+            _ => {
+                learnt.unreachable_since.remove(&node);
+            }
+        }
+    }
+
+    /// Learns who leads a group, from an answer that names somebody.
+    pub fn learn_leader<T>(&self, group: GroupId, answer: &Result<T, CallError>) {
+        if let Some(leader) = answer.as_ref().err().and_then(CallError::leader_hint) {
+            self.learnt().leaders.insert(group, leader);
+        }
+    }
+
+    fn learnt(&self) -> MutexGuard<'_, Learnt> {
+        self.0.lock().expect("no panic while locked")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Effect;
+
+    const GROUP: GroupId = GroupId(7);
+    const REPLICAS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+
+    fn unreachable(node: NodeId) -> Result<(), CallError> {
+        Err(CallError::unreachable(node, "gone", Effect::None))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_is_asked_and_then_whom_it_names() {
+        let elsewhere = Elsewhere::default();
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
+        let named = Err::<(), _>(CallError::not_leader(Some(NodeId(3))));
+        elsewhere.learn_leader(GROUP, &named);
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(3)));
+        assert_eq!(elsewhere.choose(GroupId(8), &REPLICAS), Some(NodeId(1)));
+        // An election is under way: nobody better is known.
+        elsewhere.learn_leader(GROUP, &Err::<(), _>(CallError::not_leader(None)));
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(3)));
+        // It has no replica any more.
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS[..2]), Some(NodeId(1)));
+        assert_eq!(elsewhere.choose(GROUP, &[]), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_reached_is_avoided_for_a_while() {
+        let elsewhere = Elsewhere::default();
+        elsewhere.learn_of(NodeId(1), &unreachable(NodeId(1)));
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(2)));
+        elsewhere.learn_of(NodeId(2), &unreachable(NodeId(2)));
+        elsewhere.learn_of(NodeId(3), &unreachable(NodeId(3)));
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)), "somebody has to be asked");
+        elsewhere.learn_of(NodeId(3), &Ok(()));
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(3)));
+        tokio::time::advance(AVOIDED_FOR).await;
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
+    }
+}
