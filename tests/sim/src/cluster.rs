@@ -29,8 +29,9 @@ const TICK: Duration = Duration::from_millis(2);
 const WORK: Duration = Duration::from_secs(60);
 /// A simulation that has not ended by then never will.
 const END_LIMIT: Duration = Duration::from_secs(240);
-/// How often what must always hold is checked while nothing happens that calls for it.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the whole state of every node is checked while nothing happens that calls for it; each write is compared
+/// as it is made.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What became of a simulation.
 pub struct Outcome {

@@ -29,8 +29,8 @@ use crate::record::{Caller, Phase, Shared, hash, hex, position, seen};
 
 /// A call gives up after this long: longer than a failover takes.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
-/// Pause between two calls of one client, at most.
-const PAUSE_MAX_MS: u64 = 160;
+/// Pause between two calls of one client, at most. What breaks is found by faults that meet calls, not by many calls.
+const PAUSE_MAX_MS: u64 = 400;
 
 /// What every client of a simulation knows.
 #[derive(Clone)]
