@@ -13,7 +13,8 @@ use tonic::{Status, Streaming};
 use super::MESSAGE_BYTES_MAX;
 use super::proto::{self, peer_client::PeerClient, snapshot_frame::Step};
 use super::wire::{
-    route_from_wire, route_to_wire, rows_from_wire, rows_to_wire, vote_from_wire, vote_to_wire,
+    group_row_from_wire, route_from_wire, route_to_wire, rows_from_wire, rows_to_wire,
+    vote_from_wire, vote_to_wire,
 };
 use crate::consensus::network::Route;
 use crate::consensus::raft_types::{
@@ -23,7 +24,7 @@ use crate::consensus::{
     Group, Replicas, SnapshotData, SnapshotReader, SnapshotRow, SnapshotSource,
 };
 use crate::storage::install::SnapshotSink;
-use crate::storage::records::{GroupRow, Record};
+use crate::storage::records::Record;
 use crate::storage::{StorageError, keys};
 
 /// A transfer that makes no progress for this long is given up. The receiver's install counts as progress until
@@ -169,7 +170,7 @@ pub async fn receive(
     let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
     let route = route_from_wire(open.route.as_ref()).map_err(|error| invalid(&error))?;
     let vote = vote_from_wire(open.vote.as_ref()).map_err(|error| invalid(&error))?;
-    let row = GroupRow::decode(&keys::group(route.group), &open.group_row);
+    let row = group_row_from_wire(route.group, &open.group_row);
     let row = row.map_err(|error| invalid(&error))?;
     if !group.admission().takes_entries() {
         return Err(Status::unavailable("the disk is nearly full"));

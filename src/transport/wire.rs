@@ -13,7 +13,7 @@ use crate::consensus::raft_types::{
     RaftEntry, RaftLogId, RaftVote, TypeConfig, from_raft_entry, from_raft_log_id, from_raft_vote,
     to_raft_entry, to_raft_log_id, to_raft_vote,
 };
-use crate::storage::records::{EntryRecord, LogId, Record, VoteRecord, entry_key};
+use crate::storage::records::{EntryRecord, GroupRow, LogId, Record, VoteRecord, entry_key};
 use crate::storage::{Table, keys};
 use crate::types::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Term};
 
@@ -76,9 +76,9 @@ pub fn log_id_to_wire(id: &RaftLogId) -> proto::LogId {
     proto::LogId { term: id.term.0, leader: Some(replica_to_wire(id.leader)), index: id.index.0 }
 }
 
-/// A position in a log. Every index has one that follows it, so the last of all numbers is none.
+/// A position in a log, of which none is beyond all logs.
 pub fn log_id_from_wire(id: &proto::LogId) -> Result<RaftLogId, Malformed> {
-    if id.index == u64::MAX {
+    if LogIndex(id.index).is_beyond_all_logs() {
         return Err(beyond_all());
     }
     Ok(to_raft_log_id(&LogId {
@@ -155,6 +155,9 @@ fn entry_to_wire(group: GroupId, entry: &RaftEntry) -> Bytes {
 
 /// The record's checksum covers its key, so an entry that stands at another index is refused too.
 fn entry_from_wire(group: GroupId, index: LogIndex, bytes: &Bytes) -> Result<RaftEntry, Malformed> {
+    if index.is_beyond_all_logs() {
+        return Err(beyond_all());
+    }
     let key = keys::raft_log(group, index);
     let record = EntryRecord::decode(&key, bytes).map_err(|error| Malformed(error.to_string()))?;
     if record.log_id.index != index {
@@ -243,6 +246,17 @@ pub fn transfer_from_wire(
         replica_from_wire(request.to.as_ref())?,
         optional_log_id(request.last.as_ref())?,
     ))
+}
+
+/// The row of a group whose snapshot begins, encoded as stored.
+pub fn group_row_from_wire(group: GroupId, encoded: &[u8]) -> Result<GroupRow, Malformed> {
+    let row = GroupRow::decode(&keys::group(group), encoded);
+    let row = row.map_err(|error| Malformed(error.to_string()))?;
+    let mut ids = row.applied.iter().chain(&row.membership.log_id);
+    match ids.any(|id| id.index.is_beyond_all_logs()) {
+        true => Err(beyond_all()),
+        false => Ok(row),
+    }
 }
 
 /// A part of a snapshot.

@@ -1,14 +1,21 @@
-//! Messages of other nodes, made of every number: what `cases::peers` holds of bytes, on paths that bent bytes rarely take.
+//! Messages of other nodes, made of every number: what `cases::peers` holds of bytes, where bent bytes rarely come.
 
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
+use quorate::storage::keys;
+use quorate::storage::records::{
+    EntryPayload, EntryRecord, GroupRow, LogId, MembershipRecord, Record, entry_key,
+};
 use quorate::transport::proto::{self, append_frame, append_response, raft_reply, raft_request};
+use quorate::transport::wire;
+use quorate::types::{GroupId, LogIndex, Term};
 
-use crate::cases::{choosing, peers};
+use crate::cases::{choosing, peers, records};
 use crate::settings;
 
+const GROUP: GroupId = GroupId(1);
 /// What `cases::peers` is told by the first byte of its input.
 const FRAMES: usize = 0;
 const REQUEST: usize = 1;
@@ -56,6 +63,30 @@ fn vote() -> impl Strategy<Value = proto::Vote> {
 
 fn some_bytes() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..60).prop_map(Bytes::from)
+}
+
+/// Every entry is followed by another, and what comes after the last of all numbers is none.
+#[test]
+fn what_none_can_follow_is_refused() {
+    let log_id = LogId { term: Term(7), leader: records::OWN, index: LogIndex(u64::MAX) };
+    let entry = EntryRecord { log_id, payload: EntryPayload::Blank };
+    let entry = Bytes::from(entry.encode(&entry_key(GROUP, &entry)));
+    let own = Some(wire::replica_to_wire(records::OWN));
+    let request = proto::AppendRequest {
+        vote: Some(proto::Vote { term: 7, candidate: own, committed: true }),
+        prev: Some(proto::LogId { term: 7, leader: own, index: u64::MAX - 1 }),
+        entries: vec![entry],
+        ..Default::default()
+    };
+    assert!(wire::append_from_wire(GROUP, &request).is_err());
+
+    let applied = GroupRow { applied: Some(log_id), ..GroupRow::blank(records::OWN) };
+    let membership = MembershipRecord { log_id: Some(log_id), ..Default::default() };
+    let changed = GroupRow { membership, ..GroupRow::blank(records::OWN) };
+    for row in [applied, changed] {
+        let encoded = row.encode(&keys::group(GROUP));
+        assert!(wire::group_row_from_wire(GROUP, &encoded).is_err());
+    }
 }
 
 proptest! {

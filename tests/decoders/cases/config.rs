@@ -65,11 +65,13 @@ fn seeds() -> Vec<Vec<u8>> {
         "QUORATE_LOG__FILTER=info,quorate::consensus=debug",
     ]
     .join("\n");
+    let quoted = format!("{least}\"two\\nlines\" = 1\n");
     let seeds = [
         SHIPPED.to_owned(),
         least.to_owned(),
         format!("{least}{tables}"),
         format!("\0{variables}"),
+        quoted,
     ];
     seeds.map(String::into_bytes).to_vec()
 }

@@ -1,12 +1,12 @@
-//! Messages of other nodes: as protobuf, and behind it. The first byte tells which message, and the checksums of entries
-//! are made right.
+//! Messages of other nodes: as protobuf, and behind it. The first byte tells which message, and the checksums of
+//! entries are made right.
 
 use std::fmt::Debug;
 
 use bytes::Bytes;
 use prost::Message;
 use quorate::storage::keys;
-use quorate::storage::records::{Record, entry_key};
+use quorate::storage::records::{EntryPayload, EntryRecord, Record, entry_key};
 use quorate::transport::proto::{append_frame, append_response, raft_reply, raft_request};
 use quorate::transport::wire::{self, Malformed};
 use quorate::transport::{Introduction, proto};
@@ -181,7 +181,11 @@ fn frames() -> proto::AppendFrames {
         entries: Vec::new(),
         ..request.clone()
     };
-    let requests = [request, heartbeat].map(append_frame::Step::Request);
+    // The entry after the last of all numbers but one.
+    let last = records::log_id(u64::MAX);
+    let last = EntryRecord { log_id: last, payload: EntryPayload::Blank };
+    let last = proto::AppendRequest { entries: vec![bare(&last)], ..heartbeat.clone() };
+    let requests = [request, heartbeat, last].map(append_frame::Step::Request);
     let accepted = Result::Accepted(proto::Accepted { last: Some(log_id(2)) });
     let failed = Result::Failed("the disk is nearly full".into());
     let results = [accepted, Result::Conflict(log_id(2)), Result::HigherVote(vote), failed];

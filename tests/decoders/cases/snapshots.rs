@@ -1,5 +1,5 @@
-//! A replica's state on its way in: the frames of a transfer, each behind its length, taken in as far as they can be and
-//! installed. Checksums of the rows, of their values and of the group's row are made right.
+//! A replica's state on its way in: the frames of a transfer, each behind its length, taken in as far as they can be
+//! and installed. Checksums of the rows, of their values and of the group's row are made right.
 
 use std::sync::Arc;
 
@@ -40,8 +40,10 @@ fn check(input: &[u8]) {
 }
 
 fn group_row(open: &proto::SnapshotOpen) -> Option<GroupRow> {
-    let key = keys::group(GROUP);
-    GroupRow::decode(&key, &sealed(&key, &open.group_row)).ok()
+    let encoded = sealed(&keys::group(GROUP), &open.group_row);
+    let row = wire::group_row_from_wire(GROUP, &encoded).ok()?;
+    assert!(row.applied.is_none_or(|applied| applied.index.0 < u64::MAX));
+    Some(row)
 }
 
 type Row = (Table, Bytes, Bytes);
@@ -93,8 +95,11 @@ fn stored(view: &dyn View) -> usize {
 
 fn seeds() -> Vec<Vec<u8>> {
     let bare = |value: Vec<u8>| Bytes::copy_from_slice(unsealed(&value));
-    let row = bare(records::group_row().encode(&keys::group(GROUP)));
-    let open = proto::SnapshotOpen { group_row: row, ..Default::default() };
+    let open = |row: GroupRow| {
+        let group_row = bare(row.encode(&keys::group(GROUP)));
+        Step::Open(proto::SnapshotOpen { group_row, ..Default::default() })
+    };
+    let applied = GroupRow { applied: Some(records::log_id(u64::MAX)), ..records::group_row() };
     let row = |(table, key, value): (Table, Vec<u8>, Vec<u8>)| proto::SnapshotRow {
         table: u32::from(table as u8),
         value: bare(value),
@@ -103,9 +108,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let rows: Vec<_> = conversation().into_iter().map(row).collect();
     let end = Step::End(proto::SnapshotEnd { rows: rows.len() as u64 });
     let rows = Step::Rows(proto::SnapshotRows { crc32c: 0, rows });
-    let steps = [Step::Open(open), rows, end];
-    let frames = steps.map(|step| proto::SnapshotFrame { step: Some(step) });
-    vec![frames.iter().flat_map(Message::encode_length_delimited_to_vec).collect()]
+    let framed = |step| proto::SnapshotFrame { step: Some(step) }.encode_length_delimited_to_vec();
+    let transfer = [open(records::group_row()), rows, end].map(framed);
+    vec![transfer.concat(), framed(open(applied))]
 }
 
 /// The rows of one conversation.

@@ -1,4 +1,4 @@
-//! What a node finds when it starts: rows of both databases and a watermark, each row a `SnapshotRow` behind its length.
+//! What a node finds when it starts: rows of both databases and a watermark, each a `SnapshotRow` behind its length.
 //! The checksums of values are made right. Table 0 stands for the watermark.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use quorate::log::queries::{self, Slice};
 use quorate::log::{invariants, read_topology};
-use quorate::storage::records::{LogIdRecord, NameRow, Record, entry_key};
+use quorate::storage::records::{GroupRow, LogIdRecord, MessageRecord, NameRow, Record, entry_key};
 use quorate::storage::small_file::{MemoryFile, SmallFile};
 use quorate::storage::{
     Batch, Database, Direction, Durability, Engine, GroupRecovery, MemoryDisk, MemoryEngine, Table,
@@ -103,32 +103,58 @@ fn ask(state: &MemoryEngine) {
     }
 }
 
+/// A node in order, a log alone, and numbers that none can follow.
 fn seeds() -> Vec<Vec<u8>> {
-    let row = |table: u32, key: Vec<u8>, value: &[u8]| {
-        let value = Bytes::copy_from_slice(unsealed(value));
-        SnapshotRow { table, key: key.into(), value }.encode_length_delimited_to_vec()
-    };
-    let of = |table: Table, key: Vec<u8>, value: &[u8]| row(u32::from(table as u8), key, value);
-    let mut rows =
+    let mut node =
         vec![row(WATERMARK, Vec::new(), &small_files::watermark_file(&small_files::marks()))];
-    for entry in records::entries() {
-        let key = entry_key(GROUP, &entry);
-        rows.push(of(Table::RaftLog, key.clone(), &entry.encode(&key)));
-    }
-    let vote = keys::raft_meta(GROUP, keys::RaftMetaField::Vote);
-    rows.push(of(Table::RaftMeta, vote.clone(), &records::vote().encode(&vote)));
-    let committed = keys::raft_meta(GROUP, keys::RaftMetaField::Committed);
-    let id = LogIdRecord(records::log_id(1)).encode(&committed);
-    rows.push(of(Table::RaftMeta, committed, &id));
-    let key = keys::group(GROUP);
-    rows.push(of(Table::Groups, key.clone(), &records::group_row().encode(&key)));
+    node.extend(log());
+    let log = node.concat();
+    node.extend(state());
+    let purged = keys::raft_meta(GROUP, keys::RaftMetaField::Purged);
+    let end = of(purged, &LogIdRecord(records::log_id(u64::MAX)));
+    let applied = GroupRow { applied: Some(records::log_id(u64::MAX)), ..records::group_row() };
+    let applied = of(keys::group(GROUP), &applied);
+    vec![node.concat(), log, [end, applied].concat(), unread().concat()]
+}
+
+fn row(table: u32, key: Vec<u8>, value: &[u8]) -> Vec<u8> {
+    let value = Bytes::copy_from_slice(unsealed(value));
+    SnapshotRow { table, key: key.into(), value }.encode_length_delimited_to_vec()
+}
+
+fn of<R: Record>(key: Vec<u8>, record: &R) -> Vec<u8> {
+    let value = record.encode(&key);
+    row(u32::from(R::TABLE as u8), key, &value)
+}
+
+fn log() -> Vec<Vec<u8>> {
+    let meta = |field| keys::raft_meta(GROUP, field);
+    let mut rows = vec![
+        of(meta(keys::RaftMetaField::Vote), &records::vote()),
+        of(meta(keys::RaftMetaField::Committed), &LogIdRecord(records::log_id(1))),
+    ];
+    rows.extend(records::entries().iter().map(|entry| of(entry_key(GROUP, entry), entry)));
+    rows
+}
+
+fn state() -> Vec<Vec<u8>> {
     let name = ConversationName(records::NAME.into());
-    let key = keys::name(&name);
-    rows.push(of(Table::Names, key.clone(), &NameRow(name.id()).encode(&key)));
-    for (table, key, value) in snapshots::conversation() {
-        rows.push(of(table, key, &value));
-    }
-    let key = keys::topology();
-    rows.push(of(Table::Topology, key.clone(), &records::topology().encode(&key)));
-    vec![rows.concat(), rows[..6].concat()]
+    let mut rows = vec![
+        of(keys::group(GROUP), &records::group_row()),
+        of(keys::name(&name), &NameRow(name.id())),
+        of(keys::topology(), &records::topology()),
+    ];
+    let conversation = snapshots::conversation().into_iter();
+    rows.extend(conversation.map(|(table, key, value)| row(u32::from(table as u8), key, &value)));
+    rows
+}
+
+/// Two messages, the first of which counts as the last of all numbers.
+fn unread() -> Vec<Vec<u8>> {
+    let id = records::head().name.id();
+    let message = |seq, unread_ordinal| {
+        let message = MessageRecord { seq: Seq(seq), unread_ordinal, ..records::message() };
+        of(keys::message(id, message.seq), &message)
+    };
+    vec![of(keys::conversation(id), &records::head()), message(1, u64::MAX), message(2, 2)]
 }
