@@ -17,11 +17,15 @@ SEED ?=
 SIM = RUSTFLAGS='--cfg tokio_unstable' CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/simulation' \
   $(CARGO) run --quiet --locked --profile sim -p quorate-sim --
 KNOWN_SEEDS = tests/sim/seeds.txt
+# How long make fuzz fuzzes each target, which TARGET, and an INPUT to run it on once.
+FUZZ_SECONDS ?= 10
+TARGET ?=
+INPUT ?=
 # How often nodes are killed and restarted by make kills.
 KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo dev test planted sim kills jepsen bench lint fmt clean
+.PHONY: help setup build demo dev test planted sim fuzz kills jepsen bench lint fmt clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +51,9 @@ test: setup ## Runs every test, and simulates for two minutes
 
 sim: setup ## Simulates whole clusters: SEEDS=1000 fresh seeds, or SEED=42 (ARGS='--trace info' shows its log)
 	@$(SIM) $(if $(SEED),--seed $(SEED),--known $(KNOWN_SEEDS) --seeds $(SEEDS)) $(ARGS)
+
+fuzz: setup ## Fuzzes what decodes, guided by coverage: FUZZ_SECONDS=10 for each target, or TARGET=records
+	@FUZZ_SECONDS='$(FUZZ_SECONDS)' TARGET='$(TARGET)' INPUT='$(INPUT)' CARGO='$(CARGO)' fuzz/run
 
 # A build of its own, because no other may have the faults in it.
 planted: setup ## Shows that planted faults do harm and are found, and that no crash point does any

@@ -176,9 +176,17 @@ impl Config {
         file: Option<&Path>,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, ConfigError> {
-        let text = source::read(file)?;
+        Config::parse(file, &source::read(file)?, variables)
+    }
+
+    /// The configuration that a text and variables make. `file` is where the text is from, for messages about it.
+    pub fn parse(
+        file: Option<&Path>,
+        text: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
         let variables = source::overrides(variables);
-        let source = Source::parse(file, &text, &variables)?;
+        let source = Source::parse(file, text, &variables)?;
         let config: Config = source.deserialize()?;
         config.validate(&source)?;
         Ok(config)

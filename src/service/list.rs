@@ -9,8 +9,7 @@ use quorate_client::proto::{Conversation, ListRequest, ListResponse};
 use super::authorize::Resource;
 use super::call::Call;
 use super::errors::{CallError, Effect};
-use super::validate::{Problem, Violation};
-use super::{Api, convert, forward, reads, validate};
+use super::{Api, convert, forward, page_token, reads, validate};
 use crate::log::{Topology, TopologyGroup};
 use crate::types::{
     ConversationId, ConversationName, GroupId, HashRange, NodeId, PlacementHash, limits,
@@ -30,7 +29,7 @@ pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListRe
     // Two digits for each byte of a name.
     let token_limit = 2 * limits::CONVERSATION_NAME_BYTES_MAX;
     validate::at_most("page_token", request.page_token.len(), token_limit)?;
-    let after = parse_token(&request.page_token)?;
+    let after = page_token::decode(&request.page_token)?;
     let page_size = if request.page_size == 0 { PAGE_DEFAULT } else { request.page_size } as usize;
     let topology = api.replicas.topology().borrow().clone();
     let topology = topology.ok_or_else(CallError::not_initialized)?;
@@ -139,7 +138,7 @@ async fn list_there(
     let request = forward::request(api, call, Some(call.deadline), request);
     let page =
         forward::answer(api, node, call.deadline, Effect::None, client.list(request)).await?;
-    let complete_to = parse_token(&page.next_page_token)
+    let complete_to = page_token::decode(&page.next_page_token)
         .map_err(|_| CallError::internal("a node sent a bad page token", Effect::None))?;
     let wanted = |conversation: &Conversation| {
         let hash = ConversationName(conversation.name.clone()).id().placement();
@@ -162,33 +161,8 @@ fn merge(sources: Vec<Source>, page_size: usize) -> ListResponse {
         conversations.truncate(page_size);
         complete_to = conversations.last().map(|last| last.name.clone());
     }
-    let next_page_token = complete_to.map_or_else(String::new, |name| token(&name));
+    let next_page_token = complete_to.map_or_else(String::new, |name| page_token::encode(&name));
     ListResponse { conversations, next_page_token }
-}
-
-/// The last name of a page, in hexadecimal: opaque to callers, and it outlives the node that gave it.
-fn token(name: &str) -> String {
-    name.bytes().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn parse_token(token: &str) -> Result<Option<String>, Violation> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let bytes: Option<Vec<u8>> = token
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect();
-    let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    match name {
-        Some(name) => Ok(Some(name)),
-        None => Err(Violation::of("page_token", Problem::Invalid("a next_page_token"))),
-    }
 }
 
 #[cfg(test)]
@@ -207,18 +181,7 @@ mod tests {
     fn merged(sources: Vec<Source>, page_size: usize) -> (Vec<String>, Option<String>) {
         let page = merge(sources, page_size);
         let names = page.conversations.into_iter().map(|found| found.name).collect();
-        (names, parse_token(&page.next_page_token).unwrap())
-    }
-
-    #[test]
-    fn tokens_come_back_and_nonsense_is_refused() {
-        for name in ["a", "acme/room-42", "ü"] {
-            assert_eq!(parse_token(&token(name)).unwrap().as_deref(), Some(name));
-        }
-        assert_eq!(parse_token("").unwrap(), None);
-        for nonsense in ["x", "6", "zz", "ff"] {
-            assert_eq!(parse_token(nonsense).unwrap_err().field, "page_token");
-        }
+        (names, page_token::decode(&page.next_page_token).unwrap())
     }
 
     #[test]

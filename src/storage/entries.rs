@@ -24,11 +24,11 @@ pub fn read_entries(
             break;
         }
         let entry = EntryRecord::decode(&key, &value)?;
-        let expected = entries.last().map(|last| LogIndex(last.log_id.index.0 + 1));
-        if expected.is_some_and(|expected| expected != entry.log_id.index) {
+        let index = entry.log_id.index.0;
+        if entries.last().is_some_and(|last| last.log_id.index.0.checked_add(1) != Some(index)) {
             return Err(StorageError::Damaged {
                 place: format!("log of group {group}"),
-                reason: format!("entry {} follows a hole", entry.log_id.index),
+                reason: format!("entry {index} follows a hole"),
             });
         }
         entries.push(entry);

@@ -134,6 +134,9 @@ fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError
         |reason: String| StorageError::Damaged { place: format!("log of group {group}"), reason };
     let purged = meta::<LogIdRecord>(log, group, RaftMetaField::Purged)?.map(|record| record.0);
     let committed = meta::<LogIdRecord>(log, group, RaftMetaField::Committed)?.map(|id| id.0);
+    if purged.is_some_and(|id| id.index.is_beyond_all_logs()) {
+        return Err(damaged("its purge mark is beyond all logs".to_owned()));
+    }
     let mut holds_committed = false;
     let mut last = purged;
     let first = purged.map_or(LogIndex(0), |id| LogIndex(id.index.0 + 1));
@@ -143,6 +146,9 @@ fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError
         let id = EntryRecord::decode(&key, &value)?.log_id;
         if keys::raft_log_index(&key) != Some(id.index) {
             return Err(damaged(format!("entry {} stands at another index", id.index)));
+        }
+        if id.index.is_beyond_all_logs() {
+            return Err(damaged(format!("entry {} is beyond all logs", id.index)));
         }
         let expected = last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
         if id.index != expected {
@@ -197,6 +203,9 @@ fn doubts(
         }
     }
     let applied = row?.applied;
+    if applied.is_some_and(|applied| applied.index.is_beyond_all_logs()) {
+        return Some("what was applied last is beyond all logs".to_owned());
+    }
     if let Some(applied) = applied
         && found.last.is_none()
         && found.vote.is_none()

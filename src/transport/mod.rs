@@ -11,9 +11,7 @@ mod pulse;
 mod server;
 mod snapshots;
 mod standing;
-mod wire;
-#[cfg(test)]
-mod wire_tests;
+pub mod wire;
 
 pub use hello::{FEATURE_LEVEL, HelloError, Introduction};
 pub use introduced::{IntroducedChannel, IntroducedOnly};

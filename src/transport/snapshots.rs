@@ -12,7 +12,10 @@ use tonic::{Status, Streaming};
 
 use super::MESSAGE_BYTES_MAX;
 use super::proto::{self, peer_client::PeerClient, snapshot_frame::Step};
-use super::wire::{route_from_wire, route_to_wire, vote_from_wire, vote_to_wire};
+use super::wire::{
+    group_row_from_wire, route_from_wire, route_to_wire, rows_from_wire, rows_to_wire,
+    vote_from_wire, vote_to_wire,
+};
 use crate::consensus::network::Route;
 use crate::consensus::raft_types::{
     RaftSnapshotMeta, RaftVote, to_raft_log_id, to_stored_membership,
@@ -21,8 +24,8 @@ use crate::consensus::{
     Group, Replicas, SnapshotData, SnapshotReader, SnapshotRow, SnapshotSource,
 };
 use crate::storage::install::SnapshotSink;
-use crate::storage::records::{GroupRow, Record};
-use crate::storage::{StorageError, Table, keys};
+use crate::storage::records::Record;
+use crate::storage::{StorageError, keys};
 
 /// A transfer that makes no progress for this long is given up. The receiver's install counts as progress until
 /// `INSTALL_TIMEOUT`.
@@ -146,23 +149,6 @@ async fn next_part(
     receiver.await.ok()
 }
 
-fn rows_to_wire(part: Vec<SnapshotRow>) -> proto::SnapshotRows {
-    let rows = part.into_iter().map(|(table, key, value)| proto::SnapshotRow {
-        table: u32::from(table as u8),
-        key,
-        value,
-    });
-    let rows: Vec<_> = rows.collect();
-    proto::SnapshotRows { crc32c: checksum(&rows), rows }
-}
-
-pub(super) fn checksum(rows: &[proto::SnapshotRow]) -> u32 {
-    rows.iter().fold(0, |crc, row| {
-        let crc = crc32c::crc32c_append(crc, &row.table.to_be_bytes());
-        crc32c::crc32c_append(crc32c::crc32c_append(crc, &row.key), &row.value)
-    })
-}
-
 /// The first frame of a transfer.
 pub async fn opening(
     inbound: &mut Streaming<proto::SnapshotFrame>,
@@ -184,7 +170,7 @@ pub async fn receive(
     let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
     let route = route_from_wire(open.route.as_ref()).map_err(|error| invalid(&error))?;
     let vote = vote_from_wire(open.vote.as_ref()).map_err(|error| invalid(&error))?;
-    let row = GroupRow::decode(&keys::group(route.group), &open.group_row);
+    let row = group_row_from_wire(route.group, &open.group_row);
     let row = row.map_err(|error| invalid(&error))?;
     if !group.admission().takes_entries() {
         return Err(Status::unavailable("the disk is nearly full"));
@@ -208,7 +194,8 @@ pub async fn receive(
         match frame.and_then(|frame| frame.step) {
             Some(Step::Rows(rows)) => {
                 received += rows.rows.len() as u64;
-                let rows = verified(rows)?;
+                let rows = rows_from_wire(rows);
+                let rows = rows.map_err(|error| Status::data_loss(error.to_string()))?;
                 sink = group.offload(move || add(sink, rows)).await.map_err(storage)?;
             }
             Some(Step::End(end)) if end.rows == received => break,
@@ -229,18 +216,6 @@ pub async fn receive(
 
 fn storage(error: StorageError) -> Status {
     Status::unavailable(error.to_string())
-}
-
-pub(super) fn verified(rows: proto::SnapshotRows) -> Result<Vec<SnapshotRow>, Status> {
-    if checksum(&rows.rows) != rows.crc32c {
-        return Err(Status::data_loss("the rows of a snapshot were damaged on the way"));
-    }
-    let decode = |row: proto::SnapshotRow| {
-        let table = u8::try_from(row.table).ok().and_then(Table::from_tag);
-        let table = table.ok_or_else(|| Status::invalid_argument("an unknown table"))?;
-        Ok((table, row.key, row.value))
-    };
-    rows.rows.into_iter().map(decode).collect()
 }
 
 fn add(mut sink: SnapshotSink, rows: Vec<SnapshotRow>) -> Result<SnapshotSink, StorageError> {

@@ -1,4 +1,4 @@
-//! Between the wire's types and openraft's. What does not decode is refused with a reason, never guessed.
+//! Between the wire's types and ours and openraft's. What does not decode is refused with a reason, never guessed.
 
 use bytes::Bytes;
 use openraft::raft::{
@@ -7,13 +7,14 @@ use openraft::raft::{
 };
 
 use super::proto;
+use crate::consensus::SnapshotRow;
 use crate::consensus::network::Route;
 use crate::consensus::raft_types::{
     RaftEntry, RaftLogId, RaftVote, TypeConfig, from_raft_entry, from_raft_log_id, from_raft_vote,
     to_raft_entry, to_raft_log_id, to_raft_vote,
 };
-use crate::storage::keys;
-use crate::storage::records::{EntryRecord, LogId, Record, VoteRecord, entry_key};
+use crate::storage::records::{EntryRecord, GroupRow, LogId, Record, VoteRecord, entry_key};
+use crate::storage::{Table, keys};
 use crate::types::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Term};
 
 /// What a peer sent does not make sense.
@@ -29,15 +30,18 @@ fn missing(field: &str) -> Malformed {
     Malformed(format!("{field} is missing"))
 }
 
+/// A replica's id.
 pub fn replica_to_wire(id: ReplicaId) -> proto::ReplicaId {
     proto::ReplicaId { node: id.node.0, incarnation: id.incarnation.0 }
 }
 
+/// A replica's id, which has to be there.
 pub fn replica_from_wire(id: Option<&proto::ReplicaId>) -> Result<ReplicaId, Malformed> {
     let id = id.ok_or_else(|| missing("replica"))?;
     Ok(ReplicaId { node: NodeId(id.node), incarnation: Incarnation(id.incarnation) })
 }
 
+/// A cluster's id: 16 bytes.
 pub fn cluster_to_wire(cluster: ClusterId) -> Bytes {
     Bytes::copy_from_slice(&cluster.0.to_be_bytes())
 }
@@ -47,6 +51,7 @@ pub fn cluster_from_wire(bytes: &[u8]) -> Option<ClusterId> {
     Some(ClusterId(u128::from_be_bytes(bytes.try_into().ok()?)))
 }
 
+/// Which replica speaks to which.
 pub fn route_to_wire(route: Route) -> proto::Route {
     proto::Route {
         group: route.group.0,
@@ -55,6 +60,7 @@ pub fn route_to_wire(route: Route) -> proto::Route {
     }
 }
 
+/// Which replica speaks to which; both have to be named.
 pub fn route_from_wire(route: Option<&proto::Route>) -> Result<Route, Malformed> {
     let route = route.ok_or_else(|| missing("route"))?;
     Ok(Route {
@@ -64,14 +70,15 @@ pub fn route_from_wire(route: Option<&proto::Route>) -> Result<Route, Malformed>
     })
 }
 
+/// A position in a log.
 pub fn log_id_to_wire(id: &RaftLogId) -> proto::LogId {
     let id = from_raft_log_id(id);
     proto::LogId { term: id.term.0, leader: Some(replica_to_wire(id.leader)), index: id.index.0 }
 }
 
-/// Every index has one that follows it, so the last of all numbers is none.
+/// A position in a log, of which none is beyond all logs.
 pub fn log_id_from_wire(id: &proto::LogId) -> Result<RaftLogId, Malformed> {
-    if id.index == u64::MAX {
+    if LogIndex(id.index).is_beyond_all_logs() {
         return Err(beyond_all());
     }
     Ok(to_raft_log_id(&LogId {
@@ -85,6 +92,7 @@ fn optional_log_id(id: Option<&proto::LogId>) -> Result<Option<RaftLogId>, Malfo
     id.map(log_id_from_wire).transpose()
 }
 
+/// A vote.
 pub fn vote_to_wire(vote: &RaftVote) -> proto::Vote {
     let vote = from_raft_vote(vote);
     proto::Vote {
@@ -94,6 +102,7 @@ pub fn vote_to_wire(vote: &RaftVote) -> proto::Vote {
     }
 }
 
+/// A vote, which has to be there.
 pub fn vote_from_wire(vote: Option<&proto::Vote>) -> Result<RaftVote, Malformed> {
     let vote = vote.ok_or_else(|| missing("vote"))?;
     Ok(to_raft_vote(&VoteRecord {
@@ -146,6 +155,9 @@ fn entry_to_wire(group: GroupId, entry: &RaftEntry) -> Bytes {
 
 /// The record's checksum covers its key, so an entry that stands at another index is refused too.
 fn entry_from_wire(group: GroupId, index: LogIndex, bytes: &Bytes) -> Result<RaftEntry, Malformed> {
+    if index.is_beyond_all_logs() {
+        return Err(beyond_all());
+    }
     let key = keys::raft_log(group, index);
     let record = EntryRecord::decode(&key, bytes).map_err(|error| Malformed(error.to_string()))?;
     if record.log_id.index != index {
@@ -154,6 +166,7 @@ fn entry_from_wire(group: GroupId, index: LogIndex, bytes: &Bytes) -> Result<Raf
     Ok(to_raft_entry(record))
 }
 
+/// The response to an append request.
 pub fn result_to_wire(result: &StreamAppendResult<TypeConfig>) -> proto::AppendResponse {
     use proto::append_response::Result as Wire;
     let result = match result {
@@ -164,7 +177,7 @@ pub fn result_to_wire(result: &StreamAppendResult<TypeConfig>) -> proto::AppendR
     proto::AppendResponse { result: Some(result) }
 }
 
-/// A response; the outer error is the peer's refusal of the stream.
+/// The response to an append request; the outer error is the peer's refusal of the stream.
 pub fn result_from_wire(
     response: &proto::AppendResponse,
 ) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
@@ -179,6 +192,7 @@ pub fn result_from_wire(
     }
 }
 
+/// A request for a vote.
 pub fn vote_request_to_wire(request: &VoteRequest<TypeConfig>) -> proto::VoteRequest {
     proto::VoteRequest {
         vote: Some(vote_to_wire(&request.vote)),
@@ -187,6 +201,7 @@ pub fn vote_request_to_wire(request: &VoteRequest<TypeConfig>) -> proto::VoteReq
     }
 }
 
+/// A request for a vote.
 pub fn vote_request_from_wire(
     request: &proto::VoteRequest,
 ) -> Result<VoteRequest<TypeConfig>, Malformed> {
@@ -196,6 +211,7 @@ pub fn vote_request_from_wire(
     Ok(decoded)
 }
 
+/// The answer to a request for a vote.
 pub fn vote_reply_to_wire(response: &VoteResponse<TypeConfig>) -> proto::VoteReply {
     proto::VoteReply {
         vote: Some(vote_to_wire(&response.vote)),
@@ -204,6 +220,7 @@ pub fn vote_reply_to_wire(response: &VoteResponse<TypeConfig>) -> proto::VoteRep
     }
 }
 
+/// The answer to a request for a vote.
 pub fn vote_reply_from_wire(
     reply: &proto::VoteReply,
 ) -> Result<VoteResponse<TypeConfig>, Malformed> {
@@ -211,6 +228,7 @@ pub fn vote_reply_from_wire(
     Ok(VoteResponse::new(vote, optional_log_id(reply.last.as_ref())?, reply.granted))
 }
 
+/// A handing over of leadership.
 pub fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> proto::TransferRequest {
     proto::TransferRequest {
         from_leader: Some(vote_to_wire(request.from_leader())),
@@ -219,6 +237,7 @@ pub fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> proto::T
     }
 }
 
+/// A handing over of leadership; whose it was and whose it is to be have to be named.
 pub fn transfer_from_wire(
     request: &proto::TransferRequest,
 ) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
@@ -227,4 +246,47 @@ pub fn transfer_from_wire(
         replica_from_wire(request.to.as_ref())?,
         optional_log_id(request.last.as_ref())?,
     ))
+}
+
+/// The row of a group whose snapshot begins, encoded as stored.
+pub fn group_row_from_wire(group: GroupId, encoded: &[u8]) -> Result<GroupRow, Malformed> {
+    let row = GroupRow::decode(&keys::group(group), encoded);
+    let row = row.map_err(|error| Malformed(error.to_string()))?;
+    let mut ids = row.applied.iter().chain(&row.membership.log_id);
+    match ids.any(|id| id.index.is_beyond_all_logs()) {
+        true => Err(beyond_all()),
+        false => Ok(row),
+    }
+}
+
+/// A part of a snapshot.
+pub fn rows_to_wire(part: Vec<SnapshotRow>) -> proto::SnapshotRows {
+    let rows = part.into_iter().map(|(table, key, value)| proto::SnapshotRow {
+        table: u32::from(table as u8),
+        key,
+        value,
+    });
+    let rows: Vec<_> = rows.collect();
+    proto::SnapshotRows { crc32c: rows_checksum(&rows), rows }
+}
+
+/// A part of a snapshot, its checksum verified.
+pub fn rows_from_wire(part: proto::SnapshotRows) -> Result<Vec<SnapshotRow>, Malformed> {
+    if rows_checksum(&part.rows) != part.crc32c {
+        return Err(Malformed("the rows of a snapshot were damaged on the way".to_owned()));
+    }
+    let decode = |row: proto::SnapshotRow| {
+        let table = u8::try_from(row.table).ok().and_then(Table::from_tag);
+        let table = table.ok_or_else(|| Malformed(format!("there is no table {}", row.table)))?;
+        Ok((table, row.key, row.value))
+    };
+    part.rows.into_iter().map(decode).collect()
+}
+
+/// What `SnapshotRows::crc32c` has to be: the CRC-32C over tags, keys and values in order.
+pub fn rows_checksum(rows: &[proto::SnapshotRow]) -> u32 {
+    rows.iter().fold(0, |crc, row| {
+        let crc = crc32c::crc32c_append(crc, &row.table.to_be_bytes());
+        crc32c::crc32c_append(crc32c::crc32c_append(crc, &row.key), &row.value)
+    })
 }

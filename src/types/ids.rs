@@ -66,6 +66,13 @@ impl AttemptId {
     }
 }
 
+impl LogIndex {
+    /// Every index of a log has one that follows it, so the last of all numbers is none.
+    pub fn is_beyond_all_logs(self) -> bool {
+        self.0 == u64::MAX
+    }
+}
+
 impl Seq {
     /// The seq of the first message of a conversation, and the tail of an empty one.
     pub const FIRST: Seq = Seq(1);

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// At the root, and not ours or made by tools.
-const SKIPPED: [&str; 4] = [".git", "target", "data", "runs"];
+/// Not ours or made by tools; relative to the root.
+const SKIPPED: [&str; 6] = [".git", "target", "data", "runs", "fuzz/artifacts", "fuzz/corpus"];
 
 /// A file of the repository.
 pub struct Source {
@@ -39,15 +39,15 @@ pub fn files(ending: &str) -> Vec<Source> {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("the repository can be read") {
             let entry = entry.expect("the repository can be read");
-            let name = entry.file_name().to_string_lossy().into_owned();
             let kind = entry.file_type().expect("the repository can be read");
-            if folder == root && SKIPPED.contains(&name.as_str()) {
+            let path = relative(root, &entry.path());
+            if SKIPPED.contains(&path.as_str()) {
                 continue;
             }
             if kind.is_dir() {
                 folders.push(entry.path());
-            } else if kind.is_file() && name.ends_with(ending) {
-                found.extend(read(root, entry.path()));
+            } else if kind.is_file() && path.ends_with(ending) {
+                found.extend(read(entry.path(), path));
             }
         }
     }
@@ -56,10 +56,14 @@ pub fn files(ending: &str) -> Vec<Source> {
     found
 }
 
-fn read(root: &Path, path: PathBuf) -> Option<Source> {
-    let text = String::from_utf8(std::fs::read(&path).expect("the file can be read")).ok()?;
+fn relative(root: &Path, path: &Path) -> String {
     let relative = path.strip_prefix(root).expect("it lies below the root");
-    Some(Source { path: relative.to_string_lossy().replace('\\', "/"), text })
+    relative.to_string_lossy().replace('\\', "/")
+}
+
+fn read(file: PathBuf, path: String) -> Option<Source> {
+    let text = String::from_utf8(std::fs::read(file).expect("the file can be read")).ok()?;
+    Some(Source { path, text })
 }
 
 /// The same lines, with blanks for comments and for what stands in quotes.

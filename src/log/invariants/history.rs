@@ -186,11 +186,12 @@ impl<'a> Conversation<'a> {
         }
         self.digest = Some(record.digest);
         let counts = u64::from(record.kind == Kind::Content);
-        if self.unread.is_some_and(|unread| unread + counts != record.unread_ordinal) {
+        let ordinal = Some(record.unread_ordinal);
+        if self.unread.is_some_and(|unread| unread.checked_add(counts) != ordinal) {
             let what = format!("the unread ordinal of seq {seq} is {}", record.unread_ordinal);
             findings.violation(|| self.place(), what);
         }
-        self.unread = Some(record.unread_ordinal);
+        self.unread = ordinal;
         if record.commit_time < self.commit_time {
             findings.violation(|| self.place(), format!("commit time goes back at seq {seq}"));
         }

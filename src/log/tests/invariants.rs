@@ -160,6 +160,8 @@ fn a_wrong_unread_ordinal() {
     let mut replica = sound();
     change_message(&mut replica, 2, |message| message.unread_ordinal = 7);
     assert_found(&replica, "the unread ordinal of seq 2 is 7");
+    change_message(&mut replica, 2, |message| message.unread_ordinal = u64::MAX);
+    assert_found(&replica, "the unread ordinal of seq 3 is 3");
 }
 
 #[test]

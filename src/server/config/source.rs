@@ -96,11 +96,7 @@ impl<'t> Source<'t> {
         }
         match found {
             Some(at) => self.invalid_at(at, key.to_owned(), reason.into()),
-            None => ConfigError::Invalid {
-                place: self.whole(),
-                key: key.to_owned(),
-                reason: reason.into(),
-            },
+            None => refusal(self.whole(), key.to_owned(), reason.into()),
         }
     }
 
@@ -118,7 +114,7 @@ impl<'t> Source<'t> {
                     }
                 }
             }
-            None => ConfigError::Invalid { place: self.whole(), key: String::new(), reason },
+            None => refusal(self.whole(), String::new(), reason),
         }
     }
 
@@ -127,7 +123,7 @@ impl<'t> Source<'t> {
             Some(variable) => format!("environment variable {}", self.variables[variable].0),
             None => format!("{} line {}", self.whole(), self.line_number(at)),
         };
-        ConfigError::Invalid { place, key, reason }
+        refusal(place, key, reason)
     }
 
     fn line_at(&self, at: usize) -> &str {
@@ -145,6 +141,16 @@ impl<'t> Source<'t> {
             None => "the environment (no configuration file is given)".to_owned(),
         }
     }
+}
+
+/// One line: what is quoted from the file may have line feeds, or drive a terminal.
+fn refusal(place: String, key: String, reason: String) -> ConfigError {
+    let escaped = |text: String| -> String {
+        let escape =
+            |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+        text.chars().map(escape).collect()
+    };
+    ConfigError::Invalid { place: escaped(place), key: escaped(key), reason: escaped(reason) }
 }
 
 /// A TOML integer, boolean or quoted string is taken as that, anything else as a string.

@@ -250,6 +250,15 @@ fn every_key_refuses_what_is_no_value_of_its_kind() {
 }
 
 #[test]
+fn what_is_quoted_from_the_file_stays_on_one_line() {
+    let tls = "[client]\ntls = { cert = \"a\\nb\", key = \"c\" }\n";
+    for text in ["\"no\\nkey\" = 1\n", tls, "[log]\nfilter = \"a=\\u001b[2J\"\n"] {
+        let refusal = refusal(&format!("{LEAST}{text}"), &[]);
+        assert!(!refusal.contains(char::is_control), "{refusal:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_no_text_is_named() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&[0xff, 0xfe, 0]).unwrap();

@@ -68,6 +68,17 @@ fn a_snapshot_that_a_crash_left_ahead_of_its_log_is_relied_on() {
     assert_eq!(doubts(&log(5), Some(&mark), Some(&row)), None, "Raft purges the log on starting");
 }
 
+#[test]
+fn a_position_that_none_can_follow_is_damage() {
+    let row = GroupRow { applied: Some(id(2, u64::MAX)), ..GroupRow::blank(replica()) };
+    assert!(doubts(&log(9), None, Some(&row)).is_some());
+    for (entry, purged) in [(u64::MAX, u64::MAX - 1), (0, u64::MAX)] {
+        let log = log_of([id(2, entry)], Some(id(2, purged)), None);
+        let refused = examine(&log, GROUP).unwrap_err().to_string();
+        assert!(refused.contains("beyond all logs"), "{refused}");
+    }
+}
+
 const GROUP: GroupId = GroupId(3);
 
 /// A log with these entries, purge mark and committed note.

@@ -1,0 +1,4 @@
+//! Fuzzes `cases::config`.
+#![no_main]
+
+quorate_fuzz::fuzz!(config);

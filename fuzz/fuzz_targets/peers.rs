@@ -1,0 +1,4 @@
+//! Fuzzes `cases::peers`.
+#![no_main]
+
+quorate_fuzz::fuzz!(peers);

@@ -1,0 +1,4 @@
+//! Fuzzes `cases::proposals`.
+#![no_main]
+
+quorate_fuzz::fuzz!(proposals);

@@ -1,0 +1,4 @@
+//! Fuzzes `cases::records`.
+#![no_main]
+
+quorate_fuzz::fuzz!(records);

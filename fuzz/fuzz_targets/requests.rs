@@ -1,0 +1,4 @@
+//! Fuzzes `cases::requests`.
+#![no_main]
+
+quorate_fuzz::fuzz!(requests);

@@ -1,0 +1,4 @@
+//! Fuzzes `cases::small_files`.
+#![no_main]
+
+quorate_fuzz::fuzz!(small_files);

@@ -1,0 +1,4 @@
+//! Fuzzes `cases::snapshots`.
+#![no_main]
+
+quorate_fuzz::fuzz!(snapshots);

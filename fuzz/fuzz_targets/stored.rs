@@ -1,0 +1,4 @@
+//! Fuzzes `cases::stored`.
+#![no_main]
+
+quorate_fuzz::fuzz!(stored);
