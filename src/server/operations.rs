@@ -148,14 +148,15 @@ impl Operations {
     }
 }
 
-/// Whether a replica of this id can never have voted: its group is being created, or it is joining.
+/// Whether a replica of this id can never have voted: a group begins only once all of its first replicas are said to be
+/// made, and a later one counts only then.
 pub fn may_be_blank(topology: &Topology, group: GroupId, replica: ReplicaId) -> bool {
     let group = topology.groups.iter().find(|known| known.id == group);
     group.is_some_and(|group| {
         group.replicas.iter().any(|wanted| {
             wanted.node == replica.node
                 && wanted.incarnation == replica.incarnation
-                && (wanted.joining || !group.active || planted::wiped_replica_votes())
+                && (wanted.joining || planted::wiped_replica_votes())
         })
     })
 }

@@ -101,12 +101,20 @@ impl Placement {
                 return;
             }
         };
-        if !group.active {
+        if group.active {
+            return;
+        }
+        if own.joining {
+            let (group, node, incarnation) = (group.id, own.node, own.incarnation);
+            self.change(TopologyChange::ReplicaMade { group, node, incarnation }).await;
+        } else if group.replicas.iter().all(|replica| !replica.joining) {
             self.bring_to_life(group, &standing).await;
         }
     }
 
-    /// The first replica's node initializes a group that is being created; whoever leads it then configures it.
+    /// The first replica's node initializes a group whose replicas are all made; whoever leads it then configures it. Not
+    /// before: a replica that has voted while the topology still has it for blank could be made again after a loss (G1),
+    /// and one that is late would find the group active, and itself missing.
     async fn bring_to_life(&self, group: &TopologyGroup, standing: &Group) {
         let first = group.replicas.first().map(raft_id);
         if first == Some(standing.replica()) {
@@ -124,12 +132,18 @@ impl Placement {
             tracing::debug!(group = %group.id, %error, "a group was not configured yet");
             return;
         }
-        let change = TopologyChange::ActivateGroup { group: group.id };
+        self.change(TopologyChange::ActivateGroup { group: group.id }).await;
+    }
+
+    /// What is not changed now is tried again at the next tick.
+    async fn change(&self, change: TopologyChange) {
         let deadline = Instant::now() + STEP_TIMEOUT;
         let operations = self.operations.as_ref();
-        let done = change_topology(&self.replicas, &self.peers, operations, change, deadline).await;
+        let attempt = change.clone();
+        let done =
+            change_topology(&self.replicas, &self.peers, operations, attempt, deadline).await;
         if let Err(error) = done {
-            tracing::debug!(group = %group.id, %error, "a group was not activated yet");
+            tracing::debug!(?change, %error, "the topology was not changed yet");
         }
     }
 

@@ -45,10 +45,11 @@ pub async fn append(
             _ => hand_on(api, call, node, request.clone()).await,
         };
         api.elsewhere.learn_leader(route.group, &result);
-        // Where nothing was done, asking another is safe.
+        // Where nothing was done, asking another is safe: whom this one names, or the next that may know.
         leader = match &result {
             Err(error) if error.may_have_taken_effect() => None,
-            Err(error) => error.leader_hint().or_else(|| api.leader(&route)),
+            Err(error) if route.local.is_some() => error.leader_hint(),
+            Err(error) => error.leader_hint().or_else(|| api.other(&route)),
             Ok(_) => None,
         };
         leader = leader.filter(|next| *next != node);

@@ -267,7 +267,7 @@ fn place(nodes: &[TopologyNode], start: usize, count: usize) -> Vec<TopologyRepl
         }
     }
     let replica =
-        |node: &TopologyNode| TopologyReplica { node: node.id, incarnation: FIRST, joining: false };
+        |node: &TopologyNode| TopologyReplica { node: node.id, incarnation: FIRST, joining: true };
     chosen.into_iter().map(replica).collect()
 }
 

@@ -224,13 +224,20 @@ impl World {
             return Err("the simulation ended before everything was read".to_owned());
         }
         self.check_invariants();
+        for machine in &self.machines {
+            let broken = machine.replicas("missing") + machine.replicas("damaged");
+            if broken > 0 {
+                let what = format!("G9: {broken} replicas of node {} do not serve", machine.node);
+                self.plan.shared.problem(what);
+            }
+        }
         Ok(())
     }
 
     /// Begins and ends faults whose time has come. Whether there were any.
     fn break_and_mend(&mut self, now: Duration) -> bool {
         let mut changed = false;
-        if self.plan.shared.phase() != Phase::Working {
+        if self.plan.shared.phase() > Phase::Working {
             return false;
         }
         while let Some(at) = self.lasting.iter().position(|fault| fault.to <= now) {
@@ -261,7 +268,7 @@ impl World {
         let shared = self.plan.shared.clone();
         match fault.what {
             What::Crash => {
-                let leads = |node: &u64| self.machine(*node).leads();
+                let leads = |node: &u64| self.machine(*node).replicas("leader") > 0;
                 if shared.in_flight() > 0 && fault.nodes.iter().any(leads) {
                     self.leader_deaths_in_flight += 1;
                 }

@@ -107,9 +107,16 @@ impl What {
     }
 }
 
-/// Draws the faults of a simulation that works from `begin` to `end`. Several overlap now and then.
+/// Draws the faults of a simulation that works from `begin` to `end`. Several overlap now and then, and every other
+/// simulation has one before, while the cluster is being made.
 pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duration) -> Vec<Planned> {
     let mut planned = Vec::new();
+    if randomness.random_bool(0.5) {
+        let from = Duration::from_millis(randomness.random_range(0..1_500));
+        let lasts = Duration::from_millis(randomness.random_range(200..3_000));
+        let node = randomness.random_range(1..=nodes);
+        planned.push(Planned { from, to: from + lasts, what: What::Pause, nodes: vec![node] });
+    }
     let mut at = begin + Duration::from_millis(randomness.random_range(500..3_000));
     while at + Duration::from_secs(1) < end {
         let what = if randomness.random_ratio(2, 5) {

@@ -162,14 +162,13 @@ impl Machine {
         Ok(opened.start(Arc::new(Observers(metrics.clone()))))
     }
 
-    /// Whether it led a group when it last counted, which it does each second.
-    pub fn leads(&self) -> bool {
+    /// Replicas in a role, as it counted them last, which it does each second.
+    pub fn replicas(&self, role: &str) -> u64 {
         let metrics = self.metrics.lock().expect("no panic while locked");
         let page = metrics.as_ref().map(|metrics| metrics.encode()).unwrap_or_default();
-        let mut counts = page.lines().filter_map(|line| {
-            line.strip_prefix("quorate_replicas{role=\"leader\"} ")?.parse::<u64>().ok()
-        });
-        counts.any(|count| count > 0)
+        let sample = format!("quorate_replicas{{role=\"{role}\"}} ");
+        let count = page.lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok());
+        count.unwrap_or_default()
     }
 
     /// Its process has died, or its power was cut: what was not synced is gone. The two are the same here, since
