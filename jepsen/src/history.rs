@@ -7,6 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What a node that ended by itself is written down as, among faults: nobody made it.
+pub const ENDED_BY_ITSELF: &str = "ended-by-itself";
+
 /// Nanoseconds since the run began, on the driver's monotonic clock.
 pub type Nanos = u64;
 /// A logical client. Its operations do not overlap.

@@ -60,7 +60,7 @@ Examples:
         after_help = "Example:\n  quorate-jepsen check runs/kill+partition-20260101T000000Z-7"
     )]
     Check(CheckArgs),
-    /// One page of all runs in a folder
+    /// All runs in a folder: one page of them, and their sum, also as summary.json and for a README
     #[command(after_help = "Example:\n  quorate-jepsen index runs")]
     Index(CheckArgs),
     /// Nemeses, workloads, checkers and positive controls, and what this machine lacks for them
@@ -105,13 +105,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(results.verdict.exit_code().into())
         }
         Command::Index(args) => {
-            let [valid, invalid, unknown] = index(&args.dir)?;
+            let summary = index(&args.dir)?;
             match output {
-                Output::Text => println!("{valid} valid, {invalid} invalid, {unknown} unknown"),
-                Output::Json => {
-                    let line = serde_json::json!({ "valid": valid, "invalid": invalid, "unknown": unknown });
-                    println!("{line}");
-                }
+                Output::Text => print!("{}", summary.markdown()),
+                Output::Json => println!("{}", serde_json::json!(summary)),
             }
             Ok(ExitCode::SUCCESS)
         }
