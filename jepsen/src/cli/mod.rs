@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::judge::{self, Verdict};
 use crate::matrix;
+use crate::nodes::sandbox;
 use crate::report::index::index;
 use crate::run::RunOptions;
 
@@ -83,7 +84,7 @@ pub fn main() -> ExitCode {
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        ExitCode::from(Verdict::Unknown.exit_code())
+        sandbox::exit_code(Verdict::Unknown)
     })
 }
 

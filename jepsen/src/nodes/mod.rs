@@ -18,7 +18,7 @@ use quorate_client::{Client, ClientOptions, Routing};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
-pub use disk::{Disk, files_below};
+pub use disk::{Disk, files_below, remove_images};
 pub use node::{Node, WhyDown};
 pub use shim::{Shim, ShimCounts};
 
