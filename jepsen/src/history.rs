@@ -5,6 +5,8 @@
 //! has an unknown outcome (`info`: it may have, or may yet). A process whose operation ended in `info` never calls
 //! again; its client goes on as a new process.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// What a node that ended by itself is written down as, among faults: nobody made it.
@@ -327,4 +329,8 @@ pub struct Run {
     /// Nodes that must not be read at the end: damaged on purpose and not rebuilt, say why.
     #[serde(default)]
     pub excused: Vec<(u32, String)>,
+    /// Which nodes had a replica of each group at the end, by the cluster's own account: each has to be read. Empty where
+    /// that is not known.
+    #[serde(default)]
+    pub replicas: BTreeMap<u64, Vec<u32>>,
 }

@@ -104,7 +104,8 @@ async fn work_and_break(
     let is_excused = |id: u32| excused.iter().any(|(node, _)| *node == id);
     readers.retain(|reader| !reader.node().is_some_and(is_excused));
     say!(options, "reading everything from every node");
-    let unread = read_everything(readers, deadline).await;
+    let replicas = world.replicas().await?;
+    let unread = read_everything(readers, &replicas, deadline).await;
     for problem in &unread {
         say!(options, "{problem}");
     }
@@ -128,6 +129,7 @@ async fn work_and_break(
         command: options.command(),
         healed_at: Some(healed_at),
         excused,
+        replicas,
     };
     recorder.finish(&run).context("the run was not written down")
 }
