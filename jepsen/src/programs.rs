@@ -31,6 +31,12 @@ pub const FOR_DISKS: &[Program] = &[
     Program { name: "cc", package: "gcc" },
 ];
 
+/// The `quorate` that was built together with this program: it lies beside it.
+pub fn quorate() -> PathBuf {
+    let here = std::env::current_exe().unwrap_or_default();
+    here.with_file_name("quorate")
+}
+
 /// Which of these programs cannot be found, with the package that has each.
 pub fn missing(programs: &[Program]) -> Vec<String> {
     let folders = folders();

@@ -52,7 +52,7 @@ Examples:
     /// A set of runs, positive controls among them
     #[command(after_help = "\
 Examples:
-  quorate-jepsen matrix ci --binary target/debug/quorate --planted-binary target/debug/quorate-planted
+  quorate-jepsen matrix ci --planted-binary target/debug/quorate-planted
   quorate-jepsen matrix nightly --seed 7
   quorate-jepsen matrix ci --only planted")]
     Matrix(Box<matrix::MatrixOptions>),

@@ -15,6 +15,8 @@ fn record(dir: &Path, simulated: Simulated) {
     simulated.events.into_iter().for_each(|event| recorder.event(event));
     simulated.faults.into_iter().for_each(|fault| recorder.fault(fault));
     recorder.finish(&simulated.run).unwrap();
+    fs::create_dir(dir.join("nodes")).unwrap();
+    fs::write(dir.join("nodes/1.log"), "").unwrap();
 }
 
 fn long() -> Simulated {
@@ -55,6 +57,7 @@ fn verdicts_are_valid_invalid_and_unknown() {
             serde_json::from_str(&fs::read_to_string(run.join(RESULTS)).unwrap()).unwrap();
         assert_eq!(stored, results);
         let page = fs::read_to_string(run.join(PAGE)).unwrap();
+        assert!(page.contains("href=\"./nodes/1.log\""), "nodes' logs are linked");
         assert!(page.contains(verdict.word()) && !page.contains("http"), "it needs nothing else");
     }
     assert_eq!(expected.map(Verdict::exit_code), [0, 1, 2, 2]);

@@ -1,7 +1,7 @@
 //! `report.html`: one run.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::series::Series;
 use super::{document, escape, plot, seconds, summary, thousands};
@@ -19,19 +19,14 @@ pub fn write(dir: &Path, model: Option<&Model>, results: &Results) -> Result<(),
     write_file(&dir.join(PAGE), &page(model, results, &logs))
 }
 
-/// The logs of the nodes, relative to the run.
+/// The logs and configurations of the nodes, relative to the run.
 fn node_logs(dir: &Path) -> Vec<String> {
-    let mut logs = Vec::new();
-    for node in std::fs::read_dir(dir.join("nodes")).into_iter().flatten().flatten() {
-        for file in std::fs::read_dir(node.path()).into_iter().flatten().flatten() {
-            let is_file = file.file_type().is_ok_and(|kind| kind.is_file());
-            if let Ok(path) = file.path().strip_prefix(dir)
-                && is_file
-            {
-                logs.push(path.to_string_lossy().into_owned());
-            }
-        }
-    }
+    let files = std::fs::read_dir(dir.join("nodes")).into_iter().flatten().flatten();
+    let paths = files
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "log" || ending == "toml"));
+    let relative = |path: PathBuf| path.strip_prefix(dir).ok()?.to_str().map(str::to_owned);
+    let mut logs: Vec<String> = paths.filter_map(relative).collect();
     logs.sort();
     logs
 }

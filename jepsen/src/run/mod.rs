@@ -39,7 +39,8 @@ const FINAL_DEADLINE: Duration = Duration::from_secs(45);
 ///
 /// If the harness fails or is told to stop: nothing is known then.
 pub async fn run(options: &RunOptions, dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
-    let version = programs::run(&options.binary.to_string_lossy(), ["--version"]).await?;
+    let version = programs::run(&options.binary.to_string_lossy(), ["--version"]).await;
+    let version = version.context("--binary or JEPSEN_BINARY has to name a quorate")?;
     say!(options, "starting {} nodes", options.nodes);
     let cluster_options = cluster_options(options);
     let cluster = tokio::select! {
