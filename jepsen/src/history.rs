@@ -294,8 +294,8 @@ pub struct Fault {
     pub what: String,
     /// Whether it was seen to take effect, and how: a process that is gone, packets that were dropped.
     pub effect: Option<String>,
-    /// From mending until every group had acknowledged an append and answered a linearizable read; none where that
-    /// was not measured after this fault.
+    /// From mending this, and what was mended together with it, until every group had acknowledged an append and
+    /// answered a linearizable read; none where that was not measured after this fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_after: Option<Nanos>,
 }

@@ -60,7 +60,7 @@ pub struct FaultKind {
     pub injected: u64,
     /// Of them, those that were seen to take effect.
     pub took_effect: u64,
-    /// After how many of them the time to serve was measured; where two are mended at once it is after one.
+    /// After how many of them the time to serve was measured. Where two were mended together it counts for both.
     pub measured: u64,
     /// From mending until every group served, in seconds: half of the times are no longer.
     pub served_after_p50_s: Option<f64>,

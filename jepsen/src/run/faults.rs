@@ -117,10 +117,10 @@ async fn one_round(
         false => say!(options, "  all groups served after {seconds:.2} s"),
         true => say!(options, "  not all groups served within {seconds:.0} s"),
     }
-    let last = faults.len().saturating_sub(1);
-    for (at, mut fault) in faults.into_iter().enumerate() {
+    for mut fault in faults {
         say!(options, "  {}: {}", fault.nemesis, fault.effect.as_deref().unwrap_or("no effect"));
-        fault.served_after = (at == last).then_some(served_after);
+        // What was mended together was waited for together.
+        fault.served_after = Some(served_after);
         recorder.fault(fault);
     }
     Ok(())
