@@ -4,6 +4,7 @@ mod list;
 mod one;
 mod signals;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -79,7 +80,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(cli)),
+        Ok(runtime) => catch_unwind(AssertUnwindSafe(|| runtime.block_on(dispatch(cli))))
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("the fault suite itself has failed"))),
         Err(error) => Err(error.into()),
     };
     ended.unwrap_or_else(|error| {

@@ -23,8 +23,8 @@ const INSIDE: &str = "JEPSEN_INSIDE";
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The inner process adds this to its exit code. `unshare` has codes of its own, 1 among them where what it ran was
-/// killed, and that must not be taken for a promise that was broken.
-const VERDICTS_INSIDE: u8 = 100;
+/// killed, and a panic is 101: neither must be taken for a promise that was broken.
+const VERDICTS_INSIDE: u8 = 110;
 
 const AS_ROOT: &str = "root";
 const AS_MAPPED: &str = "mapped";
