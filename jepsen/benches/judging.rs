@@ -3,6 +3,7 @@
 //!
 //! `cargo bench -p quorate-jepsen --bench judging -- 2000000`
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_jepsen::history::{
@@ -208,5 +209,6 @@ fn run(healed_at: Nanos) -> Run {
         command: "cargo bench -p quorate-jepsen --bench judging".to_owned(),
         healed_at: Some(healed_at),
         excused: Vec::new(),
+        replicas: BTreeMap::new(),
     }
 }

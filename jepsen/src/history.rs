@@ -5,7 +5,12 @@
 //! has an unknown outcome (`info`: it may have, or may yet). A process whose operation ended in `info` never calls
 //! again; its client goes on as a new process.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+/// What a node that ended by itself is written down as, among faults: nobody made it.
+pub const ENDED_BY_ITSELF: &str = "ended-by-itself";
 
 /// Nanoseconds since the run began, on the driver's monotonic clock.
 pub type Nanos = u64;
@@ -289,8 +294,8 @@ pub struct Fault {
     pub what: String,
     /// Whether it was seen to take effect, and how: a process that is gone, packets that were dropped.
     pub effect: Option<String>,
-    /// From mending until every group had acknowledged an append and answered a linearizable read; none where that
-    /// was not measured after this fault.
+    /// From mending this, and what was mended together with it, until every group had acknowledged an append and
+    /// answered a linearizable read; none where that was not measured after this fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_after: Option<Nanos>,
 }
@@ -324,4 +329,8 @@ pub struct Run {
     /// Nodes that must not be read at the end: damaged on purpose and not rebuilt, say why.
     #[serde(default)]
     pub excused: Vec<(u32, String)>,
+    /// Which nodes had a replica of each group at the end, by the cluster's own account: each has to be read. Empty where
+    /// that is not known.
+    #[serde(default)]
+    pub replicas: BTreeMap<u64, Vec<u32>>,
 }

@@ -1,5 +1,6 @@
 //! From a run's record to its verdict: `results.json`, and everything that is made of a record for people and tools.
 
+mod figures;
 #[cfg(test)]
 mod tests;
 
@@ -8,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+pub use figures::{Calls, Faults, Figures};
 
 use crate::check::{CHECKERS, Findings, Guarantee, Violation, vacuity};
 use crate::export;
@@ -98,6 +101,8 @@ pub struct Results {
     pub faults: u64,
     /// How many violations were found.
     pub violations: u64,
+    /// What is summed up over runs.
+    pub figures: Figures,
     /// By guarantee.
     pub judgements: Vec<Judgement>,
     /// By checker.
@@ -107,6 +112,22 @@ pub struct Results {
 }
 
 impl Results {
+    /// Of a run that cannot be judged, and why.
+    pub fn unknown(why: String) -> Results {
+        Results {
+            verdict: Verdict::Unknown,
+            doubts: vec![why],
+            operations: 0,
+            acknowledged: 0,
+            faults: 0,
+            violations: 0,
+            figures: Figures::default(),
+            judgements: Vec::new(),
+            checkers: Vec::new(),
+            run: None,
+        }
+    }
+
     /// The guarantees that were broken.
     pub fn broken(&self) -> Vec<Guarantee> {
         let broken = self.judgements.iter().filter(|one| one.verdict == Verdict::Invalid);
@@ -141,7 +162,8 @@ pub fn judge(dir: &Path) -> Result<Results, JudgeError> {
     let model = match Model::load(dir) {
         Ok(model) => model,
         Err(error) => {
-            let results = unreadable(&error);
+            let results =
+                Results::unknown(format!("the record cannot be judged: {}", reasons(&error)));
             write_results(dir, &results)?;
             report::page::write(dir, None, &results)?;
             return Ok(results);
@@ -178,6 +200,7 @@ pub fn results_of(model: &Model) -> Results {
     let acknowledged = model.appends.iter().filter(|append| append.ending.ok().is_some()).count();
     Results {
         verdict: verdict(violations, &doubts),
+        figures: Figures::of(model),
         judgements: Guarantee::ALL.map(|g| judgement(g, &checkers, &doubts)).to_vec(),
         doubts,
         operations: calls as u64,
@@ -217,24 +240,14 @@ fn judgement(guarantee: Guarantee, checkers: &[Checked], doubts: &[String]) -> J
     Judgement { guarantee, title, verdict, checked_by, examined, violations }
 }
 
-fn unreadable(error: &LoadError) -> Results {
+fn reasons(error: &LoadError) -> String {
     let mut reasons = vec![error.to_string()];
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         reasons.push(cause.to_string());
         source = cause.source();
     }
-    Results {
-        verdict: Verdict::Unknown,
-        doubts: vec![format!("the record cannot be judged: {}", reasons.join(": "))],
-        operations: 0,
-        acknowledged: 0,
-        faults: 0,
-        violations: 0,
-        judgements: Vec::new(),
-        checkers: Vec::new(),
-        run: None,
-    }
+    reasons.join(": ")
 }
 
 fn write_results(dir: &Path, results: &Results) -> Result<(), JudgeError> {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::check::Guarantee;
 use crate::judge::{Verdict, judge};
 use crate::network::NetworkKind;
+use crate::programs;
 
 /// How long a run may take besides its faults, before it is ended: start, final read, judging.
 const OVERHEAD_MAX: Duration = Duration::from_secs(240);
@@ -36,11 +37,12 @@ pub struct MatrixOptions {
     #[arg(value_enum)]
     pub set: Set,
 
-    /// The `quorate` program
+    /// The `quorate` program; by default the one beside this program
     #[arg(
         long,
         env = "JEPSEN_BINARY",
-        default_value = "target/debug/quorate",
+        default_value_os_t = programs::quorate(),
+        hide_default_value = true,
         value_name = "PATH"
     )]
     pub binary: PathBuf,

@@ -1,8 +1,10 @@
 //! Lost writes: acknowledged, and not there at the end.
 
+use std::collections::BTreeSet;
+
 use super::evidence::{acknowledgement, standing};
 use super::{Checker, Evidence, Findings, Guarantee, described};
-use crate::model::{Append, Model};
+use crate::model::{Append, Key, Model, Sent, Source};
 
 /// See the module.
 pub struct Lost;
@@ -28,15 +30,21 @@ impl Checker for Lost {
     }
 }
 
-/// A message is missed once for each batch, not once for each message.
-fn check_append(model: &Model, append: &Append, findings: &mut Findings) {
+/// How many messages were acknowledged, once or more often, and are not there at the end.
+pub fn messages_lost(model: &Model) -> u64 {
+    let lost = model.appends.iter().flat_map(|append| missing(model, append));
+    lost.map(|(sent, _)| sent.key).collect::<BTreeSet<Key>>().len() as u64
+}
+
+/// What an append was acknowledged and is not there at the end, with the seq that it was acknowledged at.
+fn missing<'a>(model: &'a Model, append: &'a Append) -> impl Iterator<Item = (Sent, u64)> + 'a {
     let finals = model.final_read(append.conversation);
     let shown = |key, seq| {
         model
             .place(append.conversation, seq)
-            .is_some_and(|place| place.source == crate::model::Source::Final && place.key == key)
+            .is_some_and(|place| place.source == Source::Final && place.key == key)
     };
-    let missing = model.acknowledged(append).find(|(sent, seq)| {
+    model.acknowledged(append).filter(move |(sent, seq)| {
         // Whoever stands elsewhere at the end is not lost: another checker says that it moved.
         let stands =
             shown(sent.key, *seq) || model.seq_of(sent.key).is_some_and(|seq| shown(sent.key, seq));
@@ -44,8 +52,13 @@ fn check_append(model: &Model, append: &Append, findings: &mut Findings) {
         let misses = binding.is_some_and(|replica| replica.first_seq <= *seq)
             || finals.bounds().is_some_and(|(first, tail)| (first..tail).contains(seq));
         !stands && misses
-    });
-    let Some((sent, seq)) = missing else { return };
+    })
+}
+
+/// A message is missed once for each batch, not once for each message.
+fn check_append(model: &Model, append: &Append, findings: &mut Findings) {
+    let finals = model.final_read(append.conversation);
+    let Some((sent, seq)) = missing(model, append).next() else { return };
     findings.violation(Guarantee::G1, || {
         let tails = finals
             .replicas

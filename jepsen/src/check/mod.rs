@@ -29,7 +29,9 @@ pub mod vacuity;
 
 use std::collections::BTreeMap;
 
+pub use availability::SERVED_WITHIN;
 pub use delivery::DELIVERED_WITHIN;
+pub use lost::messages_lost;
 use serde::{Deserialize, Serialize};
 
 use crate::history::{Nanos, Process};

@@ -1,8 +1,8 @@
 //! Whether a run proves anything: too little work, no effect of its faults, or nobody who looked at the end.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::model::{Ending, Model, Name, Read};
+use crate::model::{Model, Name, Read, ReadAnswer};
 
 /// Fewer acknowledged appends prove nothing.
 const ACKNOWLEDGED_MIN: usize = 100;
@@ -71,22 +71,21 @@ fn idle_workloads(model: &Model) -> Vec<String> {
 
 /// Nodes and conversations that nobody read at the end.
 fn unread(model: &Model) -> Vec<String> {
-    let mut doubts = Vec::new();
-    let finals = || model.reads.iter().filter(|read| read.is_final);
-    let answered: HashSet<u32> =
-        finals().filter_map(|r| r.ending.ok()).map(|a| a.position.node).collect();
-    // A node without a replica of what it was asked for has nothing to show.
-    let has_none = |read: &&Read| match &read.ending {
-        Ending::Failed(refused) => model.name(refused.reason) == "NO_REPLICA",
-        _ => false,
-    };
-    let empty: HashSet<u32> = finals().filter(has_none).map(|read| read.span.call.node).collect();
+    let answers = || model.reads.iter().filter(|read| read.is_final).filter_map(answered);
     let excused: HashSet<u32> = model.run.excused.iter().map(|(node, _)| *node).collect();
-    for node in 1..=model.run.nodes {
-        if ![&answered, &empty, &excused].iter().any(|nodes| nodes.contains(&node)) {
+    let replicas = &model.run.replicas;
+    // Where it is not known who has a replica, every node is taken to have one.
+    let has_any =
+        |node| replicas.is_empty() || replicas.values().any(|nodes| nodes.contains(&node));
+    let read: HashSet<u32> = answers().map(|(_, answer)| answer.position.node).collect();
+    let mut doubts = Vec::new();
+    for node in (1..=model.run.nodes).filter(|node| has_any(*node) && !excused.contains(node)) {
+        if !read.contains(&node) {
             doubts.push(format!("node {node} was not read at the end"));
         }
     }
+    let groups: HashMap<Name, u64> =
+        answers().map(|(read, answer)| (read.conversation, answer.position.group)).collect();
     let appended: BTreeSet<Name> = model
         .appends
         .iter()
@@ -94,14 +93,22 @@ fn unread(model: &Model) -> Vec<String> {
         .map(|append| append.conversation)
         .collect();
     for conversation in appended {
-        doubts.extend(unread_conversation(model, conversation, &excused));
+        let group = groups.get(&conversation);
+        let nodes = group.and_then(|group| replicas.get(group)).map_or(&[][..], Vec::as_slice);
+        doubts.extend(unread_conversation(model, conversation, nodes, &excused));
     }
     doubts
 }
 
+fn answered(read: &Read) -> Option<(&Read, &ReadAnswer)> {
+    Some((read, read.ending.ok()?))
+}
+
+/// Each of `nodes`, which have a replica of it, has to have shown it up to its tail.
 fn unread_conversation(
     model: &Model,
     conversation: Name,
+    nodes: &[u32],
     excused: &HashSet<u32>,
 ) -> Option<String> {
     let (name, finals) = (model.name(conversation), model.final_read(conversation));
@@ -109,16 +116,56 @@ fn unread_conversation(
         return Some(format!("{name} was not read in full, linearizably, at the end"));
     }
     let (_, tail) = finals.bounds()?;
-    let mut behind: BTreeMap<u32, u64> = BTreeMap::new();
-    let ends = |node| {
+    let reaches = |node| {
         let same = finals.replicas.iter().filter(move |replica| replica.node == node);
         same.filter(|replica| replica.is_complete).map(|replica| replica.tail).max()
     };
-    for replica in &finals.replicas {
-        if !excused.contains(&replica.node) && ends(replica.node) < Some(tail) {
-            behind.insert(replica.node, replica.tail);
+    let others = finals.replicas.iter().map(|replica| replica.node);
+    let mut looked_at: Vec<u32> = nodes.iter().copied().chain(others).collect();
+    looked_at.sort_unstable();
+    let behind = looked_at
+        .into_iter()
+        .find(|node| !excused.contains(node) && reaches(*node) < Some(tail))?;
+    Some(match finals.replicas.iter().find(|replica| replica.node == behind) {
+        Some(at) => {
+            format!(
+                "{name} was read on node {behind} up to {} only, and its tail is {tail}",
+                at.tail
+            )
         }
+        None => format!("{name} was not read on node {behind}, which has a replica of it"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::doubts;
+    use crate::check::tests::simulate::simulate;
+    use crate::history::{Answer, EventKind};
+    use crate::model::Model;
+
+    #[test]
+    fn a_replica_that_another_node_answered_for_is_a_doubt() {
+        let mut simulated = simulate(1, 2, 1_500);
+        for event in &mut simulated.events {
+            if let EventKind::Ok(Answer::Read { position, .. }) = &mut event.kind
+                && position.group == 1
+                && position.node == 2
+            {
+                position.node = 3;
+            }
+        }
+        let model = Model::of(simulated.run, simulated.faults, simulated.events).unwrap();
+        let doubts = doubts(&model);
+        assert_eq!(doubts.len(), 1, "{doubts:?}");
+        assert!(doubts[0].ends_with("was not read on node 2, which has a replica of it"));
     }
-    let (node, at) = behind.into_iter().next()?;
-    Some(format!("{name} was read on node {node} up to {at} only, and its tail is {tail}"))
+
+    #[test]
+    fn a_node_without_a_replica_need_not_be_read() {
+        let mut simulated = simulate(1, 2, 1_500);
+        simulated.run.nodes += 1;
+        let model = Model::of(simulated.run, simulated.faults, simulated.events).unwrap();
+        assert_eq!(doubts(&model), Vec::<String>::new());
+    }
 }

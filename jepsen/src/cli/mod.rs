@@ -4,6 +4,7 @@ mod list;
 mod one;
 mod signals;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::judge::{self, Verdict};
 use crate::matrix;
+use crate::nodes::sandbox;
 use crate::report::index::index;
 use crate::run::RunOptions;
 
@@ -51,7 +53,7 @@ Examples:
     /// A set of runs, positive controls among them
     #[command(after_help = "\
 Examples:
-  quorate-jepsen matrix ci --binary target/debug/quorate --planted-binary target/debug/quorate-planted
+  quorate-jepsen matrix ci --planted-binary target/debug/quorate-planted
   quorate-jepsen matrix nightly --seed 7
   quorate-jepsen matrix ci --only planted")]
     Matrix(Box<matrix::MatrixOptions>),
@@ -60,7 +62,7 @@ Examples:
         after_help = "Example:\n  quorate-jepsen check runs/kill+partition-20260101T000000Z-7"
     )]
     Check(CheckArgs),
-    /// One page of all runs in a folder
+    /// All runs in a folder: one page of them, and their sum, also as summary.json and for a README
     #[command(after_help = "Example:\n  quorate-jepsen index runs")]
     Index(CheckArgs),
     /// Nemeses, workloads, checkers and positive controls, and what this machine lacks for them
@@ -78,12 +80,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(cli)),
+        Ok(runtime) => catch_unwind(AssertUnwindSafe(|| runtime.block_on(dispatch(cli))))
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("the fault suite itself has failed"))),
         Err(error) => Err(error.into()),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        ExitCode::from(Verdict::Unknown.exit_code())
+        sandbox::exit_code(Verdict::Unknown)
     })
 }
 
@@ -105,13 +108,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(results.verdict.exit_code().into())
         }
         Command::Index(args) => {
-            let [valid, invalid, unknown] = index(&args.dir)?;
+            let summary = index(&args.dir)?;
             match output {
-                Output::Text => println!("{valid} valid, {invalid} invalid, {unknown} unknown"),
-                Output::Json => {
-                    let line = serde_json::json!({ "valid": valid, "invalid": invalid, "unknown": unknown });
-                    println!("{line}");
-                }
+                Output::Text => print!("{}", summary.markdown()),
+                Output::Json => println!("{}", serde_json::json!(summary)),
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Output;
 use crate::judge::{self, Results, Verdict};
 use crate::network::NetworkKind;
-use crate::nodes::sandbox;
+use crate::nodes::{self, sandbox};
 use crate::run::{self, RunOptions};
 use crate::say;
 
@@ -39,21 +39,25 @@ pub(super) async fn run(
         let folder = run::folder(&options.store, &options);
         let dir = options.dir.clone().unwrap_or(folder);
         let inside = inside_arguments(&options, &dir, output);
-        return sandbox::enter(inside, stop).await;
+        let ended = sandbox::enter(inside, stop).await;
+        nodes::remove_images(&dir);
+        return ended;
     }
     let dir = options.dir.clone().unwrap_or_else(|| run::folder(&options.store, &options));
     std::fs::create_dir_all(&dir)?;
     say!(options, "{} seed {} in {}", options.name(), options.seed, dir.display());
     if let Err(error) = run::run(&options, &dir, stop).await {
         eprintln!("the run was not completed: {error:#}\nrepeat it with: {}", options.command());
-        return Ok(Verdict::Unknown.exit_code().into());
+        // It may have been told to stop before there was a cluster to put away.
+        nodes::remove_images(&dir);
+        return Ok(sandbox::exit_code(Verdict::Unknown));
     }
     let results = judge::judge(&dir)?;
     print(&results, &dir, output);
     if results.verdict != Verdict::Valid {
         eprintln!("repeat it with: {}", options.command());
     }
-    Ok(results.verdict.exit_code().into())
+    Ok(sandbox::exit_code(results.verdict))
 }
 
 /// This process' arguments, with what was decided here made explicit.

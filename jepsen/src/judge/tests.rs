@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::{RESULTS, Results, Verdict, judge};
 use crate::check::tests::simulate::{Simulated, simulate};
-use crate::history::{Answer, EventKind};
+use crate::history::{Answer, ENDED_BY_ITSELF, EventKind, Fault};
 use crate::record::{HISTORY, Recorder};
-use crate::report::index::{INDEX, index};
+use crate::report::index::{INDEX, SUMMARY, index};
 use crate::report::page::PAGE;
 
 fn record(dir: &Path, simulated: Simulated) {
@@ -15,6 +15,8 @@ fn record(dir: &Path, simulated: Simulated) {
     simulated.events.into_iter().for_each(|event| recorder.event(event));
     simulated.faults.into_iter().for_each(|fault| recorder.fault(fault));
     recorder.finish(&simulated.run).unwrap();
+    fs::create_dir(dir.join("nodes")).unwrap();
+    fs::write(dir.join("nodes/1.log"), "").unwrap();
 }
 
 fn long() -> Simulated {
@@ -55,6 +57,7 @@ fn verdicts_are_valid_invalid_and_unknown() {
             serde_json::from_str(&fs::read_to_string(run.join(RESULTS)).unwrap()).unwrap();
         assert_eq!(stored, results);
         let page = fs::read_to_string(run.join(PAGE)).unwrap();
+        assert!(page.contains("href=\"./nodes/1.log\""), "nodes' logs are linked");
         assert!(page.contains(verdict.word()) && !page.contains("http"), "it needs nothing else");
     }
     assert_eq!(expected.map(Verdict::exit_code), [0, 1, 2, 2]);
@@ -62,9 +65,47 @@ fn verdicts_are_valid_invalid_and_unknown() {
     assert!(why.contains("history.jsonl:1 is damaged or cut off"), "{why}");
     assert_eq!(judge(idle).unwrap().doubts, ["the nemesis kill was never seen to take effect"]);
 
-    assert_eq!(index(dir.path()).unwrap(), [1, 1, 2]);
+    let sum = index(dir.path()).unwrap();
+    assert_eq!([sum.runs, sum.valid, sum.invalid, sum.unknown], [4, 1, 1, 2]);
     let page = fs::read_to_string(dir.path().join(INDEX)).unwrap();
     assert!(runs.iter().all(|run| page.contains(run.file_name().unwrap().to_str().unwrap())));
+}
+
+#[test]
+fn runs_are_summed_up_and_controls_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, other, planted, cut_off] = ["1", "2", "3", "4"].map(|name| dir.path().join(name));
+    record(&one, long());
+    let mut two_faults = long();
+    let more =
+        Fault { effect: None, served_after: Some(4_000_000_000), ..two_faults.faults[0].clone() };
+    let by_itself =
+        Fault { nemesis: ENDED_BY_ITSELF.to_owned(), served_after: None, ..more.clone() };
+    two_faults.faults.extend([more, by_itself]);
+    record(&other, two_faults);
+    let mut lying = long();
+    lie(&mut lying);
+    lying.run.planted = Some("dedup_off".to_owned());
+    record(&planted, lying);
+    let [one, other, _] = [one, other, planted].map(|run| judge(&run).unwrap());
+    fs::create_dir(&cut_off).unwrap();
+    fs::write(cut_off.join(HISTORY), "").unwrap();
+
+    let sum = index(dir.path()).unwrap();
+    assert_eq!([sum.runs, sum.valid, sum.invalid, sum.unknown], [3, 2, 0, 1]);
+    assert_eq!(sum.operations.all(), one.operations + other.operations);
+    assert_eq!(sum.appends_acknowledged, one.acknowledged + other.acknowledged);
+    assert_eq!([sum.faults_injected, sum.faults_took_effect, sum.ended_by_themselves], [3, 2, 1]);
+    let kill = &sum.faults["kill"];
+    assert_eq!((kill.measured, kill.served_after_p50_s), (3, Some(0.001)));
+    assert_eq!((kill.served_after_p99_s, kill.served_after_max_s), (Some(4.0), Some(4.0)));
+    // The lie about an outcome is not what finds a missing dedup.
+    assert_eq!((sum.controls, sum.controls_missed.as_slice()), (1, &["dedup_off".to_owned()][..]));
+    assert!(sum.violations.len() > 6 && sum.violations.values().all(|count| *count == 0));
+    assert!(sum.markdown().contains("| acknowledged messages lost | 0 |"));
+    let stored: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join(SUMMARY)).unwrap()).unwrap();
+    assert_eq!(stored, serde_json::json!(sum));
 }
 
 #[test]

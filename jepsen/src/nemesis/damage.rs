@@ -19,15 +19,16 @@ use crate::nodes::files_below;
 /// How long a node may take to notice.
 const NOTICE_DEADLINE: Duration = Duration::from_secs(12);
 
+/// Which files, and what is done to them.
 #[derive(Clone, Copy)]
-struct Kind {
-    file: &'static str,
-    is_of: fn(&Path) -> bool,
-    how: How,
+pub(super) struct Kind {
+    pub file: &'static str,
+    pub is_of: fn(&Path) -> bool,
+    pub how: How,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
+pub(super) enum How {
     FlipBits,
     Shorten,
 }
@@ -114,20 +115,25 @@ async fn strike(world: Arc<World>, mut dice: StdRng, kind: Kind) -> Result<Struc
     let what = format!("{}: {:?} on node {id}: {done}", kind.file, kind.how);
     let has_harmed = !done.is_empty();
     Ok(Struck::new(vec![id], what, async move {
-        let noticed = notice(&world, id, NOTICE_DEADLINE).await;
-        let Some(noticed) = noticed else {
-            // A torn tail younger than the watermark, or bytes that nothing has read: allowed, as long as nothing false
-            // is served. Checkers see to that, so the node stays as it is.
-            return Ok(has_harmed.then(|| "the node serves, and said nothing".to_owned()));
-        };
-        let mut node = world.cluster.node(id).await;
-        node.kill().await?;
-        node.disk.wipe()?;
-        drop(node);
-        world.revive(&[id]).await?;
-        let replaced = world.replace(id).await?;
-        Ok(Some(format!("{noticed}; `node replace` made {replaced} replicas anew")))
+        let seen = replace_if_noticed(world, id).await?;
+        Ok(has_harmed.then_some(seen))
     }))
+}
+
+/// Gives a node time to notice that its data is damaged, and makes it anew if it does. What was seen.
+pub(super) async fn replace_if_noticed(world: Arc<World>, id: u32) -> Result<String> {
+    let Some(noticed) = notice(&world, id, NOTICE_DEADLINE).await else {
+        // A torn tail younger than the watermark, or bytes that nothing has read: allowed, as long as nothing false
+        // is served. Checkers see to that, so the node stays as it is.
+        return Ok("the node serves, and said nothing".to_owned());
+    };
+    let mut node = world.cluster.node(id).await;
+    node.kill().await?;
+    node.disk.wipe()?;
+    drop(node);
+    world.revive(&[id]).await?;
+    let replaced = world.replace(id).await?;
+    Ok(format!("{noticed}; `node replace` made {replaced} replicas anew"))
 }
 
 /// What a sound cluster does not survive, and one that ignores its watermark survives wrongly.
@@ -156,7 +162,7 @@ async fn shorten_in_turn(world: Arc<World>, mut dice: StdRng) -> Result<Struck> 
 }
 
 /// Harms the newest and largest file of a kind. What was done; empty if there was no such file.
-fn harm(data: &Path, kind: Kind, dice: &mut StdRng) -> Result<String> {
+pub(super) fn harm(data: &Path, kind: Kind, dice: &mut StdRng) -> Result<String> {
     let all = files_below(data);
     let of_kind = all.into_iter().filter(|(path, about)| (kind.is_of)(path) && about.len() > 64);
     let mut files: Vec<(PathBuf, u64)> = of_kind.map(|(path, about)| (path, about.len())).collect();

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::{Nemesis, Struck, World};
 
 /// How long a node is away, so that what it misses is purged from the others' logs.
-const AWAY: Duration = Duration::from_secs(9);
+pub(super) const AWAY: Duration = Duration::from_secs(9);
 const KILLS: u32 = 6;
 
 pub(super) const NEMESES: &[Nemesis] = &[Nemesis {

@@ -16,6 +16,7 @@ mod partition;
 mod pause;
 mod power;
 mod restart;
+mod snapshot;
 mod wipe;
 mod world;
 
@@ -96,6 +97,7 @@ pub fn all() -> impl Iterator<Item = &'static Nemesis> {
         fsync::NEMESES,
         disk_full::NEMESES,
         damage::NEMESES,
+        snapshot::NEMESES,
         wipe::NEMESES,
         cpu::NEMESES,
         install::NEMESES,

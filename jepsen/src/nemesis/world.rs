@@ -1,12 +1,12 @@
 //! What nemeses act on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::join_all;
-use quorate_client::proto::{DescribeClusterResponse, ReplaceRequest};
+use quorate_client::proto::{DescribeClusterResponse, Group, ReplaceRequest};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tokio::sync::Mutex;
@@ -68,6 +68,20 @@ impl World {
         };
         let mut answers = join_all(self.cluster.ids().map(ask)).await.into_iter();
         answers.find_map(Result::ok).context("no node describes the cluster")
+    }
+
+    /// Which nodes have a replica of each group.
+    ///
+    /// # Errors
+    ///
+    /// If no node describes the cluster.
+    pub async fn replicas(&self) -> anyhow::Result<BTreeMap<u64, Vec<u32>>> {
+        let groups = self.describe().await?.topology.unwrap_or_default().groups;
+        let nodes = |group: &Group| {
+            let ids = group.replicas.iter().map(|replica| u32::try_from(replica.node_id));
+            ids.collect::<Result<Vec<u32>, _>>()
+        };
+        groups.iter().map(|group| Ok((group.group_id, nodes(group)?))).collect()
     }
 
     /// The node that leads the most groups, and how many.

@@ -12,6 +12,8 @@ use crate::programs::run;
 
 /// Size of a node's file system. Its file takes only what is used of it.
 pub const DISK_BYTES: u64 = 640 * 1024 * 1024;
+/// How the file is called that a disk lies in.
+const IMAGE: &str = "img";
 /// The file that fills a disk.
 const FILLING: &str = "filling";
 
@@ -37,7 +39,7 @@ impl Disk {
     /// If it cannot be made or mounted.
     pub async fn mounted(folder: PathBuf, compiled: &Compiled) -> anyhow::Result<Disk> {
         std::fs::create_dir_all(&folder)?;
-        let file = folder.with_extension("img");
+        let file = folder.with_extension(IMAGE);
         std::fs::File::create(&file)?.set_len(DISK_BYTES)?;
         let make = ["-q", "-F", "-m", "0"].map(PathBuf::from);
         run("mkfs.ext4", make.iter().chain([&file])).await?;
@@ -188,6 +190,16 @@ impl Disk {
             std::fs::remove_file(&image.file)?;
         }
         Ok(std::fs::remove_dir_all(&self.folder)?)
+    }
+}
+
+/// Removes the disks that are left of a run. What of them is mounted goes with the namespace that it is mounted in.
+pub fn remove_images(run: &Path) {
+    for entry in std::fs::read_dir(run.join("nodes")).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|ending| ending == IMAGE) {
+            // One that stays takes room, and nothing else.
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

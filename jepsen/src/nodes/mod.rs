@@ -18,7 +18,7 @@ use quorate_client::{Client, ClientOptions, Routing};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
-pub use disk::{Disk, files_below};
+pub use disk::{Disk, files_below, remove_images};
 pub use node::{Node, WhyDown};
 pub use shim::{Shim, ShimCounts};
 
@@ -209,7 +209,11 @@ impl Cluster {
                 bail!("node {id} ended:\n{}", node.end_of_log());
             }
             if Instant::now() >= deadline {
-                bail!("node {id} is not ready in time ({answer:?}):\n{}", node.end_of_log());
+                let last = match answer {
+                    Ok(status) => format!("{probe} answered {status}"),
+                    Err(error) => format!("{probe}: {error:#}"),
+                };
+                bail!("node {id} is not ready in time ({last}):\n{}", node.end_of_log());
             }
             drop(node);
             sleep(POLL_INTERVAL).await;
@@ -232,6 +236,7 @@ impl Cluster {
                 note(node.disk.keep().await);
             }
             note(node.disk.remove().await);
+            note(node.shim.as_ref().map_or(Ok(()), Shim::remove));
         }
         problems
     }

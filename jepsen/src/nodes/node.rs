@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{ClusterOptions, Disk, Shim, configuration};
 use crate::network::Network;
+use crate::programs;
 
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 const PROBE_BYTES_MAX: u64 = 64 * 1024;
@@ -92,7 +93,7 @@ impl Node {
         let mut command = match &self.namespace {
             None => Command::new(&self.binary),
             Some(namespace) => {
-                let mut command = Command::new("nsenter");
+                let mut command = programs::command("nsenter");
                 command.arg(format!("--net={}", namespace.display())).arg("--").arg(&self.binary);
                 command
             }

@@ -5,19 +5,26 @@
 //! what is inside when it is ended itself: the pipe that is the inner one's standard input closes.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::process::Command;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::judge::Verdict;
 use crate::programs;
 
+/// What a process opens to make a network device.
+const TUN: &str = "/dev/net/tun";
 const INSIDE: &str = "JEPSEN_INSIDE";
 /// How long the inner process may take to put everything away.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The inner process adds this to its exit code. `unshare` has codes of its own, 1 among them where what it ran was
+/// killed, and a panic is 101: neither must be taken for a promise that was broken.
+const VERDICTS_INSIDE: u8 = 110;
 
 const AS_ROOT: &str = "root";
 const AS_MAPPED: &str = "mapped";
@@ -30,6 +37,12 @@ pub fn is_inside() -> bool {
 /// Whether it is root also for disks, and not only in a user namespace of its own.
 pub fn is_really_root() -> bool {
     std::env::var(INSIDE).is_ok_and(|how| how == AS_ROOT)
+}
+
+/// The exit code that says a verdict.
+pub fn exit_code(verdict: Verdict) -> ExitCode {
+    let inside = if is_inside() { VERDICTS_INSIDE } else { 0 };
+    ExitCode::from(inside + verdict.exit_code())
 }
 
 fn arguments() -> Vec<&'static str> {
@@ -47,13 +60,18 @@ pub async fn obstacle() -> Option<String> {
     if !missing.is_empty() {
         return Some(format!("programs are missing: {}", missing.join(", ")));
     }
-    let device = "/dev/net/tun";
-    let try_it = ["ip", "tuntap", "add", "dev", "quorate", "mode", "tun"];
-    let tried = programs::run("unshare", arguments().into_iter().chain(try_it)).await;
-    match tried {
-        Ok(_) => None,
-        Err(error) => Some(format!("no namespaces, or no use of {device}: {error:#}")),
+    let alone = programs::run("unshare", arguments().into_iter().chain(["true"])).await;
+    if let Err(error) = alone {
+        return Some(format!("there are no namespaces for this user: {error:#}"));
     }
+    if let Err(error) = OpenOptions::new().read(true).write(true).open(TUN) {
+        return Some(format!(
+            "this user cannot open {TUN}, which network devices are made with: {error}"
+        ));
+    }
+    let device = ["ip", "tuntap", "add", "dev", "quorate", "mode", "tun"];
+    let made = programs::run("unshare", arguments().into_iter().chain(device)).await;
+    made.err().map(|error| format!("no network device can be made: {error:#}"))
 }
 
 /// Starts this program again inside namespaces of its own, with these arguments, and waits for its end. Cancelled, it
@@ -67,7 +85,7 @@ pub async fn enter(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find this program's file")?;
-    let mut command = Command::new("unshare");
+    let mut command = programs::command("unshare");
     command.args(arguments()).arg(program).args(arguments_inside);
     let how = if rustix::process::geteuid().is_root() { AS_ROOT } else { AS_MAPPED };
     command.env(INSIDE, how).stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
@@ -87,5 +105,9 @@ pub async fn enter(
         }
     };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.map_or(ExitCode::from(2), ExitCode::from))
+    match code.and_then(|code| code.checked_sub(VERDICTS_INSIDE)) {
+        Some(verdict @ 0..=2) => Ok(ExitCode::from(verdict)),
+        // It was killed, or panicked: that is no verdict.
+        _ => anyhow::bail!("the run did not come to an end: {status}"),
+    }
 }

@@ -134,6 +134,15 @@ impl Shim {
         self.set_sync_delay_ms(0)
     }
 
+    /// Removes the file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be removed.
+    pub fn remove(&self) -> anyhow::Result<()> {
+        Ok(std::fs::remove_file(&self.path)?)
+    }
+
     /// What was counted.
     ///
     /// # Errors

@@ -4,8 +4,11 @@ pub mod index;
 pub mod page;
 mod plot;
 mod series;
+pub mod summary;
 
 use std::fmt::Write;
+
+pub use series::quantile;
 
 /// Both pages look alike.
 const STYLE: &str = include_str!("style.css");

@@ -1,13 +1,12 @@
 //! `report.html`: one run.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::series::{Series, quantile};
-use super::{document, escape, plot, seconds, thousands};
+use super::series::Series;
+use super::{document, escape, plot, seconds, summary, thousands};
 use crate::check::{Guarantee, VIOLATIONS_KEPT_MAX, Violation};
-use crate::history::{Nanos, Run};
+use crate::history::Run;
 use crate::judge::{Checked, JudgeError, Judgement, Results, Verdict, write as write_file};
 use crate::model::Model;
 
@@ -20,19 +19,14 @@ pub fn write(dir: &Path, model: Option<&Model>, results: &Results) -> Result<(),
     write_file(&dir.join(PAGE), &page(model, results, &logs))
 }
 
-/// The logs of the nodes, relative to the run.
+/// The logs and configurations of the nodes, relative to the run.
 fn node_logs(dir: &Path) -> Vec<String> {
-    let mut logs = Vec::new();
-    for node in std::fs::read_dir(dir.join("nodes")).into_iter().flatten().flatten() {
-        for file in std::fs::read_dir(node.path()).into_iter().flatten().flatten() {
-            let is_file = file.file_type().is_ok_and(|kind| kind.is_file());
-            if let Ok(path) = file.path().strip_prefix(dir)
-                && is_file
-            {
-                logs.push(path.to_string_lossy().into_owned());
-            }
-        }
-    }
+    let files = std::fs::read_dir(dir.join("nodes")).into_iter().flatten().flatten();
+    let paths = files
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "log" || ending == "toml"));
+    let relative = |path: PathBuf| path.strip_prefix(dir).ok()?.to_str().map(str::to_owned);
+    let mut logs: Vec<String> = paths.filter_map(relative).collect();
     logs.sort();
     logs
 }
@@ -58,7 +52,7 @@ pub fn page(model: Option<&Model>, results: &Results, logs: &[String]) -> String
         if !model.faults.is_empty() {
             body += &plot::timeline(model, series.length);
         }
-        body += &faults(model);
+        body += &faults(model, results);
     }
     body += &checkers(results);
     body += &files(logs);
@@ -199,36 +193,14 @@ fn evidence(checked: &Checked, violation: &Violation, is_open: bool) -> String {
 }
 
 /// By kind of fault: how many, how many seen to take effect, and how soon everything served again.
-fn faults(model: &Model) -> String {
+fn faults(model: &Model, results: &Results) -> String {
     if model.faults.is_empty() {
         return "<p>None were made.</p>\n".to_owned();
     }
-    let mut kinds: BTreeMap<&str, (u64, u64, Vec<Nanos>)> = BTreeMap::new();
-    for fault in &model.faults {
-        let (made, seen, served) = kinds.entry(&fault.nemesis).or_default();
-        *made += 1;
-        *seen += u64::from(fault.effect.is_some());
-        served.extend(fault.served_after);
-    }
-    let mut html = "<div class=\"scroll\"><table>\n<tr><th>fault<th class=\"number\">made\
-         <th class=\"number\">seen to take effect<th class=\"number\">measured\
-         <th class=\"number\">served after, p50<th class=\"number\">p99<th class=\"number\">max</tr>\n"
-        .to_owned();
-    for (name, (made, seen, mut served)) in kinds {
-        served.sort_unstable();
-        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| {
-            quantile(&served, share)
-                .map_or("–".to_owned(), |nanos| format!("{} s", seconds(nanos)))
-        });
-        let _ = writeln!(
-            html,
-            "<tr><td>{}<td class=\"number\">{made}<td class=\"number\">{seen}<td class=\"number\">{}\
-             <td class=\"number\">{p50}<td class=\"number\">{p99}<td class=\"number\">{max}</tr>",
-            escape(name),
-            served.len()
-        );
-    }
-    html += "</table></div>\n<details><summary>Each fault</summary>\n<div class=\"scroll\"><table>\n\
+    let kinds = results.figures.faults.iter();
+    let kinds = kinds.map(|(name, kind)| (name.clone(), kind.into())).collect();
+    let mut html = summary::table(&kinds);
+    html += "<details><summary>Each fault</summary>\n<div class=\"scroll\"><table>\n\
              <tr><th class=\"number\">from, s<th class=\"number\">to, s<th>fault<th>nodes<th>what<th>effect</tr>\n";
     for fault in &model.faults {
         let nodes: Vec<String> = fault.nodes.iter().map(u32::to_string).collect();

@@ -39,7 +39,8 @@ const FINAL_DEADLINE: Duration = Duration::from_secs(45);
 ///
 /// If the harness fails or is told to stop: nothing is known then.
 pub async fn run(options: &RunOptions, dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
-    let version = programs::run(&options.binary.to_string_lossy(), ["--version"]).await?;
+    let version = programs::run(&options.binary.to_string_lossy(), ["--version"]).await;
+    let version = version.context("--binary or JEPSEN_BINARY has to name a quorate")?;
     say!(options, "starting {} nodes", options.nodes);
     let cluster_options = cluster_options(options);
     let cluster = tokio::select! {
@@ -104,7 +105,8 @@ async fn work_and_break(
     let is_excused = |id: u32| excused.iter().any(|(node, _)| *node == id);
     readers.retain(|reader| !reader.node().is_some_and(is_excused));
     say!(options, "reading everything from every node");
-    let unread = read_everything(readers, deadline).await;
+    let replicas = world.replicas().await?;
+    let unread = read_everything(readers, &replicas, deadline).await;
     for problem in &unread {
         say!(options, "{problem}");
     }
@@ -128,6 +130,7 @@ async fn work_and_break(
         command: options.command(),
         healed_at: Some(healed_at),
         excused,
+        replicas,
     };
     recorder.finish(&run).context("the run was not written down")
 }

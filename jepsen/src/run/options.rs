@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::nemesis::{self, Nemesis};
 use crate::network::NetworkKind;
+use crate::programs;
 use crate::workload::{self, Workload};
 
 /// What decides a run.
@@ -51,11 +52,12 @@ pub struct RunOptions {
     #[arg(long, value_enum, default_value = "namespaces")]
     pub network: NetworkKind,
 
-    /// The `quorate` program
+    /// The `quorate` program; by default the one beside this program
     #[arg(
         long,
         env = "JEPSEN_BINARY",
-        default_value = "target/debug/quorate",
+        default_value_os_t = programs::quorate(),
+        hide_default_value = true,
         value_name = "PATH"
     )]
     pub binary: PathBuf,

@@ -24,6 +24,19 @@ pub struct Caller {
     process: Process,
 }
 
+/// What a read says besides its messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// The seq that the next message will get.
+    pub tail: u64,
+    /// From where to read on.
+    pub next: u64,
+    /// The node that answered.
+    pub node: u32,
+    /// The group that holds the conversation.
+    pub group: u64,
+}
+
 impl Caller {
     pub(super) fn new(floor: Arc<Floor>, client: Client, node: Option<u32>) -> Caller {
         let process = floor.fresh_process();
@@ -139,12 +152,12 @@ impl Caller {
         self.end_append(&messages[0].conversation, ended)
     }
 
-    /// Reads forwards. Its tail.
+    /// Reads forwards.
     ///
     /// # Errors
     ///
     /// What the client says.
-    pub async fn read(&mut self, call: ReadCall) -> Result<(u64, u64), Error> {
+    pub async fn read(&mut self, call: ReadCall) -> Result<Page, Error> {
         use quorate_client::Consistency as Level;
         let level = match call.consistency {
             Consistency::Linearizable => Level::Linearizable,
@@ -160,13 +173,15 @@ impl Caller {
             Ok(page) => {
                 let next = page.messages.last().map_or(from, |last| last.seq + 1);
                 let position = page.position.unwrap_or_default();
+                let node = u32::try_from(position.node_id).unwrap_or(0);
+                let group = position.group_id;
                 self.end(Ok(Answer::Read {
                     messages: page.messages.iter().map(seen).collect(),
                     first_seq: page.first_seq,
                     tail: page.tail,
                     position: Position {
-                        node: u32::try_from(position.node_id).unwrap_or(0),
-                        group: position.group_id,
+                        node,
+                        group,
                         applied_index: position.applied_index,
                         age_ms: position.age_ms,
                     },
@@ -174,7 +189,7 @@ impl Caller {
                 if level == Level::Linearizable {
                     self.floor.note_tail(&conversation, page.tail);
                 }
-                Ok((page.tail, next))
+                Ok(Page { tail: page.tail, next, node, group })
             }
             Err(error) => {
                 self.end(Err(refusal(&error)));

@@ -1,6 +1,8 @@
 //! Judges a simulation: by what it found itself, by the checkers of the fault suite, and by whether it did enough to
 //! prove anything.
 
+use std::collections::BTreeMap;
+
 use quorate_jepsen::check::{CHECKERS, Findings};
 use quorate_jepsen::history::{Event, EventKind, Run};
 use quorate_jepsen::model::Model;
@@ -83,5 +85,6 @@ fn run(outcome: &Outcome) -> Run {
         command: format!("make sim SEED={}", outcome.seed),
         healed_at: outcome.healed_at,
         excused: Vec::new(),
+        replicas: BTreeMap::new(),
     }
 }

@@ -7,6 +7,7 @@ mod logs;
 use std::collections::BTreeMap;
 
 use super::simulate::{Simulated, simulate};
+use crate::model::Model;
 
 /// Breaks a history in one way; false where it has nothing to break in this way.
 type Mutation = fn(&mut Simulated) -> bool;
@@ -83,4 +84,18 @@ fn every_checker_has_a_history_that_it_must_refuse() {
     for checker in super::super::CHECKERS {
         assert!(MUTATIONS.iter().any(|(.., name)| *name == checker.name()), "{}", checker.name());
     }
+}
+
+#[test]
+fn what_was_lost_is_counted_by_message() {
+    let lost = |Simulated { run, faults, events }| {
+        crate::check::messages_lost(&Model::of(run, faults, events).unwrap())
+    };
+    let can_lose = |seed| {
+        let valid = simulate(seed, 2, 400);
+        let mut broken = valid.clone();
+        logs::lose_the_last(&mut broken).then_some((valid, broken))
+    };
+    let (valid, broken) = (0..SEEDS).find_map(can_lose).unwrap();
+    assert_eq!((lost(valid), lost(broken)), (0, 1));
 }

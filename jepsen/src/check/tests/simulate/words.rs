@@ -1,5 +1,7 @@
 //! What a simulated cluster says, and what is written of its run.
 
+use std::collections::BTreeMap;
+
 use super::{MS, NODES};
 use crate::history::{Answer, EventKind, Fault, Nanos, Refusal, Run, Seen};
 
@@ -50,5 +52,6 @@ pub fn run(healed_at: Nanos) -> Run {
         command: "quorate-jepsen run --seed 1".to_owned(),
         healed_at: Some(healed_at),
         excused: Vec::new(),
+        replicas: BTreeMap::from([(1, (1..=NODES).collect()), (2, (1..=NODES).collect())]),
     }
 }

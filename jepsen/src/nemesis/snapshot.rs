@@ -1,0 +1,126 @@
+//! Snapshots that are damaged on their way in, between the last byte that arrived and the first that is believed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep};
+
+use super::damage::{How, Kind, harm, replace_if_noticed};
+use super::install::AWAY;
+use super::{Need, Nemesis, Struck, World};
+use crate::nodes::{Node, files_below};
+
+/// How long a node that came back is watched for a snapshot.
+const ARRIVAL_DEADLINE: Duration = Duration::from_secs(15);
+/// How often it is looked for: staged files stand for some syncs, each of which is made to take longer.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+const SYNC_DELAY_MS: u32 = 25;
+
+/// Table files in the folder of one transfer.
+const SNAPSHOT: fn(&Path) -> bool = |path| {
+    let transfer = path.parent();
+    let is_staged = transfer.and_then(Path::parent).is_some_and(|all| all.ends_with("staging"));
+    is_staged && path.extension().is_some_and(|extension| extension == "sst")
+};
+
+const fn nemesis(
+    name: &'static str,
+    about: &'static str,
+    strike: fn(Arc<World>, StdRng) -> futures::future::BoxFuture<'static, Result<Struck>>,
+) -> Nemesis {
+    let needs = &[Need::Shim];
+    Nemesis { name, family: "damage", about, needs, holds_ms: (200, 500), mixes: false, strike }
+}
+
+pub(super) const NEMESES: &[Nemesis] = &[
+    nemesis("flip-snapshot", "bits of a snapshot are flipped while a node takes it in", |w, d| {
+        Box::pin(strike(w, d, How::FlipBits))
+    }),
+    nemesis("truncate-snapshot", "a snapshot is shortened while a node takes it in", |w, d| {
+        Box::pin(strike(w, d, How::Shorten))
+    }),
+];
+
+/// A node that was away so long that it needs snapshots is stopped while one lies in its staging area. Then it goes on
+/// with what has become of it, or dies and finds that when it starts.
+async fn strike(world: Arc<World>, mut dice: StdRng, how: How) -> Result<Struck> {
+    let kind = Kind { file: "snapshot", is_of: SNAPSHOT, how };
+    let id = world.some(1, &mut dice)[0];
+    let dies = dice.random_bool(0.5);
+    world.cluster.node(id).await.kill().await?;
+    sleep(AWAY).await;
+    let mut node = world.cluster.node(id).await;
+    slow_syncs(&node, SYNC_DELAY_MS)?;
+    node.start()?;
+    let arrived = stop_at_arrival(&mut node).await;
+    let done = arrived.and_then(|()| harm(&node.disk.data(), kind, &mut dice));
+    slow_syncs(&node, 0)?;
+    let then = match dies {
+        true => {
+            node.kill().await?;
+            node.start()?;
+            "killed and started again"
+        }
+        false => {
+            node.resume();
+            "it went on"
+        }
+    };
+    drop(node);
+    let done = done?;
+    ensure!(!done.is_empty(), "what had come in was gone again");
+    let what = format!("{} on its way into node {id}: {how:?}: {done}; {then}", kind.file);
+    Ok(Struck::new(vec![id], what, async move { replace_if_noticed(world, id).await.map(Some) }))
+}
+
+fn slow_syncs(node: &Node, delay_ms: u32) -> Result<()> {
+    node.shim.as_ref().context("there is no shim")?.set_sync_delay_ms(delay_ms)
+}
+
+/// Stops the node with staged files in its data.
+async fn stop_at_arrival(node: &mut Node) -> Result<()> {
+    let deadline = Instant::now() + ARRIVAL_DEADLINE;
+    let staging = node.disk.data().join("staging");
+    let has_arrived =
+        || files_below(&staging).iter().any(|(path, about)| SNAPSHOT(path) && about.len() > 64);
+    while Instant::now() < deadline {
+        if has_arrived() {
+            node.pause().await?;
+            // It may have been taken in meanwhile.
+            if has_arrived() {
+                return Ok(());
+            }
+            node.resume();
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+    anyhow::bail!("no snapshot came in")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn only_what_is_staged_is_harmed() {
+        let data = tempfile::tempdir().unwrap();
+        let (transfer, state) = (data.path().join("staging/group-1-2"), data.path().join("state"));
+        for folder in [&transfer, &state] {
+            std::fs::create_dir_all(folder).unwrap();
+            std::fs::write(folder.join("messages-000000.sst"), [7; 1_000]).unwrap();
+        }
+        let read = |folder: &Path| std::fs::read(folder.join("messages-000000.sst")).unwrap();
+        for (how, bytes) in [(How::FlipBits, 1_000), (How::Shorten, 500)] {
+            let kind = Kind { file: "snapshot", is_of: SNAPSHOT, how };
+            let done = harm(data.path(), kind, &mut StdRng::seed_from_u64(1)).unwrap();
+            assert_eq!(done, "staging/group-1-2/messages-000000.sst (1000 bytes)");
+            assert!(read(&transfer).len() == bytes && read(&transfer) != [7; 1_000]);
+            assert_eq!(read(&state), [7; 1_000]);
+        }
+    }
+}
