@@ -179,12 +179,12 @@ fn frames() -> proto::AppendFrames {
         route: None,
         prev: Some(log_id(u64::MAX - 1)),
         entries: Vec::new(),
-        ..request.clone()
+        ..request
     };
     // The entry after the last of all numbers but one.
     let last = records::log_id(u64::MAX);
     let last = EntryRecord { log_id: last, payload: EntryPayload::Blank };
-    let last = proto::AppendRequest { entries: vec![bare(&last)], ..heartbeat.clone() };
+    let last = proto::AppendRequest { entries: vec![bare(&last)], ..heartbeat };
     let requests = [request, heartbeat, last].map(append_frame::Step::Request);
     let accepted = Result::Accepted(proto::Accepted { last: Some(log_id(2)) });
     let failed = Result::Failed("the disk is nearly full".into());

@@ -82,7 +82,7 @@ fn seeds() -> Vec<Vec<u8>> {
         cluster: Some(ClusterId(42)),
         meta_incarnation: Some(Incarnation(3)),
         peers: vec![(NodeId(2), "127.0.0.1:7202".to_owned())],
-        ..new.clone()
+        ..new
     };
     let mut seeds = vec![choosing(0, unsealed(&watermark_file(&marks())))];
     for identity in [new, adopted] {
