@@ -117,8 +117,10 @@ pub mod planted {
         /// `consensus/read_index.rs`. G3. Nobody is asked: whoever has a replica answers from what it has applied, also
         /// a deposed leader. Found as a stale read.
         no_read_index;
-        /// `consensus/log_store.rs`. G1. A vote is answered and kept in memory alone: a voter that restarts votes again in
-        /// the same term. Found as two leaders of one term, lost writes, or replicas that differ.
+        /// `consensus/log_store.rs`. G1. A vote is answered and kept in memory alone, but for the meta group's: a voter
+        /// that restarts follows a leader that it had helped to depose, and gives up what the next one acknowledged.
+        /// Found as lost writes. A restart forgets what was committed too: openraft's debug assertions, which a release
+        /// does not have, would find that first.
         vote_not_persisted;
         /// `consensus/read_index.rs`. G3. A leader confirms that it leads, and then reads what it has applied, though it
         /// does not know yet what earlier terms have committed. Found as a stale read after a change of leader.
@@ -129,12 +131,14 @@ pub mod planted {
         /// `service/delivery/progress.rs`. G6. A subscription that starts behind the first seq skips one. Found as a gap
         /// in a delivery, or by a client that checks.
         skip_on_resubscribe;
-        /// `consensus/flusher.rs`. G1. Logs are purged without a flush, and without regard to the bytes to be kept.
-        /// After a kill the state lies behind the log: recovery calls the replica damaged. Found as damage that nobody
-        /// did, and as a lost write where that is ignored.
+        /// `consensus/flusher.rs`, `consensus/replicas.rs`, `storage/recovery.rs`. G1. From its first purge on a node
+        /// purges what no flush has made durable, and keeps no bytes behind. After a kill the state lies behind the
+        /// log. Recovery and openraft would both refuse that; so a start takes what was purged for applied. Found as
+        /// lost writes, and as replicas that differ.
         purge_before_flush;
-        /// `storage/rocks`, `storage/memory.rs`. G1, G2. Only the groups' rows are flushed: after a kill they say that
-        /// entries are applied whose effects are gone. Found as a lost write, or as replicas that differ.
+        /// `storage/database.rs`. G1, G2. Of a group only its row is flushed, of the meta group the topology too: after
+        /// a kill the row says that entries are applied whose effects are gone. Found as lost writes, and as seqs that
+        /// are used again.
         flush_single_family;
         /// `storage/install.rs`. G1, G11. A snapshot is brought in piece by piece under a row that says it is there:
         /// a kill within leaves a part. Found as a lost write, or as replicas that differ.

@@ -50,7 +50,10 @@ pub async fn flush_once(replicas: &Replicas, log_keep_bytes: u64) -> Result<(), 
         return Ok(());
     }
     crash::flush_begun();
-    if let Err(error) = flush(replicas).await
+    let is_left_out = planted::purge_before_flush()
+        && marks.iter().any(|(_, group)| group.status().purged_index.is_some());
+    if !is_left_out
+        && let Err(error) = flush(replicas).await
         && !planted::ignore_eio()
     {
         return Err(error);
@@ -65,9 +68,6 @@ pub async fn flush_once(replicas: &Replicas, log_keep_bytes: u64) -> Result<(), 
 }
 
 async fn flush(replicas: &Replicas) -> Result<(), StorageError> {
-    if planted::purge_before_flush() {
-        return Ok(());
-    }
     let engine = replicas.state_engine().clone();
     let (sender, receiver) = oneshot::channel();
     let flushing = engine.clone();
@@ -93,8 +93,11 @@ async fn purge(group: &Group, log_keep_bytes: u64) {
 
 /// The last index that may be purged: durable, not needed by a transfer, and more than the kept bytes behind.
 fn purge_limit(group: &Group, durable: LogIndex, log_keep_bytes: u64) -> Option<LogIndex> {
-    let log_keep_bytes = if planted::purge_before_flush() { 0 } else { log_keep_bytes };
-    let by_size = group.log().index_behind(log_keep_bytes)?;
+    let by_size = match planted::purge_before_flush() {
+        // Not before the flush that holds the group's range: without it nothing is served after a kill.
+        true => group.applied().range().map(|_| durable)?,
+        false => group.log().index_behind(log_keep_bytes)?,
+    };
     let mut limit = durable.min(by_size);
     if let Some(transfer) = group.snapshot_source().keep_from() {
         limit = limit.min(transfer);

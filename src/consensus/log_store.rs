@@ -83,7 +83,10 @@ impl GroupLog {
         let last = recovered.and_then(|state| state.last).as_ref().map(to_raft_log_id);
         let state = State {
             vote: recovered.and_then(|state| state.vote.as_ref()).map(to_raft_vote),
-            committed: recovered.and_then(|state| state.committed.as_ref()).map(to_raft_log_id),
+            committed: recovered
+                .and_then(|state| state.committed.as_ref())
+                .filter(|_| !forgets_votes(group))
+                .map(to_raft_log_id),
             purged: recovered.and_then(|state| state.purged.as_ref()).map(to_raft_log_id),
             last,
             tail: Tail { unsynced_from: last.map_or(0, |last| last.index + 1), ..Tail::default() },
@@ -229,6 +232,11 @@ impl Tail {
     }
 }
 
+/// Whether a fault is planted here. Not in the meta group, without which nothing would be routed.
+fn forgets_votes(group: GroupId) -> bool {
+    planted::vote_not_persisted() && group != GroupId::META
+}
+
 /// Of two positions the one with the higher index. Never the greater log id: that one goes by the term first, and an
 /// entry of a deposed leader can have a higher term at a lower index than what a snapshot put in its place.
 fn higher(one: Option<RaftLogId>, other: RaftLogId) -> Option<RaftLogId> {
@@ -306,7 +314,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
         let (group, record) = (self.shared.group, from_raft_vote(vote));
-        if !planted::vote_not_persisted() {
+        if !forgets_votes(group) {
             self.write_and_wait(|done| LogWrite::SaveVote { group, vote: record, done }).await?;
         }
         crash::vote_kept();

@@ -15,7 +15,7 @@ use super::read_index::RemoteReadIndex;
 use super::state_machine::Applied;
 use super::{ConsensusObserver, Group, GroupStatus};
 use crate::log::{Topology, read_topology};
-use crate::seams::crash;
+use crate::seams::{crash, planted};
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{
     Batch, Done, Durability, Engine, GroupRecovery, LogWrite, LogWriter, Storage, StorageError,
@@ -138,7 +138,7 @@ impl Replicas {
     }
 
     async fn open_one(&self, id: GroupId, recovery: &GroupRecovery) -> Result<(), ReplicaError> {
-        let Some(row) = self.stored_row(id)? else {
+        let Some(mut row) = self.stored_row(id)? else {
             tracing::warn!(group = %id, "a log without a replica is left alone");
             return Ok(());
         };
@@ -151,6 +151,9 @@ impl Replicas {
                 return Ok(());
             }
         };
+        if planted::purge_before_flush() {
+            row.applied = row.applied.max(recovered.purged);
+        }
         let log = GroupLog::new(id, self.log.clone(), self.writer.clone(), Some(recovered));
         let applied = Arc::new(Applied::open(id, self.state.clone(), row));
         match self.start(id, log, applied).await {

@@ -1,4 +1,5 @@
 use super::{Batch, Durability, Op, StorageError, Table};
+use crate::seams::planted;
 
 /// Which of a node's two databases. They differ in how writes become durable, so that a write of one kind into the
 /// other database is an error in every engine.
@@ -16,6 +17,14 @@ impl Database {
         match self {
             Database::Log => Table::LOG,
             Database::State => Table::STATE,
+        }
+    }
+
+    /// The tables that a flush makes durable: all of them.
+    pub fn flushed_tables(self) -> &'static [Table] {
+        match self {
+            Database::State if planted::flush_single_family() => &[Table::Groups, Table::Topology],
+            _ => self.tables(),
         }
     }
 

@@ -188,12 +188,10 @@ impl Engine for MemoryEngine {
 
     fn flush(&self) -> Result<(), StorageError> {
         self.change(|disk| {
-            if planted::flush_single_family() && self.disk.database == Database::State {
-                let rows = disk.live.get(&Table::Groups).cloned().unwrap_or_default();
-                disk.durable.insert(Table::Groups, rows);
-                return Ok(());
+            for table in self.disk.database.flushed_tables() {
+                let rows = disk.live.get(table).cloned().unwrap_or_default();
+                disk.durable.insert(*table, rows);
             }
-            disk.durable = disk.live.clone();
             Ok(())
         })
     }

@@ -7,6 +7,7 @@
 mod clock;
 mod cpu;
 mod damage;
+mod deposed;
 mod disk_full;
 mod fsync;
 mod install;
@@ -91,6 +92,7 @@ pub fn all() -> impl Iterator<Item = &'static Nemesis> {
         restart::NEMESES,
         pause::NEMESES,
         partition::NEMESES,
+        deposed::NEMESES,
         link::NEMESES,
         clock::NEMESES,
         power::NEMESES,

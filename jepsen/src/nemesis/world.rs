@@ -62,11 +62,8 @@ impl World {
     ///
     /// If none does.
     pub async fn describe(&self) -> anyhow::Result<DescribeClusterResponse> {
-        let ask = |id| async move {
-            let client = self.cluster.client(id, DESCRIBE_TIMEOUT).await?;
-            Ok::<_, anyhow::Error>(client.describe_cluster().await?)
-        };
-        let mut answers = join_all(self.cluster.ids().map(ask)).await.into_iter();
+        let mut answers =
+            join_all(self.cluster.ids().map(|id| self.described_by(id))).await.into_iter();
         answers.find_map(Result::ok).context("no node describes the cluster")
     }
 
@@ -82,6 +79,19 @@ impl World {
             ids.collect::<Result<Vec<u32>, _>>()
         };
         groups.iter().map(|group| Ok((group.group_id, nodes(group)?))).collect()
+    }
+
+    async fn described_by(&self, id: u32) -> anyhow::Result<DescribeClusterResponse> {
+        let client = self.cluster.client(id, DESCRIBE_TIMEOUT).await?;
+        Ok(client.describe_cluster().await?)
+    }
+
+    /// Whether this node sees every group led by another than `deposed`.
+    pub async fn sees_deposed(&self, id: u32, deposed: u32) -> bool {
+        let Ok(described) = self.described_by(id).await else { return false };
+        let groups = described.topology.unwrap_or_default().groups;
+        let unled = [0, u64::from(deposed)];
+        !groups.is_empty() && groups.iter().all(|group| !unled.contains(&group.leader_node_id))
     }
 
     /// The node that leads the most groups, and how many.

@@ -12,7 +12,7 @@ pub const DISK_SOFT_BYTES: u64 = 96 * MIB;
 pub const DISK_HARD_BYTES: u64 = 48 * MIB;
 
 /// The file's text.
-pub fn text(id: u32, at: Addresses, data: &Path) -> String {
+pub fn text(id: u32, at: Addresses, data: &Path, flush_ms: u32) -> String {
     let Addresses { ip, client, peer, http } = at;
     let data = data.display().to_string();
     format!(
@@ -40,7 +40,7 @@ block_cache_bytes = {cache}
 log_memtable_bytes = {memtable}
 state_memtable_bytes = {memtable}
 log_keep_bytes = {keep}
-flush_interval_ms = 1500
+flush_interval_ms = {flush_ms}
 ",
         cache = 16 * MIB,
         memtable = 2 * MIB,

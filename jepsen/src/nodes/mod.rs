@@ -44,6 +44,8 @@ pub struct ClusterOptions {
     pub binary: PathBuf,
     /// What is planted, in the words of `FAILPOINTS`.
     pub failpoints: Option<String>,
+    /// How often a node flushes what it has applied, in milliseconds.
+    pub flush_ms: u32,
     /// Decides what the network does by chance.
     pub seed: u64,
 }

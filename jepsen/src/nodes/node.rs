@@ -63,7 +63,7 @@ impl Node {
         options: &ClusterOptions,
     ) -> anyhow::Result<Node> {
         let config_file = dir.join(format!("{id}.toml"));
-        let text = configuration::text(id, network.addresses(id), &disk.data());
+        let text = configuration::text(id, network.addresses(id), &disk.data(), options.flush_ms);
         std::fs::write(&config_file, text)?;
         Ok(Node {
             id,

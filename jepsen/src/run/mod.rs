@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-pub use options::RunOptions;
+pub use options::{FLUSH_MS, RunOptions};
 
 use crate::history::Run;
 use crate::nemesis::{self, World};
@@ -67,6 +67,7 @@ fn cluster_options(options: &RunOptions) -> ClusterOptions {
         network: options.network,
         binary: options.binary.clone(),
         failpoints: options.planted.as_ref().map(|name| format!("planted::{name}=return")),
+        flush_ms: options.flush_ms,
         seed: options.seed,
     }
 }

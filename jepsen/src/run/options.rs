@@ -9,6 +9,9 @@ use crate::network::NetworkKind;
 use crate::programs;
 use crate::workload::{self, Workload};
 
+/// How often nodes flush unless a run says otherwise, in milliseconds: often, so that logs are purged within seconds.
+pub const FLUSH_MS: u32 = 1_500;
+
 /// What decides a run.
 #[derive(Clone, Debug, Args)]
 pub struct RunOptions {
@@ -43,6 +46,10 @@ pub struct RunOptions {
     /// How many conversations there are, a sixth of them hot
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub conversations: u32,
+
+    /// How often nodes flush what they have applied, in milliseconds
+    #[arg(long, default_value_t = FLUSH_MS)]
+    pub flush_ms: u32,
 
     /// Decides workload and faults; 0 for one that nobody has chosen
     #[arg(long, default_value_t = 0)]
@@ -153,6 +160,7 @@ impl RunOptions {
         add("time", format!("{}s", self.time.as_secs()));
         add("rate", self.rate.to_string());
         add("conversations", self.conversations.to_string());
+        add("flush-ms", self.flush_ms.to_string());
         add("seed", self.seed.to_string());
         if self.network == NetworkKind::Loopback {
             add("network", "loopback".to_owned());

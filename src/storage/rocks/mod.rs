@@ -157,11 +157,7 @@ impl RocksEngine {
     }
 
     fn flush_all(&self) -> Result<(), StorageError> {
-        let mut tables = self.database.tables();
-        if planted::flush_single_family() && self.database == Database::State {
-            tables = &[Table::Groups];
-        }
-        let families = tables.iter();
+        let families = self.database.flushed_tables().iter();
         let families =
             families.map(|table| view::family(&self.db, *table)).collect::<Result<Vec<_>, _>>()?;
         let mut options = FlushOptions::default();
