@@ -329,8 +329,8 @@ pub struct Run {
     /// Nodes that must not be read at the end: damaged on purpose and not rebuilt, say why.
     #[serde(default)]
     pub excused: Vec<(u32, String)>,
-    /// Which nodes had a replica of each group at the end, by the cluster's own account: each has to be read. Empty where
-    /// that is not known.
+    /// Which nodes had a replica of each group at the end, by the cluster's own account: each has to be read. Empty
+    /// where that is not known.
     #[serde(default)]
     pub replicas: BTreeMap<u64, Vec<u32>>,
 }

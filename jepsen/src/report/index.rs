@@ -58,7 +58,8 @@ fn results_in(dir: &Path) -> Option<Results> {
 fn page(rows: &[Row], summary: &Summary) -> String {
     let mut body = format!(
         "<h1>Runs of the fault suite</h1>\n{}<h2>Each run</h2>\n\
-         <p class=\"muted\">{} runs, positive controls among them, the newest first.</p>\n<div class=\"scroll\"><table>\n<tr><th>run<th>began<th>verdict<th>workloads<th>nemeses\
+         <p class=\"muted\">{} runs, positive controls among them, the newest first.</p>\n\
+         <div class=\"scroll\"><table>\n<tr><th>run<th>began<th>verdict<th>workloads<th>nemeses\
          <th class=\"number\">operations<th class=\"number\">acknowledged<th class=\"number\">faults\
          <th class=\"number\">violations</tr>\n",
         summary.html(),

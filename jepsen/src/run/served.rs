@@ -15,8 +15,8 @@ use crate::workload::{Caller, Floor};
 const DEADLINE: Duration = Duration::from_nanos(SERVED_WITHIN + 1_000_000_000);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Waits until every group has acknowledged an append and answered a linearizable read. How long that took, or after how
-/// long, more than [`SERVED_WITHIN`], it was given up. The calls are in the history like any other.
+/// Waits until every group has acknowledged an append and answered a linearizable read. How long that took, or after
+/// how long, more than [`SERVED_WITHIN`], it was given up. The calls are in the history like any other.
 pub(super) async fn wait(floor: &Arc<Floor>) -> Duration {
     let begun = Instant::now();
     all_serve(floor, begun + DEADLINE).await;

@@ -13,8 +13,8 @@ const PAGE: u64 = 1_000;
 /// Nodes that have a replica, by group.
 type Replicas = BTreeMap<u64, Vec<u32>>;
 
-/// Reads every conversation through each of these callers, each until it succeeds or the deadline passes. A node that has
-/// a replica of a conversation has to answer from that. What could not be read.
+/// Reads every conversation through each of these callers, each until it succeeds or the deadline passes. A node that
+/// has a replica of a conversation has to answer from that. What could not be read.
 pub async fn read_everything(
     callers: Vec<Caller>,
     replicas: &Replicas,
