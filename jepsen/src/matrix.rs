@@ -129,7 +129,11 @@ pub const CONTROLS: &[Control] = &[
         ..control("vote_not_persisted", "append,read", "deposed-returns", 5, &[G1, G2, G3])
     },
     control("serve_before_term_commit", "append,read", "kill-leader,isolate-leader", 40, &[G3]),
-    control("ignore_eio", "append,read,retry", "fsync-error-all", 12, &[G1, G2, G3]),
+    // A flush that failed would stop the groups before they acknowledge what their log's disk refused.
+    Control {
+        flush_ms: 60_000,
+        ..control("ignore_eio", "append,read,retry", "fsync-error-all", 12, &[G1, G2, G3])
+    },
     control("skip_on_resubscribe", "append,follow,subscribe", "kill-one", 12, &[G6]),
     // openraft purges what a flush or two ago was flushed, and the first flushes are not left out.
     Control {

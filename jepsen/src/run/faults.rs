@@ -19,7 +19,7 @@ use crate::workload::Floor;
 
 /// How long clients work undisturbed between two rounds.
 const CALM_MS: (u64, u64) = (500, 2_000);
-/// The share of rounds in which two things are broken at once.
+/// The share of the rounds drawn by chance in which two things are broken at once.
 const TWO_AT_ONCE: f64 = 0.35;
 
 struct Open {
@@ -45,14 +45,12 @@ pub(super) async fn make(
     let mut round = 0_usize;
     // A run that is too short for all of them lasts longer: one that had no turn proves nothing.
     while Instant::now() < until || round < nemeses.len() {
-        if nemeses.is_empty() {
+        // Each in turn and alone first, so that a short run has them all, and none hides what another does: a process
+        // that is killed no longer stands still. Then by chance.
+        let in_turn = nemeses.get(round).copied();
+        let Some(first) = in_turn.or_else(|| nemeses.choose(&mut dice).copied()) else {
             sleep(until.saturating_duration_since(Instant::now())).await;
             continue;
-        }
-        // Each in turn first, so that a short run has them all; then by chance.
-        let first = match round < nemeses.len() {
-            true => nemeses[round],
-            false => nemeses.choose(&mut dice).copied().unwrap_or(nemeses[0]),
         };
         let mut chosen = vec![first];
         let others: Vec<&'static Nemesis> = nemeses
@@ -61,7 +59,7 @@ pub(super) async fn make(
             .filter(|other| other.mixes && first.mixes && other.family != first.family)
             .collect();
         let other = others.choose(&mut dice).copied();
-        chosen.extend(other.filter(|_| dice.random_bool(TWO_AT_ONCE)));
+        chosen.extend(other.filter(|_| in_turn.is_none() && dice.random_bool(TWO_AT_ONCE)));
         round += 1;
         one_round(options, world, floor, recorder, chosen, &mut dice).await?;
         sleep(Duration::from_millis(dice.random_range(CALM_MS.0..CALM_MS.1))).await;
