@@ -10,7 +10,7 @@ use quorate::storage::{GroupRecovery, Table, View, keys};
 use quorate::types::{HashRange, Seq};
 use tokio::time::{Instant, timeout};
 
-use crate::node::{Disks, EVENTUALLY, GROUP, conversation};
+use crate::node::{Disks, EVENTUALLY, GROUP, conversation, soon};
 use crate::{run, switch, without_and_with};
 
 /// The conversation's tail as applied; the first seq if it has had no message.
