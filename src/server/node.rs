@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use quorate_client::Dial;
-use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::message_log_client::MessageLogClient;
-use quorate_client::proto::message_log_server::MessageLogServer;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -28,6 +26,8 @@ use super::{Config, Metrics, Readiness, serve_http};
 use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
 use crate::seams::planted;
 use crate::service::cluster::{ClusterApi, ClusterService};
+use crate::service::servers::cluster_server::ClusterServer;
+use crate::service::servers::message_log_server::MessageLogServer;
 use crate::service::{Api, Authorizer, MalformedLayer, PeerLog};
 use crate::storage::{DiskLimits, DiskMark, Storage};
 #[cfg(feature = "rocksdb")]

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 
 use futures::Stream;
-use quorate_client::proto::message_log_server::MessageLog;
 use quorate_client::proto::{
     AppendRequest, AppendResponse, BatchReadRequest, BatchReadResponse, DescribeRequest,
     DescribeResponse, FollowRequest, FollowResponse, GetOutcomeRequest, GetOutcomeResponse,
@@ -19,6 +18,7 @@ use tracing::Instrument;
 use super::authorize::Operation;
 use super::call::{Call, REQUEST_ID};
 use super::errors::CallError;
+use super::servers::message_log_server::MessageLog;
 use super::{Api, append, batch_read, follow, list, outcome, read, session, subscribe};
 
 /// Responses of a stream.

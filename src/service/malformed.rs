@@ -68,7 +68,7 @@ where
 }
 
 /// The caller's mistake behind a status that tonic made of a request it could not take in.
-pub fn decoding_failure(status: &Status) -> Option<CallError> {
+fn decoding_failure(status: &Status) -> Option<CallError> {
     let message = status.message();
     match status.code() {
         Code::Internal => {
@@ -82,6 +82,11 @@ pub fn decoding_failure(status: &Status) -> Option<CallError> {
         }
         _ => None,
     }
+}
+
+/// The caller's mistake behind the end of its stream of requests; none if its side just ended.
+pub fn stream_failure(status: &Status) -> Option<CallError> {
+    CallError::from_status(status).or_else(|| decoding_failure(status))
 }
 
 #[cfg(test)]

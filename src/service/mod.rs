@@ -12,6 +12,7 @@ mod authorize;
 mod batch_read;
 mod call;
 pub mod cluster;
+mod codec;
 mod consistency;
 pub mod convert;
 mod delivery;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use authorize::{AllowAll, Authorizer, Operation, Principal, Resource, authorize};
 pub use call::{Call, FORWARDED, REQUEST_ID};
+pub use codec::{Counted, counted};
 pub use elsewhere::Elsewhere;
 pub use errors::{CallError, DOMAIN, Effect, reason};
 pub use forward::{PeerLog, Peers};
@@ -44,6 +46,15 @@ pub use observer::{ServiceObserver, Unobserved};
 
 use crate::consensus::{Replicas, Route};
 use crate::types::{Clock, ConversationName, NodeId};
+
+/// The servers of `proto/quorate/v1`. Generated here, and not in the client library, because they decode by `codec`.
+pub mod servers {
+    #![allow(missing_docs, reason = "the proto files document every method")]
+    #![allow(unused_qualifications, reason = "generated code")]
+    #![allow(clippy::allow_attributes_without_reason, reason = "generated code")]
+    #![allow(clippy::all, clippy::pedantic, reason = "generated code")]
+    tonic::include_proto!("quorate.v1");
+}
 
 /// The API of one node. Cheap to clone: every clone is the same node.
 #[derive(Clone)]

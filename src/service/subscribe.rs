@@ -15,7 +15,7 @@ use super::authorize::Resource;
 use super::call::Call;
 use super::delivery::{HEARTBEAT_DEFAULT, Pacing, Subscription};
 use super::errors::CallError;
-use super::malformed::decoding_failure;
+use super::malformed::stream_failure;
 use super::validate::{self, Problem, Violation};
 
 /// Opens a subscription without conversations.
@@ -61,7 +61,7 @@ async fn change_one(
     let request = match request {
         Ok(request) => request,
         // The connection failed, or the caller cancelled: its side of the stream tells which.
-        Err(status) => return decoding_failure(&status).map_or(Ok(()), Err),
+        Err(status) => return stream_failure(&status).map_or(Ok(()), Err),
     };
     match request.change {
         Some(Change::Add(Add { conversation, start, credit_bytes })) => {

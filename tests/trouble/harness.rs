@@ -252,9 +252,18 @@ impl Cluster {
 
     /// Resident memory of a node's process, in bytes.
     pub fn resident_bytes(&self, node: u32) -> u64 {
+        self.memory(node, "VmRSS:")
+    }
+
+    /// The most that it had at any time.
+    pub fn resident_bytes_peak(&self, node: u32) -> u64 {
+        self.memory(node, "VmHWM:")
+    }
+
+    fn memory(&self, node: u32, which: &str) -> u64 {
         let pid = self.pid(node).expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(which)).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
     }

@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::harness::{Cluster, append, append_surely, eventually, message, read_all};
-use super::wire::Refusal;
+use super::wire::{Refusal, ask, delimited};
 
 const MIB: u64 = 1 << 20;
 
@@ -167,5 +167,46 @@ async fn callers_that_do_not_read_are_waited_for_in_bounded_memory() {
     }
     drop(unread);
     cluster.assert_no_panic(1);
+    cluster.stop().await;
+}
+
+/// Elements of two bytes in each request below.
+const ELEMENTS: usize = 2_000_000;
+/// Twenty requests of 4 MB on their way in, copied once, and the allocator. Decoded, each takes 60 to 400 MB.
+const DECODING_GROWTH_MAX: u64 = 256 * MIB;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_empty_elements_is_refused_before_it_grows() {
+    let cluster = Cluster::start(1, "").await;
+    let mut client = cluster.messages(1);
+    append_surely(&mut client, append("room", vec![message("first", "x")])).await;
+    let before = cluster.resident_bytes_peak(1);
+
+    let empty = |tag| delimited(tag, &[]).repeat(ELEMENTS);
+    let requests = [
+        ("MessageLog/Append", empty(3)),
+        ("MessageLog/Append", delimited(3, &empty(5))),
+        ("MessageLog/AppendSession", delimited(2, &empty(3))),
+        ("MessageLog/BatchRead", empty(1)),
+        ("MessageLog/Follow", empty(1)),
+        ("Cluster/Init", empty(1)),
+    ];
+    let mut calls = JoinSet::new();
+    for (method, request) in requests.into_iter().cycle().take(20) {
+        let channel = cluster.channel(1);
+        let path = format!("/quorate.v1.{method}");
+        calls.spawn(async move { (method, ask(&channel, &path, request.into()).await) });
+    }
+    while let Some(answered) = calls.join_next().await {
+        let (method, result) = answered.unwrap();
+        let refusal = Refusal::of(&result.expect_err(method));
+        assert_eq!(refusal.code, Code::InvalidArgument, "{method}: {refusal:?}");
+        assert_eq!(refusal.reason, "LIMIT_EXCEEDED", "{method}: {refusal:?}");
+        assert_eq!(refusal.field(), Some("request"), "{method}: {refusal:?}");
+        assert_eq!(refusal.limit(), Some(66_000), "{method}: {refusal:?}");
+    }
+    let grown = cluster.resident_bytes_peak(1) - before;
+    assert!(grown < DECODING_GROWTH_MAX, "{grown} bytes for requests of 4 MB");
+    append_surely(&mut client, append("room", vec![message("second", "x")])).await;
     cluster.stop().await;
 }

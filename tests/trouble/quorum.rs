@@ -91,6 +91,12 @@ async fn without_a_quorum_every_call_fails_in_time_and_tells_the_truth_about_its
     let mut client = cluster.messages(1);
     for conversation in [&led_here, &led_there] {
         append_surely(&mut client, append(conversation, vec![message("before", "b")])).await;
+        // What a quorum without this node has acknowledged may not be applied here yet.
+        eventually("it is applied here", async || {
+            let here = read_all(&mut client, conversation, local()).await.ok()?;
+            (!here.is_empty()).then_some(())
+        })
+        .await;
     }
     cluster.kill(2).await;
     cluster.kill(3).await;

@@ -205,7 +205,8 @@ fn collect(scope: &str, message: &DescriptorProto, into: &mut HashMap<String, De
     into.insert(name, message.clone());
 }
 
-fn delimited(number: u32, contents: &[u8]) -> Vec<u8> {
+/// A field that has a length.
+pub fn delimited(number: u32, contents: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     encode_key(number, WireType::LengthDelimited, &mut out);
     encode_varint(contents.len() as u64, &mut out);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
-use quorate_client::proto::cluster_server::Cluster;
 use quorate_client::proto::{
     DescribeClusterRequest, DescribeClusterResponse, InitRequest, InitResponse, ReplaceRequest,
     ReplaceResponse, WatchTopologyRequest, WatchTopologyResponse,
@@ -18,6 +17,7 @@ use super::ClusterApi;
 use crate::service::authorize::{Operation, Resource};
 use crate::service::call::Call;
 use crate::service::errors::CallError;
+use crate::service::servers::cluster_server::Cluster;
 
 /// Progress reports that wait for the caller; past it the work waits too.
 const PROGRESS_QUEUE_MAX: usize = 16;

@@ -249,6 +249,14 @@ impl CallError {
             .with("limit", limit)
     }
 
+    /// A request with more in its lists than is decoded.
+    pub fn too_many_elements(limit: usize) -> Self {
+        let message = format!("the lists of the request have more than {limit} elements");
+        CallError::new(Code::InvalidArgument, reason::LIMIT_EXCEEDED, message)
+            .with("field", "request")
+            .with("limit", limit)
+    }
+
     /// Text that cannot be decoded.
     pub fn malformed(message: &str) -> Self {
         let error = CallError::new(Code::InvalidArgument, reason::MALFORMED, message);
@@ -268,18 +276,23 @@ impl CallError {
     /// What a peer answered: its own words if they are ours, otherwise that it could not be asked. Where no connection
     /// was made it cannot have had an effect.
     pub fn from_peer(node: NodeId, status: &Status, effect: Effect) -> Self {
-        let details = status.get_error_details();
-        let Some(info) = details.error_info().filter(|info| info.domain == DOMAIN) else {
+        CallError::from_status(status).unwrap_or_else(|| {
             let message = format!("node {node} did not answer: {}", status.message());
             // A node that does not know us as one of its cluster says so, without details, before it looks at a call.
             let is_refusal = status.code() == Code::FailedPrecondition;
             let nothing_happened = is_refusal || was_not_sent(status);
             let effect = if nothing_happened { Effect::None } else { effect };
-            return CallError::unreachable(node, message, effect);
-        };
+            CallError::unreachable(node, message, effect)
+        })
+    }
+
+    /// An error of ours that has been made a status; none if it is another's.
+    pub fn from_status(status: &Status) -> Option<Self> {
+        let details = status.get_error_details();
+        let info = details.error_info().filter(|info| info.domain == DOMAIN)?;
         let is = |key: &str| info.metadata.get(key).is_some_and(|value| value == "true");
         let delay = details.retry_info().and_then(|info| info.retry_delay).unwrap_or(RETRY_LATER);
-        CallError {
+        Some(CallError {
             code: status.code(),
             reason: Cow::Owned(info.reason.clone()),
             message: status.message().to_owned(),
@@ -291,7 +304,7 @@ impl CallError {
                 .filter(|(key, _)| !matches!(key.as_str(), "retryable" | "may_have_taken_effect"))
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
-        }
+        })
     }
 }
 

@@ -28,7 +28,7 @@ use super::api::Responses;
 use super::authorize::{Operation, Resource};
 use super::call::Call;
 use super::errors::CallError;
-use super::malformed::decoding_failure;
+use super::malformed::stream_failure;
 use super::observer::{OpenStream, SessionDepth};
 use super::validate::{Problem, Violation};
 use super::{Api, append, forward, validate};
@@ -156,7 +156,7 @@ impl Session {
         let request = match read {
             None => return Ok(None),
             Some(Ok(request)) => request,
-            Some(Err(status)) => return decoding_failure(&status).map_or(Ok(None), Err),
+            Some(Err(status)) => return stream_failure(&status).map_or(Ok(None), Err),
         };
         if request.request_id <= self.last_request_id {
             let problem = Problem::Invalid("greater than that of the request before");

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use prost::Message;
 use quorate::log::{Append, Command, Proposal};
-use quorate::service::{Call, CallError, Effect, Operation, convert, page_token, validate};
+use quorate::service::{
+    Call, CallError, Effect, Operation, convert, counted, page_token, validate,
+};
 use quorate::types::{NodeId, Timestamp, limits};
 use quorate_client::proto;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
@@ -22,7 +24,10 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 fn check(input: &[u8]) {
     match chosen(input, 5) {
         Some((0, body)) => match proto::AppendRequest::decode(body) {
-            Ok(request) => append(request),
+            Ok(request) => {
+                same_count(body, &request);
+                append(request);
+            }
             Err(error) => assert_eq!(refused(&error), "MALFORMED"),
         },
         Some((1, body)) => metadata(body),
@@ -35,6 +40,15 @@ fn check(input: &[u8]) {
 
 fn refused(error: &prost::DecodeError) -> String {
     CallError::malformed(&error.to_string()).reason().to_owned()
+}
+
+/// What is counted before decoding is what comes of it.
+fn same_count(body: &[u8], request: &proto::AppendRequest) {
+    let headers: usize = request.messages.iter().map(|message| message.headers.len()).sum();
+    let elements = request.messages.len() + headers;
+    if elements <= limits::REQUEST_ELEMENTS_MAX {
+        assert_eq!(counted::<proto::AppendRequest>(body), elements);
+    }
 }
 
 /// What passes keeps to the limits, fits into an entry, and says the same in it.
