@@ -17,6 +17,8 @@ pub mod raft_types;
 mod read_index;
 mod replicas;
 mod snapshot_source;
+#[cfg(any(test, feature = "failpoints"))]
+pub mod solitary;
 mod state_machine;
 mod succession;
 mod tails;

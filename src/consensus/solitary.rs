@@ -1,4 +1,4 @@
-//! A node of one's own: replicas over databases in memory, and nobody to talk to.
+//! For tests: a node of one's own, over databases in memory that outlive it, and nobody to talk to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,19 @@ use openraft::raft::{
     AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::fixture::GROUP;
-use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
-use crate::consensus::raft_types::{RaftVote, TypeConfig};
-use crate::consensus::{
+use super::network::{Appended, Lane, RaftTransport, Route};
+use super::raft_types::{RaftVote, TypeConfig};
+use super::{
     Admission, NodeParts, RaftTiming, ReadError, RemoteReadIndex, Replicas, SnapshotSource,
 };
 use crate::storage::small_file::MemoryFile;
 use crate::storage::{
-    DataDir, Database, GroupLogState, GroupRecovery, MemoryDir, MemoryDisk, Opened, Storage,
+    DataDir, Database, MemoryDir, MemoryDisk, Opened, Recovered, Storage, make_ready,
 };
 use crate::types::{Clock, GroupId, LogIndex, NodeId, Timestamp};
+
+/// Its number.
+pub const NODE: NodeId = NodeId(3);
 
 /// Nobody else is there.
 struct Nobody;
@@ -92,20 +94,25 @@ impl Clock for Nobody {
 
 /// What outlives the process of a node.
 pub struct Disks {
+    /// The log database.
     pub log: MemoryDisk,
+    /// The state database.
     pub state: MemoryDisk,
+    /// The log's watermark.
     pub watermark: MemoryFile,
     dir: MemoryDir,
 }
 
 /// A running process.
 pub struct Process {
+    /// Its storage, as it was found.
     pub storage: Storage,
+    /// Its replicas.
     pub replicas: Arc<Replicas>,
 }
 
-impl Disks {
-    pub fn new() -> Self {
+impl Default for Disks {
+    fn default() -> Self {
         Disks {
             log: MemoryDisk::new(Database::Log),
             state: MemoryDisk::new(Database::State),
@@ -113,19 +120,34 @@ impl Disks {
             dir: MemoryDir::default(),
         }
     }
+}
 
+impl Disks {
+    /// What a start would find.
+    ///
+    /// # Panics
+    /// It cannot be read.
+    pub fn recovered(&self) -> Recovered {
+        make_ready(&self.log.open(), &self.state.open(), self.watermark.clone())
+            .expect("the disks are read")
+    }
+
+    /// Starts a process on them.
+    ///
+    /// # Panics
+    /// It does not start.
     pub async fn start(&self) -> Process {
-        let dir = DataDir::open_in_memory(&self.dir, NodeId(3)).unwrap();
+        let dir = DataDir::open_in_memory(&self.dir, NODE).expect("the folder opens");
         let (log, state) = (Arc::new(self.log.open()), Arc::new(self.state.open()));
-        let opened = Opened::make_ready(dir, log, state, self.watermark.clone()).unwrap();
-        let storage = opened.start(Arc::new(()));
+        let opened = Opened::make_ready(dir, log, state, self.watermark.clone());
+        let storage = opened.expect("the disks are read").start(Arc::new(()));
         let nobody = Arc::new(Nobody);
         let parts = NodeParts {
-            node: NodeId(3),
+            node: NODE,
             timing: RaftTiming {
-                heartbeat_interval_ms: 100,
-                election_timeout_min_ms: 500,
-                election_timeout_max_ms: 1_000,
+                heartbeat_interval_ms: 50,
+                election_timeout_min_ms: 200,
+                election_timeout_max_ms: 400,
             },
             transport: nobody.clone(),
             remote: nobody.clone(),
@@ -133,7 +155,7 @@ impl Disks {
             admission: Arc::new(Admission::default()),
             observer: Arc::new(()),
         };
-        let replicas = Replicas::open(parts, &storage).await.unwrap();
+        let replicas = Replicas::open(parts, &storage).await.expect("the replicas open");
         Process { storage, replicas }
     }
 
@@ -143,17 +165,6 @@ impl Disks {
         self.state.crash();
         for group in process.replicas.all() {
             group.stop().await;
-        }
-    }
-}
-
-impl Process {
-    /// What the group's log was found to hold.
-    pub fn log(&self) -> GroupLogState {
-        match self.storage.groups.get(&GROUP) {
-            Some(GroupRecovery::Healthy(state)) => *state,
-            None => GroupLogState::default(),
-            Some(GroupRecovery::Damaged { reason }) => panic!("damaged: {reason}"),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate::consensus::flusher::flush_once;
+use quorate::consensus::solitary::Disks;
 use quorate::log::queries;
 use quorate::seams;
 use quorate::storage::records::{GroupRow, Record};
@@ -10,7 +11,9 @@ use quorate::storage::{GroupRecovery, Table, View, keys};
 use quorate::types::{HashRange, Seq};
 use tokio::time::{Instant, timeout};
 
-use crate::node::{Disks, EVENTUALLY, GROUP, conversation, soon};
+use crate::node::{
+    EVENTUALLY, GROUP, append_one, conversation, group_of, soon, start_leading, wait_leading,
+};
 use crate::{run, switch, without_and_with};
 
 /// The conversation's tail as applied; the first seq if it has had no message.
@@ -23,8 +26,8 @@ fn tail(view: &dyn View) -> Seq {
 fn vote_not_persisted_forgets_the_vote() {
     let (right, wrong) = without_and_with("planted::vote_not_persisted", || {
         run(async {
-            let disks = Disks::new();
-            let process = disks.start_leading().await;
+            let disks = Disks::default();
+            let process = start_leading(&disks).await;
             disks.crash(process).await;
             match &disks.recovered().groups[&GROUP] {
                 GroupRecovery::Healthy(found) => found.vote.is_some(),
@@ -40,14 +43,14 @@ fn vote_not_persisted_forgets_the_vote() {
 fn no_read_index_answers_without_a_quorum() {
     let (right, wrong) = without_and_with("planted::no_read_index", || {
         run(async {
-            let disks = Disks::new();
-            let process = disks.start_leading().await;
-            process.append("first", 10).await;
+            let disks = Disks::default();
+            let process = start_leading(&disks).await;
+            append_one(&process, "first", 10).await;
             flush_once(&process.replicas, u64::MAX).await.unwrap();
             disks.crash(process).await;
             let process = disks.start().await;
-            process.group().raft().runtime_config().elect(false);
-            process.group().barrier(Instant::now() + Duration::from_millis(500)).await.is_ok()
+            group_of(&process).raft().runtime_config().elect(false);
+            group_of(&process).barrier(Instant::now() + Duration::from_millis(500)).await.is_ok()
         })
     });
     assert!(!right && wrong);
@@ -59,17 +62,17 @@ fn serve_before_term_commit_misses_what_was_acknowledged() {
     let look = |fault: &'static str| {
         let _seams = seams::begin();
         run(async {
-            let disks = Disks::new();
-            let process = disks.start_leading().await;
-            process.append("first", 10).await;
+            let disks = Disks::default();
+            let process = start_leading(&disks).await;
+            append_one(&process, "first", 10).await;
             flush_once(&process.replicas, u64::MAX).await.unwrap();
-            process.append("second", 10).await;
+            append_one(&process, "second", 10).await;
             disks.crash(process).await;
             switch("crash::apply_decided", "pause");
             switch("planted::serve_before_term_commit", fault);
             let process = disks.start().await;
-            process.wait_leading().await;
-            let group = process.group();
+            wait_leading(&process).await;
+            let group = group_of(&process);
             let read = group.barrier(Instant::now() + Duration::from_secs(1)).await;
             let found = read.is_ok().then(|| tail(group.pin().as_ref()));
             switch("crash::apply_decided", "off");
@@ -84,10 +87,10 @@ fn serve_before_term_commit_misses_what_was_acknowledged() {
 fn flush_single_family_says_applied_of_what_is_gone() {
     let (right, wrong) = without_and_with("planted::flush_single_family", || {
         run(async {
-            let disks = Disks::new();
-            let process = disks.start_leading().await;
-            process.append("first", 10).await;
-            let applied = process.group().applied_index();
+            let disks = Disks::default();
+            let process = start_leading(&disks).await;
+            append_one(&process, "first", 10).await;
+            let applied = group_of(&process).applied_index();
             flush_once(&process.replicas, u64::MAX).await.unwrap();
             disks.crash(process).await;
             let state = disks.state.open();
@@ -107,16 +110,16 @@ fn flush_single_family_says_applied_of_what_is_gone() {
 fn purge_before_flush_loses_what_was_purged() {
     let (right, wrong) = without_and_with("planted::purge_before_flush", || {
         run(async {
-            let disks = Disks::new();
-            let process = disks.start_leading().await;
+            let disks = Disks::default();
+            let process = start_leading(&disks).await;
             let mut appended = 0;
             let purging = async {
                 let mut first_purged_at = None;
                 loop {
-                    process.append(&format!("message-{appended}"), 40_000).await;
+                    append_one(&process, &format!("message-{appended}"), 40_000).await;
                     appended += 1;
                     flush_once(&process.replicas, 1).await.unwrap();
-                    let status = process.group().status();
+                    let status = group_of(&process).status();
                     let Some(purged) = status.purged_index else { continue };
                     // What was applied until the first purge is flushed in either case.
                     if Some(purged) > *first_purged_at.get_or_insert(status.applied_index) {
@@ -126,12 +129,12 @@ fn purge_before_flush_loses_what_was_purged() {
             };
             timeout(EVENTUALLY, purging).await.expect("the log is purged");
             // The purge is written behind everything else that waits: an entry after it shows that it is.
-            process.append("behind the purge", 10).await;
+            append_one(&process, "behind the purge", 10).await;
             appended += 1;
             disks.crash(process).await;
             let process = disks.start().await;
-            process.wait_leading().await;
-            let group = process.group();
+            wait_leading(&process).await;
+            let group = group_of(&process);
             group.barrier(soon()).await.unwrap();
             let tail = tail(group.pin().as_ref());
             tail == Seq(appended + 1)
@@ -153,10 +156,10 @@ fn crash_points_are_passed_on_the_way_of_an_append() {
         .unwrap();
     }
     run(async {
-        let disks = Disks::new();
-        let process = disks.start_leading().await;
+        let disks = Disks::default();
+        let process = start_leading(&disks).await;
         while passes.try_recv().is_ok() {}
-        process.append("one", 10).await;
+        append_one(&process, "one", 10).await;
         let order = ["log_gathered", "log_synced", "log_marked", "log_reported"];
         for expected in order {
             let found = timeout(EVENTUALLY, passes.recv()).await.unwrap().unwrap();

@@ -1,17 +1,24 @@
 //! Crash points of the floors above the storage: a node in memory loses its power there, and starts again with all that
-//! it had acknowledged. `tests/crash_steps` has the storage's own points, on the real storage. `log_truncated` takes two
-//! nodes that disagree, and is left to the fault suite.
+//! it had acknowledged. `tests/crash_steps` has the storage's own points, on the real storage.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use openraft::raft::AppendEntriesRequest;
 use quorate::consensus::flusher::flush_once;
+use quorate::consensus::raft_types::{TypeConfig, to_raft_entry, to_raft_log_id, to_raft_vote};
+use quorate::consensus::solitary::{Disks, Process};
 use quorate::log::{invariants, queries};
 use quorate::seams;
 use quorate::storage::GroupRecovery;
-use quorate::types::{Incarnation, ReplicaId, Seq};
+use quorate::storage::records::{EntryPayload, EntryRecord, LogId, VoteRecord};
+use quorate::types::{Incarnation, LogIndex, NodeId, ReplicaId, Seq, Term};
 use tokio::time::{Instant, timeout};
 
-use crate::node::{Disks, EVENTUALLY, GROUP, OWN, Process, append, conversation, soon};
+use crate::node::{
+    EVENTUALLY, GROUP, OWN, append, append_one, conversation, group_of, soon, start_leading,
+    wait_leading,
+};
 use crate::run;
 
 /// Cuts the power the next time but `passes` that the node comes by.
@@ -34,7 +41,7 @@ async fn work(process: &Process) -> u64 {
     for number in 0..200 {
         let command = append(&format!("message-{number}"), 20_000);
         let deadline = Instant::now() + std::time::Duration::from_secs(5);
-        if process.group().propose(command, deadline).await.is_err() {
+        if group_of(process).propose(command, deadline).await.is_err() {
             return acknowledged;
         }
         acknowledged += 1;
@@ -59,8 +66,8 @@ fn no_crash_point_of_a_replica_does_harm() {
     for (point, passes) in points.into_iter().flat_map(|point| [(point, 0), (point, 5)]) {
         let _seams = seams::begin();
         run(async {
-            let disks = Disks::new();
-            let process = disks.start_leading().await;
+            let disks = Disks::default();
+            let process = start_leading(&disks).await;
             flush_once(&process.replicas, 1).await.unwrap();
             cut_at(point, passes, &disks);
             let acknowledged = work(&process).await;
@@ -68,8 +75,8 @@ fn no_crash_point_of_a_replica_does_harm() {
             disks.crash(process).await;
             println!("{point} {passes}: {acknowledged} acknowledged");
             let process = disks.start().await;
-            process.wait_leading().await;
-            let group = process.group();
+            wait_leading(&process).await;
+            let group = group_of(&process);
             group.barrier(soon()).await.unwrap();
             let view = group.pin();
             let head = queries::head(view.as_ref(), &conversation()).unwrap();
@@ -88,7 +95,7 @@ fn no_crash_point_of_a_replica_does_harm() {
 fn a_vote_that_was_kept_stands() {
     let _seams = seams::begin();
     run(async {
-        let disks = Disks::new();
+        let disks = Disks::default();
         let process = disks.start().await;
         let group = process.replicas.make(GROUP, OWN).await.unwrap();
         cut_at("vote_kept", 0, &disks);
@@ -118,9 +125,9 @@ fn a_replica_that_was_half_removed_is_made_anew() {
     for point in ["replica_state_removed", "replica_log_removed"] {
         let _seams = seams::begin();
         run(async {
-            let disks = Disks::new();
-            let process = disks.start_leading().await;
-            process.append("first", 10).await;
+            let disks = Disks::default();
+            let process = start_leading(&disks).await;
+            append_one(&process, "first", 10).await;
             flush_once(&process.replicas, u64::MAX).await.unwrap();
             cut_at(point, 0, &disks);
             let anew = ReplicaId { incarnation: Incarnation(2), ..OWN };
@@ -133,4 +140,75 @@ fn a_replica_that_was_half_removed_is_made_anew() {
             assert_eq!((made.replica(), made.applied_index().0), (anew, 0), "{point}");
         });
     }
+}
+
+fn replica(node: u32) -> ReplicaId {
+    ReplicaId { node: NodeId(node), incarnation: Incarnation(1) }
+}
+
+/// What a leader sends: entries behind `prev` that have nothing in them, the first of a log excepted.
+fn entries(
+    leader: ReplicaId,
+    term: u64,
+    indexes: Range<u64>,
+    prev: Option<LogId>,
+) -> AppendEntriesRequest<TypeConfig> {
+    let entry = |index| {
+        let payload = match index {
+            0 => EntryPayload::Membership {
+                configs: vec![vec![replica(1), replica(2), OWN]],
+                replicas: vec![replica(1), replica(2), OWN],
+            },
+            _ => EntryPayload::Blank,
+        };
+        to_raft_entry(EntryRecord { log_id: log_id(leader, term, index), payload })
+    };
+    AppendEntriesRequest {
+        vote: to_raft_vote(&VoteRecord { term: Term(term), candidate: leader, committed: true }),
+        prev_log_id: prev.as_ref().map(to_raft_log_id),
+        entries: indexes.map(entry).collect(),
+        leader_commit: None,
+    }
+}
+
+fn log_id(leader: ReplicaId, term: u64, index: u64) -> LogId {
+    LogId { term: Term(term), leader, index: LogIndex(index) }
+}
+
+/// A follower cuts off what another leader had sent, and dies before it takes what comes instead: nothing that was cut
+/// off comes back, and nothing before it is lost (G1, G2).
+#[test]
+fn what_a_log_was_cut_short_by_stays_away() {
+    let _seams = seams::begin();
+    let last = |disks: &Disks| match &disks.recovered().groups[&GROUP] {
+        GroupRecovery::Healthy(found) => found.last,
+        GroupRecovery::Damaged { reason } => panic!("{reason}"),
+    };
+    run(async {
+        // Its term is far beyond those that the follower tries to lead in, for want of a leader.
+        let (deposed, leader, term) = (replica(1), replica(2), 1_000);
+        let common = log_id(deposed, 1, 2);
+        let disks = Disks::default();
+        let process = disks.start().await;
+        let group = process.replicas.make(GROUP, OWN).await.unwrap();
+        group.raft().runtime_config().elect(false);
+        let taken = group.raft().append_entries(entries(deposed, 1, 0..6, None)).await.unwrap();
+        assert!(taken.is_success(), "{taken}");
+        assert_eq!(last(&disks), Some(log_id(deposed, 1, 5)));
+
+        cut_at("log_truncated", 0, &disks);
+        let instead = || entries(leader, term, 3..5, Some(common));
+        let cut = timeout(EVENTUALLY, group.raft().append_entries(instead())).await;
+        assert!(cut.expect("it answers").is_err(), "it was taken on a disk without power");
+        fail::remove("crash::log_truncated");
+        disks.crash(process).await;
+        assert_eq!(last(&disks), Some(common));
+
+        let process = disks.start().await;
+        let group = process.replicas.get(GROUP).expect("it serves");
+        let taken = group.raft().append_entries(instead()).await.unwrap();
+        assert!(taken.is_success(), "{taken}");
+        disks.crash(process).await;
+        assert_eq!(last(&disks), Some(log_id(leader, term, 4)));
+    });
 }

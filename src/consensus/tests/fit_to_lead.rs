@@ -7,7 +7,7 @@ use openraft::ServerState;
 use tokio::time::Instant;
 
 use super::fixture::{GROUP, append_to, names, range_of, replica};
-use super::process::Disks;
+use crate::consensus::solitary::Disks;
 use crate::consensus::{ClockSkew, ProposeError, Sighting};
 use crate::log::{Command, Outcome};
 use crate::storage::DiskMark;
@@ -23,7 +23,7 @@ fn seen(ahead_us: u64, disk: DiskMark) -> BTreeMap<NodeId, Sighting> {
 
 #[tokio::test]
 async fn a_leader_refuses_while_its_clock_or_a_needed_disk_does_not_allow_more() {
-    let disks = Disks::new();
+    let disks = Disks::default();
     let process = disks.start().await;
     let group = process.replicas.make(GROUP, replica(3, 1)).await.unwrap();
     group.initialize(vec![replica(3, 1)]).await.unwrap();

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::fixture::{GROUP, NEIGHBOUR, Row, assert_sound, fill, log_id, names, replica, rows};
-use super::process::{Disks, Process};
+use crate::consensus::solitary::{Disks, Process};
 use crate::storage::records::{EntryPayload, EntryRecord, GroupRow, Record, VoteRecord};
 use crate::storage::watermark::WatermarkFile;
 use crate::storage::{
-    Batch, Database, Done, Durability, Engine, GroupLogState, LogWrite, LogWriter, MemoryDisk,
-    Table, keys,
+    Batch, Database, Done, Durability, Engine, GroupLogState, GroupRecovery, LogWrite, LogWriter,
+    MemoryDisk, Table, keys,
 };
 use crate::types::{LogIndex, ReplicaId, Term};
 
@@ -33,7 +33,7 @@ fn vote() -> VoteRecord {
 /// An old incarnation that voted and took ten entries, and a neighbour. Applied or not: one that only voted has
 /// nothing in its state that could tell that its log is gone.
 async fn with_an_old_replica(has_applied: bool) -> Disks {
-    let disks = Disks::new();
+    let disks = Disks::default();
     let state = disks.state.open();
     fill(&state, NEIGHBOUR, old(), &names(NEIGHBOUR, "both", 2), 2, log_id(1, 4));
     if has_applied {
@@ -72,17 +72,26 @@ fn blank_rows() -> Vec<Row> {
     rows(&state)
 }
 
+/// What the group's log was found to hold.
+fn log_of(process: &Process) -> GroupLogState {
+    match process.storage.groups.get(&GROUP) {
+        Some(GroupRecovery::Healthy(state)) => *state,
+        None => GroupLogState::default(),
+        Some(GroupRecovery::Damaged { reason }) => panic!("damaged: {reason}"),
+    }
+}
+
 /// Whatever was cut off: either the old replica with all that it had, or nothing that serves, or the new one, blank.
 fn check_after_crash(process: &Process, before: &[Row]) {
     let Some(group) = process.replicas.get(GROUP) else { return };
     let state = process.storage.state.as_ref();
     if group.replica() == old() {
-        let log = process.log();
+        let log = log_of(process);
         assert_eq!(log.vote, Some(vote()), "the old incarnation has forgotten its vote");
         assert_eq!(log.last, Some(log_id(2, 9)), "the old incarnation has forgotten entries");
         assert_eq!(rows(state), before);
     } else {
-        assert_eq!(process.log(), GroupLogState::default());
+        assert_eq!(log_of(process), GroupLogState::default());
         assert_eq!(rows(state), blank_rows());
     }
 }
@@ -106,7 +115,7 @@ async fn dies_at_each_step(has_applied: bool, disk_of: impl Fn(&Disks) -> &Memor
         disks.crash(process).await;
 
         let process = disks.start().await;
-        assert_eq!(process.log(), GroupLogState::default(), "the old log is gone for good");
+        assert_eq!(log_of(&process), GroupLogState::default(), "the old log is gone for good");
         assert_eq!(rows(process.storage.state.as_ref()), blank_rows());
         disks.crash(process).await;
         if finished {

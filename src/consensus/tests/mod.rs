@@ -5,4 +5,3 @@ mod fixture;
 mod install_crashes;
 mod make_crashes;
 mod mortal;
-mod process;
