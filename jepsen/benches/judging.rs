@@ -210,5 +210,6 @@ fn run(healed_at: Nanos) -> Run {
         healed_at: Some(healed_at),
         excused: Vec::new(),
         replicas: BTreeMap::new(),
+        waited_for_processor: None,
     }
 }

@@ -1,4 +1,6 @@
-//! The wall clock, for what only it can say: when a run began, and what messages are stamped with.
+//! The wall clock, for what only it can say: when a run began, and what messages and files are stamped with.
+
+use std::time::SystemTime;
 
 /// Microseconds since the Unix epoch.
 #[expect(clippy::disallowed_methods, reason = "clients stamp their messages with their own clock")]
@@ -12,4 +14,10 @@ pub fn now_us() -> u64 {
 pub fn now_text() -> String {
     let now = jiff::Timestamp::now();
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Now, as files are dated.
+#[expect(clippy::disallowed_methods, reason = "it tells new files from those that were there")]
+pub fn now() -> SystemTime {
+    SystemTime::now()
 }

@@ -279,6 +279,17 @@ pub enum Delivered {
     },
 }
 
+impl Delivered {
+    /// The seq that is to come next, where this says so.
+    pub fn next_seq(&self) -> Option<u64> {
+        match self {
+            Delivered::Messages(seen) => seen.last().map(|last| last.seq + 1),
+            Delivered::Gap { to_seq, .. } => Some(*to_seq),
+            Delivered::CaughtUp { .. } => None,
+        }
+    }
+}
+
 /// One line of `nemesis.jsonl`: something that was broken, or mended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
@@ -333,4 +344,15 @@ pub struct Run {
     /// where that is not known.
     #[serde(default)]
     pub replicas: BTreeMap<u64, Vec<u32>>,
+    /// The share of its time in which something on this machine waited for a processor, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited_for_processor: Option<f64>,
+}
+
+impl Run {
+    /// How busy the machine was, where that is known.
+    pub fn pressure(&self) -> Option<String> {
+        let share = self.waited_for_processor?;
+        Some(format!("something waited for a processor {:.0} % of the time", share * 100.0))
+    }
 }

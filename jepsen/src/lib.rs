@@ -5,6 +5,7 @@
 //! [`history::Event`]), `nemesis.jsonl` (what was broken: [`history::Fault`]), `nodes/` (configuration and log of
 //! each node). Judging it adds `results.json`, `history.edn`, `list-append.edn` and `report.html`.
 
+pub mod api;
 pub mod check;
 pub mod cli;
 mod clock;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::check::Guarantee;
+use crate::history::Run;
 use crate::judge::{Verdict, judge};
 use crate::network::NetworkKind;
 use crate::programs;
@@ -331,6 +332,10 @@ async fn one(
     }
     for doubt in &results.doubts {
         what.push_str(&format!("; {doubt}"));
+    }
+    let pressure = results.run.as_ref().and_then(Run::pressure);
+    if let (Verdict::Invalid | Verdict::Unknown, Some(pressure)) = (results.verdict, pressure) {
+        what.push_str(&format!("; {pressure}"));
     }
     Ok((results.verdict, format!("{what}; {}", dir.display()), broken))
 }

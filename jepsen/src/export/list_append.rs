@@ -11,16 +11,14 @@ use crate::model::{Append, Key, Model, Read};
 
 /// Writes the history.
 pub fn write(model: &Model, out: &mut dyn Write) -> io::Result<()> {
-    // Elle wants each value appended once: what was retried is one append, from its first call to its first success.
+    // Elle wants each value appended once: what was retried is the first attempt that may have done it.
     let mut written: HashSet<Key> = HashSet::new();
     let mut all = Vec::new();
-    for (at, append) in model.appends.iter().enumerate() {
-        let keys = || model.sent_in(append).iter().map(|sent| sent.key);
-        if keys().all(|key| written.insert(key)) {
-            let (ending, end) = ends(model, append);
-            let mut both = entries(&append.span, ending, Operation::Append(at));
-            (both[1].at, both[1].line) = end;
-            all.extend(both);
+    for (at, append) in
+        model.appends.iter().enumerate().filter(|(_, one)| may_be_the_one(model, one))
+    {
+        if model.sent_in(append).iter().all(|sent| written.insert(sent.key)) {
+            all.extend(entries(&append.span, Type::of(&append.ending), Operation::Append(at)));
         }
     }
     for (at, read) in model.reads.iter().enumerate().filter(|(_, read)| is_whole(read)) {
@@ -37,22 +35,11 @@ pub fn write(model: &Model, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// How a message's first attempt ended, taken together with its retries: its time and line.
-fn ends(model: &Model, append: &Append) -> (Type, (u64, u64)) {
-    let Some(first) = model.sent_in(append).first() else { return (Type::Fail, (0, 0)) };
-    let attempts = model.attempts(first.key).iter().map(|attempt| model.append_of(attempt));
-    let acknowledged = attempts.clone().filter(|append| append.ending.ok().is_some());
-    let own = append.span.end();
-    // A process' own operations must not overlap, so what ends later is left of unknown outcome at its own end.
-    if append.ending.ok().is_some() {
-        return (Type::Ok, (own.at, own.line));
-    }
-    let certain = acknowledged.count() == 0 && attempts.clone().all(Append::certainly_failed);
-    let ending = if certain { Type::Fail } else { Type::Info };
-    match append.span.answer_line {
-        0 => (ending, (u64::MAX, u64::MAX)),
-        line => (ending, (own.at, line)),
-    }
+/// Whether the messages of this attempt can be its doing: no other attempt can have sent them, or it can have, too.
+fn may_be_the_one(model: &Model, append: &Append) -> bool {
+    let Some(first) = model.sent_in(append).first() else { return false };
+    let mut attempts = model.attempts(first.key).iter().map(|attempt| model.append_of(attempt));
+    !append.certainly_failed() || attempts.all(Append::certainly_failed)
 }
 
 fn is_whole(read: &Read) -> bool {

@@ -1,31 +1,21 @@
 //! Snapshots that are damaged on their way in, between the last byte that arrived and the first that is believed.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
 use super::damage::{How, Kind, harm, replace_if_noticed};
-use super::install::AWAY;
+use super::install::{AWAY, arrives, has_arrived, is_staged, slow_syncs};
 use super::{Need, Nemesis, Struck, World};
-use crate::nodes::{Node, files_below};
+use crate::clock;
+use crate::nodes::Node;
 
 /// How long a node that came back is watched for a snapshot.
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(15);
-/// How often it is looked for: staged files stand for some syncs, each of which is made to take longer.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
-const SYNC_DELAY_MS: u32 = 25;
-
-/// Table files in the folder of one transfer.
-const SNAPSHOT: fn(&Path) -> bool = |path| {
-    let transfer = path.parent();
-    let is_staged = transfer.and_then(Path::parent).is_some_and(|all| all.ends_with("staging"));
-    is_staged && path.extension().is_some_and(|extension| extension == "sst")
-};
 
 const fn nemesis(
     name: &'static str,
@@ -48,18 +38,18 @@ pub(super) const NEMESES: &[Nemesis] = &[
 /// A node that was away so long that it needs snapshots is stopped while one lies in its staging area. Then it goes on
 /// with what has become of it, or dies and finds that when it starts.
 async fn strike(world: Arc<World>, mut dice: StdRng, how: How) -> Result<Struck> {
-    let kind = Kind { file: "snapshot", is_of: SNAPSHOT, how };
+    let kind = Kind { file: "snapshot", is_of: is_staged, how };
     let id = world.some(1, &mut dice)[0];
     let dies = dice.random_bool(0.5);
     let mut node = world.cluster.node(id).await;
-    slow_syncs(&node, SYNC_DELAY_MS)?;
+    slow_syncs(&node, true)?;
     let mut arrived = stop_at_arrival(&mut node, AWAY).await;
     if arrived.is_err() {
         // Where little was done meanwhile, the others' logs still held what it missed.
         arrived = stop_at_arrival(&mut node, AWAY * 2).await;
     }
     let done = arrived.and_then(|()| harm(&node.disk.data(), kind, &mut dice));
-    slow_syncs(&node, 0)?;
+    slow_syncs(&node, false)?;
     let then = match dies {
         true => {
             node.kill().await?;
@@ -78,37 +68,30 @@ async fn strike(world: Arc<World>, mut dice: StdRng, how: How) -> Result<Struck>
     Ok(Struck::new(vec![id], what, async move { replace_if_noticed(world, id).await.map(Some) }))
 }
 
-fn slow_syncs(node: &Node, delay_ms: u32) -> Result<()> {
-    node.shim.as_ref().context("there is no shim")?.set_sync_delay_ms(delay_ms)
-}
-
 /// Keeps the node away, starts it, and stops it with staged files in its data.
 async fn stop_at_arrival(node: &mut Node, away: Duration) -> Result<()> {
     node.kill().await?;
     sleep(away).await;
+    let (started, deadline) = (clock::now(), Instant::now() + ARRIVAL_DEADLINE);
     node.start()?;
-    let deadline = Instant::now() + ARRIVAL_DEADLINE;
-    let staging = node.disk.data().join("staging");
-    let has_arrived =
-        || files_below(&staging).iter().any(|(path, about)| SNAPSHOT(path) && about.len() > 64);
-    while Instant::now() < deadline {
-        if has_arrived() {
-            node.pause().await?;
-            // It may have been taken in meanwhile.
-            if has_arrived() {
-                return Ok(());
-            }
-            node.resume();
+    while arrives(node, started, deadline.saturating_duration_since(Instant::now())).await {
+        node.pause().await?;
+        // It may have been taken in meanwhile.
+        if has_arrived(node, started) {
+            return Ok(());
         }
-        sleep(LOOK_INTERVAL).await;
+        node.resume();
     }
     anyhow::bail!("no snapshot came in")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
+
     use rand::SeedableRng;
+
+    use super::*;
 
     #[test]
     fn only_what_is_staged_is_harmed() {
@@ -120,7 +103,7 @@ mod tests {
         }
         let read = |folder: &Path| std::fs::read(folder.join("messages-000000.sst")).unwrap();
         for (how, bytes) in [(How::FlipBits, 1_000), (How::Shorten, 500)] {
-            let kind = Kind { file: "snapshot", is_of: SNAPSHOT, how };
+            let kind = Kind { file: "snapshot", is_of: is_staged, how };
             let done = harm(data.path(), kind, &mut StdRng::seed_from_u64(1)).unwrap();
             assert_eq!(done, "staging/group-1-2/messages-000000.sst (1000 bytes)");
             assert!(read(&transfer).len() == bytes && read(&transfer) != [7; 1_000]);

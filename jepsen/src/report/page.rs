@@ -105,6 +105,7 @@ fn configuration(run: &Run) -> String {
         ("faults made for", format!("{} s", run.duration_s)),
         ("planted fault", run.planted.clone().unwrap_or_default()),
         ("not read at the end", excused.join("; ")),
+        ("machine", run.pressure().unwrap_or_default()),
     ];
     let rows = rows.iter().filter(|(_, value)| !value.is_empty());
     let rows: String =

@@ -3,6 +3,7 @@
 
 mod faults;
 mod options;
+mod pressure;
 mod served;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use crate::programs;
 use crate::record::Recorder;
 use crate::workload::{Crew, Floor, read_everything};
 use crate::{clock, say};
+use pressure::Pressure;
 
 /// How long clients work before the first fault.
 const CALM_BEFORE: Duration = Duration::from_secs(3);
@@ -79,7 +81,7 @@ async fn work_and_break(
     version: &str,
 ) -> anyhow::Result<()> {
     let recorder = Recorder::create(dir)?;
-    let started = clock::now_text();
+    let (started, pressure) = (clock::now_text(), Pressure::begin());
     let endpoints = world.cluster.ids().map(|id| world.cluster.client_address(id)).collect();
     let names = (0..options.conversations).map(|number| format!("room-{number}")).collect();
     let floor = Arc::new(Floor::new(recorder.clone(), names, endpoints));
@@ -132,6 +134,7 @@ async fn work_and_break(
         healed_at: Some(healed_at),
         excused,
         replicas,
+        waited_for_processor: pressure.share(),
     };
     recorder.finish(&run).context("the run was not written down")
 }

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use quorate_client::proto::get_outcome_response::State;
-use quorate_client::proto::{AppendResponse, GetOutcomeRequest, Message};
-use quorate_client::{Append, Client, Error, NewMessage, Read, Start};
+use quorate_client::proto::AppendResponse;
+use quorate_client::{Append, Client, Error, NewMessage};
 
 use super::{Floor, Recent};
-use crate::clock;
 use crate::history::{
-    Answer, AppendCall, Call, Consistency, Event, EventKind, LanePlace, OutcomeCall, OutcomeState,
-    Position, Process, ReadCall, Refusal, Seen, Sent,
+    Answer, AppendCall, Call, Consistency, Event, EventKind, LanePlace, OutcomeCall, Process,
+    ReadCall, Refusal, Sent,
 };
+use crate::{api, clock};
 
 /// Bytes of a message that say nothing, so that there is something to store.
 const FILLING_BYTES: usize = 160;
@@ -121,17 +120,11 @@ impl Caller {
             Ok(response) => {
                 self.floor.note_tail(conversation, response.last_seq + 1);
                 self.floor.note_acknowledged();
-                self.end(Ok(Answer::Appended {
-                    first_seq: response.first_seq,
-                    last_seq: response.last_seq,
-                    commit_time_us: response.commit_time_us,
-                    duplicate: response.duplicate,
-                    digest: hex(&response.digest),
-                }));
+                self.end(Ok(api::appended(&response)));
                 Ok(response.last_seq)
             }
             Err(error) => {
-                self.end(Err(refusal(&error)));
+                self.end(Err(api::refusal(&error)));
                 Err(error)
             }
         }
@@ -158,41 +151,23 @@ impl Caller {
     ///
     /// What the client says.
     pub async fn read(&mut self, call: ReadCall) -> Result<Page, Error> {
-        use quorate_client::Consistency as Level;
-        let level = match call.consistency {
-            Consistency::Linearizable => Level::Linearizable,
-            Consistency::AtLeast(seq) => Level::AtLeast(seq),
-            Consistency::MaxStalenessMs(age) => Level::MaxStalenessMs(age),
-            Consistency::Local => Level::Local,
-        };
-        let limit = u32::try_from(call.limit).unwrap_or(u32::MAX);
-        let read = Read::new(&call.conversation).start(Start::Seq(call.from_seq)).limit(limit);
+        let read = api::read(&call);
         let (conversation, from) = (call.conversation.clone(), call.from_seq);
+        let is_linearizable = call.consistency == Consistency::Linearizable;
         self.record(EventKind::Invoke(Call::Read(call)));
-        match self.client.read(read.consistency(level)).await {
+        match self.client.read(read).await {
             Ok(page) => {
+                self.end(Ok(api::page(&page)));
+                if is_linearizable {
+                    self.floor.note_tail(&conversation, page.tail);
+                }
                 let next = page.messages.last().map_or(from, |last| last.seq + 1);
                 let position = page.position.unwrap_or_default();
                 let node = u32::try_from(position.node_id).unwrap_or(0);
-                let group = position.group_id;
-                self.end(Ok(Answer::Read {
-                    messages: page.messages.iter().map(seen).collect(),
-                    first_seq: page.first_seq,
-                    tail: page.tail,
-                    position: Position {
-                        node,
-                        group,
-                        applied_index: position.applied_index,
-                        age_ms: position.age_ms,
-                    },
-                }));
-                if level == Level::Linearizable {
-                    self.floor.note_tail(&conversation, page.tail);
-                }
-                Ok(Page { tail: page.tail, next, node, group })
+                Ok(Page { tail: page.tail, next, node, group: position.group_id })
             }
             Err(error) => {
-                self.end(Err(refusal(&error)));
+                self.end(Err(api::refusal(&error)));
                 Err(error)
             }
         }
@@ -203,33 +178,24 @@ impl Caller {
     /// # Errors
     ///
     /// What the client says.
-    pub async fn outcome(&mut self, of: &Recent, settle: bool) -> Result<OutcomeState, Error> {
-        self.record(EventKind::Invoke(Call::Outcome(OutcomeCall {
-            conversation: of.conversation.clone(),
-            sender: of.sender.clone(),
-            client_msg_id: of.client_msg_id.clone(),
-            issued_at_us: of.issued_at_us,
-            settle,
-        })));
-        let request = GetOutcomeRequest {
+    pub async fn outcome(&mut self, of: &Recent, settle: bool) -> Result<(), Error> {
+        let call = OutcomeCall {
             conversation: of.conversation.clone(),
             sender: of.sender.clone(),
             client_msg_id: of.client_msg_id.clone(),
             issued_at_us: of.issued_at_us,
             settle,
         };
+        let request = api::get_outcome(&call);
+        self.record(EventKind::Invoke(Call::Outcome(call)));
         match self.client.outcome(request).await {
             Ok(response) => {
-                let state = match response.state() {
-                    State::Committed => OutcomeState::Committed,
-                    State::Burnt => OutcomeState::Burnt,
-                    _ => OutcomeState::NotCommitted,
-                };
-                self.end(Ok(Answer::Outcome { state, seq: response.seq }));
-                Ok(state)
+                let answer = api::outcome(&response);
+                self.end(Ok(answer));
+                Ok(())
             }
             Err(error) => {
-                self.end(Err(refusal(&error)));
+                self.end(Err(api::refusal(&error)));
                 Err(error)
             }
         }
@@ -250,7 +216,7 @@ impl Recent {
         Sent {
             client_msg_id: self.client_msg_id.clone(),
             issued_at_us: self.issued_at_us,
-            hash: hash(self.payload().as_bytes()),
+            hash: api::hash(self.payload().as_bytes()),
         }
     }
 
@@ -258,34 +224,4 @@ impl Recent {
         let message = NewMessage::text(self.payload());
         message.client_msg_id(&self.client_msg_id).issued_at_us(self.issued_at_us)
     }
-}
-
-/// A message as it came.
-pub(super) fn seen(message: &Message) -> Seen {
-    Seen {
-        seq: message.seq,
-        sender: message.sender.clone(),
-        client_msg_id: message.client_msg_id.clone(),
-        hash: hash(&message.payload),
-        commit_time_us: message.commit_time_us,
-        digest: hex(&message.digest),
-    }
-}
-
-pub(super) fn refusal(error: &Error) -> Refusal {
-    Refusal {
-        reason: error.reason().to_owned(),
-        message: error.message().to_owned(),
-        may_have_taken_effect: error.may_have_taken_effect(),
-        tail: error.tail(),
-    }
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    let whole = blake3::hash(bytes);
-    u64::from_be_bytes(whole.as_bytes()[..8].try_into().expect("eight of thirty-two bytes"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use quorate_client::{Delivery, Start};
 
-use super::caller::{refusal, seen};
 use super::{Caller, Worker, Workload};
-use crate::history::{self, Answer, Call, Delivered, EventKind, FollowCall};
+use crate::api;
+use crate::history::{Answer, Call, EventKind, FollowCall};
 
 /// Conversations of one follow.
 const CONVERSATIONS_MAX: usize = 4;
@@ -43,7 +43,7 @@ async fn follow(worker: &Worker, caller: &Caller, next: &mut HashMap<String, u64
     caller.record(EventKind::Invoke(Call::Follow(FollowCall { from, is_subscription: false })));
     let mut stream = match caller.client.follow_with_heartbeat(starts, 500) {
         Ok(stream) => stream,
-        Err(error) => return caller.record(EventKind::Fail(refusal(&error))),
+        Err(error) => return caller.record(EventKind::Fail(api::refusal(&error))),
     };
     loop {
         let came = tokio::select! {
@@ -56,7 +56,7 @@ async fn follow(worker: &Worker, caller: &Caller, next: &mut HashMap<String, u64
                     next.insert(conversation, seq);
                 }
             }
-            Some(Err(error)) => return caller.record(EventKind::Fail(refusal(&error))),
+            Some(Err(error)) => return caller.record(EventKind::Fail(api::refusal(&error))),
             None => return caller.record(EventKind::Ok(Answer::Ended)),
         }
     }
@@ -64,20 +64,8 @@ async fn follow(worker: &Worker, caller: &Caller, next: &mut HashMap<String, u64
 
 /// Records a delivery. The conversation and the seq that comes next, where it says so.
 pub(super) fn record(caller: &Caller, delivery: Delivery) -> Option<(String, u64)> {
-    let (conversation, what, next) = match delivery {
-        Delivery::Messages { conversation, messages } => {
-            let next = messages.last().map(|last| last.seq + 1);
-            (conversation, Delivered::Messages(messages.iter().map(seen).collect()), next)
-        }
-        Delivery::CaughtUp { conversation, next_seq } => {
-            (conversation, Delivered::CaughtUp { next_seq }, None)
-        }
-        Delivery::Gap { conversation, from_seq, to_seq } => {
-            (conversation, Delivered::Gap { from_seq, to_seq }, Some(to_seq))
-        }
-        _ => return None,
-    };
-    let delivery = history::Delivery { conversation: conversation.clone(), what };
+    let delivery = api::delivered(delivery)?;
+    let next = delivery.what.next_seq().map(|next| (delivery.conversation.clone(), next));
     caller.record(EventKind::Deliver(delivery));
-    next.map(|next| (conversation, next))
+    next
 }

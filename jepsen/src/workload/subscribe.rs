@@ -7,8 +7,8 @@ use quorate_client::{Credit, Delivery, Start};
 use rand::Rng;
 use tokio::time::{Instant, sleep_until};
 
-use super::caller::refusal;
 use super::{Caller, Worker, Workload, follow};
+use crate::api;
 use crate::history::{Answer, Call, EventKind, FollowCall};
 
 /// Little, so that credit runs out and is given again.
@@ -46,7 +46,7 @@ async fn subscribe(
     for (name, seq) in from {
         let credit = Credit::Automatic(CREDIT_BYTES);
         if let Err(error) = subscription.add(name, Start::Seq(seq), credit).await {
-            return caller.record(EventKind::Fail(refusal(&error)));
+            return caller.record(EventKind::Fail(api::refusal(&error)));
         }
     }
     loop {
@@ -57,7 +57,7 @@ async fn subscribe(
         };
         match delivery {
             Delivery::Ended { error: Some(error), .. } => {
-                return caller.record(EventKind::Fail(refusal(&error)));
+                return caller.record(EventKind::Fail(api::refusal(&error)));
             }
             delivery => {
                 if let Some((conversation, seq)) = follow::record(caller, delivery) {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use quorate_client::Start;
 use quorate_client::proto::{InitRequest, init_request};
-use quorate_client::{Consistency, Start};
-use quorate_jepsen::history::Consistency as Level;
+use quorate_jepsen::history::{Consistency, ReadCall};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::sleep;
@@ -102,20 +102,14 @@ async fn read_everything(plan: &Plan) -> BTreeMap<String, u64> {
         let client = workload::connect(plan, Some(node)).await;
         let mut caller = plan.shared.caller(Some(node as u32));
         for (conversation, tail) in &tails {
-            let at_least = tail.saturating_sub(1).max(1);
-            let level = (Consistency::AtLeast(at_least), Level::AtLeast(at_least));
-            while workload::read(
-                &client,
-                &mut caller,
-                conversation.clone(),
-                1,
-                100_000,
-                level,
-                true,
-            )
-            .await
-            .is_none()
-            {
+            let call = ReadCall {
+                conversation: conversation.clone(),
+                consistency: Consistency::AtLeast(tail.saturating_sub(1).max(1)),
+                from_seq: 1,
+                limit: 100_000,
+                is_final: true,
+            };
+            while workload::read(&client, &mut caller, call.clone()).await.is_none() {
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use quorate_client::Error;
+use quorate_jepsen::api;
 use quorate_jepsen::history::{
-    Answer, Call, Delivered, Delivery, Event, EventKind, Fault, FollowCall, Nanos, Position,
-    Process, Refusal, Seen,
+    Answer, Call, Delivery, Event, EventKind, Fault, FollowCall, Nanos, Process,
 };
 
 use crate::determinism;
@@ -192,18 +192,7 @@ impl Caller {
         in_flight.set(in_flight.get() - u64::from(is_append));
         let kind = match &done {
             Ok(answered) => EventKind::Ok(answer(answered)),
-            Err(error) => {
-                let refusal = Refusal {
-                    reason: error.reason().to_owned(),
-                    message: error.message().to_owned(),
-                    may_have_taken_effect: error.may_have_taken_effect(),
-                    tail: error.tail(),
-                };
-                match error.may_have_taken_effect() {
-                    true => EventKind::Info(refusal),
-                    false => EventKind::Fail(refusal),
-                }
-            }
+            Err(error) => api::failed(error),
         };
         let is_over = matches!(kind, EventKind::Info(_));
         self.shared.push(self.process, self.node, kind);
@@ -224,12 +213,7 @@ impl Caller {
 
     /// Records what came on a stream.
     pub fn delivered(&self, delivery: Delivery) {
-        let next = match &delivery.what {
-            Delivered::Messages(seen) => seen.last().map(|last| last.seq + 1),
-            Delivered::Gap { to_seq, .. } => Some(*to_seq),
-            Delivered::CaughtUp { .. } => None,
-        };
-        if let Some(next) = next {
+        if let Some(next) = delivery.what.next_seq() {
             let stream = (self.process, delivery.conversation.clone());
             self.shared.0.streams.borrow_mut().insert(stream, next);
         }
@@ -245,38 +229,4 @@ impl Caller {
 /// Nanoseconds of simulated time.
 pub fn now() -> Nanos {
     determinism::elapsed().as_nanos() as Nanos
-}
-
-/// Tells payloads apart.
-pub fn hash(payload: &[u8]) -> u64 {
-    let hash = blake3::hash(payload);
-    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes"))
-}
-
-/// A message as it was received.
-pub fn seen(message: &quorate_client::proto::Message) -> Seen {
-    Seen {
-        seq: message.seq,
-        sender: message.sender.clone(),
-        client_msg_id: message.client_msg_id.clone(),
-        hash: hash(&message.payload),
-        commit_time_us: message.commit_time_us,
-        digest: hex(&message.digest),
-    }
-}
-
-/// Where an answer came from.
-pub fn position(position: Option<&quorate_client::proto::Position>) -> Position {
-    let position = position.cloned().unwrap_or_default();
-    Position {
-        node: position.node_id as u32,
-        group: position.group_id,
-        applied_index: position.applied_index,
-        age_ms: position.age_ms,
-    }
-}
-
-/// In hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

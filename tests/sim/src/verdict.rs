@@ -86,5 +86,6 @@ fn run(outcome: &Outcome) -> Run {
         healed_at: outcome.healed_at,
         excused: Vec::new(),
         replicas: BTreeMap::new(),
+        waited_for_processor: None,
     }
 }

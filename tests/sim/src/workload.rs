@@ -7,16 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::proto::{
-    AppendResponse, GetOutcomeRequest, GetOutcomeResponse, get_outcome_response,
-};
+use quorate_client::proto::AppendResponse;
 use quorate_client::{
-    Append, Client, ClientOptions, Consistency, Credit, Delivery, Error, NewMessage, Page, Read,
-    Routing, SessionOptions, Start,
+    Append, Client, ClientOptions, Credit, Delivery, Error, NewMessage, Page, Routing,
+    SessionOptions, Start,
 };
+use quorate_jepsen::api;
 use quorate_jepsen::history::{
-    Answer, AppendCall, Call, Consistency as Level, Delivered, Delivery as Came, FollowCall,
-    LanePlace, OutcomeCall, OutcomeState, ReadCall, Sent,
+    AppendCall, Call, Consistency, FollowCall, LanePlace, OutcomeCall, ReadCall, Sent,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -25,7 +23,7 @@ use tokio::time::sleep;
 
 use crate::determinism;
 use crate::ground::{CLIENT_PORT, SimDial};
-use crate::record::{Caller, Phase, Shared, hash, hex, position, seen};
+use crate::record::{Caller, Phase, Shared};
 
 /// A call gives up after this long: longer than a failover takes.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -76,7 +74,7 @@ pub fn new_append(plan: &Plan, randomness: &mut SmallRng, sender: &str) -> Appen
         Sent {
             client_msg_id: format!("m{number}"),
             issued_at_us: determinism::wall_clock_us(),
-            hash: hash(payload(number).as_bytes()),
+            hash: api::hash(payload(number).as_bytes()),
         }
     });
     AppendCall {
@@ -110,35 +108,6 @@ fn request(call: &AppendCall) -> Append {
     }
 }
 
-fn appended(response: &AppendResponse) -> Answer {
-    Answer::Appended {
-        first_seq: response.first_seq,
-        last_seq: response.last_seq,
-        commit_time_us: response.commit_time_us,
-        duplicate: response.duplicate,
-        digest: hex(&response.digest),
-    }
-}
-
-fn page(page: &Page) -> Answer {
-    Answer::Read {
-        messages: page.messages.iter().map(seen).collect(),
-        first_seq: page.first_seq,
-        tail: page.tail,
-        position: position(page.position.as_ref()),
-    }
-}
-
-fn outcome(response: &GetOutcomeResponse) -> Answer {
-    use get_outcome_response::State;
-    let state = match response.state() {
-        State::Committed => OutcomeState::Committed,
-        State::Burnt => OutcomeState::Burnt,
-        State::NotCommitted | State::Unspecified => OutcomeState::NotCommitted,
-    };
-    Answer::Outcome { state, seq: response.seq }
-}
-
 /// One append, recorded.
 pub async fn append(
     client: &Client,
@@ -146,7 +115,7 @@ pub async fn append(
     call: AppendCall,
 ) -> Result<AppendResponse, Error> {
     let work = client.append(request(&call));
-    caller.call(Call::Append(call), work, appended).await
+    caller.call(Call::Append(call), work, api::appended).await
 }
 
 async fn pause(randomness: &mut SmallRng) {
@@ -188,15 +157,16 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
                 let conversation =
                     plan.conversations.choose(&mut randomness).expect("some").clone();
                 let tail = tails.get(&conversation).copied().unwrap_or(1);
-                let (consistency, level) = match randomness.random_range(0..4) {
-                    0 if tail > 1 => (Consistency::AtLeast(tail - 1), Level::AtLeast(tail - 1)),
-                    1 => (Consistency::MaxStalenessMs(500), Level::MaxStalenessMs(500)),
-                    2 => (Consistency::Local, Level::Local),
-                    _ => (Consistency::Linearizable, Level::Linearizable),
+                let consistency = match randomness.random_range(0..4) {
+                    0 if tail > 1 => Consistency::AtLeast(tail - 1),
+                    1 => Consistency::MaxStalenessMs(500),
+                    2 => Consistency::Local,
+                    _ => Consistency::Linearizable,
                 };
                 let from_seq = tail.saturating_sub(randomness.random_range(0..20)).max(1);
-                read(&client, &mut caller, conversation, from_seq, 50, (consistency, level), false)
-                    .await;
+                let call =
+                    ReadCall { conversation, consistency, from_seq, limit: 50, is_final: false };
+                read(&client, &mut caller, call).await;
             }
             _ => {
                 let asked = plan.sent.borrow().choose(&mut randomness).cloned();
@@ -209,14 +179,8 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
                     issued_at_us: message.issued_at_us,
                     settle: randomness.random_ratio(1, 4),
                 };
-                let work = client.outcome(GetOutcomeRequest {
-                    conversation: call.conversation.clone(),
-                    sender: call.sender.clone(),
-                    client_msg_id: call.client_msg_id.clone(),
-                    issued_at_us: call.issued_at_us,
-                    settle: call.settle,
-                });
-                let _ = caller.call(Call::Outcome(call.clone()), work, outcome).await;
+                let work = client.outcome(api::get_outcome(&call));
+                let _ = caller.call(Call::Outcome(call), work, api::outcome).await;
             }
         }
         pause(&mut randomness).await;
@@ -224,21 +188,10 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
     plan.shared.change_working(-1);
 }
 
-/// One read, recorded. Whether it succeeded.
-pub async fn read(
-    client: &Client,
-    caller: &mut Caller,
-    conversation: String,
-    from_seq: u64,
-    limit: u32,
-    (consistency, level): (Consistency, Level),
-    is_final: bool,
-) -> Option<Page> {
-    let request = Read::new(conversation.clone()).start(Start::Seq(from_seq)).limit(limit);
-    let work = client.read(request.consistency(consistency));
-    let limit = limit.into();
-    let call = ReadCall { conversation, consistency: level, from_seq, limit, is_final };
-    caller.call(Call::Read(call), work, page).await.ok()
+/// One read, recorded. What it found, if it succeeded.
+pub async fn read(client: &Client, caller: &mut Caller, call: ReadCall) -> Option<Page> {
+    let work = client.read(api::read(&call));
+    caller.call(Call::Read(call), work, api::page).await.ok()
 }
 
 /// Pipelines appends on a session, and opens a lane again that has broken.
@@ -264,7 +217,7 @@ pub async fn session(plan: Plan, node: Option<u64>, seed: u64) {
             let (conversation, mut caller) =
                 (call.conversation.clone(), plan.shared.caller(node.map(|node| node as u32)));
             answers.push(async move {
-                (conversation, caller.call(Call::Append(call), handle, appended).await.is_ok())
+                (conversation, caller.call(Call::Append(call), handle, api::appended).await.is_ok())
             });
         }
         for (conversation, succeeded) in futures::future::join_all(answers).await {
@@ -331,17 +284,8 @@ async fn until_over(plan: &Plan) {
 }
 
 fn deliver(caller: &Caller, delivery: Delivery) {
-    let (conversation, what) = match delivery {
-        Delivery::Messages { conversation, messages } => {
-            (conversation, Delivered::Messages(messages.iter().map(seen).collect()))
-        }
-        Delivery::CaughtUp { conversation, next_seq } => {
-            (conversation, Delivered::CaughtUp { next_seq })
-        }
-        Delivery::Gap { conversation, from_seq, to_seq } => {
-            (conversation, Delivered::Gap { from_seq, to_seq })
-        }
-        other => return tracing::warn!(?other, "a stream has ended"),
-    };
-    caller.delivered(Came { conversation, what });
+    match api::delivered(delivery) {
+        Some(delivery) => caller.delivered(delivery),
+        None => tracing::warn!("a stream has ended"),
+    }
 }

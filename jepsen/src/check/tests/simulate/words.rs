@@ -53,5 +53,6 @@ pub fn run(healed_at: Nanos) -> Run {
         healed_at: Some(healed_at),
         excused: Vec::new(),
         replicas: BTreeMap::from([(1, (1..=NODES).collect()), (2, (1..=NODES).collect())]),
+        waited_for_processor: None,
     }
 }
