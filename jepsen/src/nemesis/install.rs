@@ -19,9 +19,9 @@ pub(super) const AWAY: Duration = Duration::from_secs(9);
 const KILLS: u32 = 6;
 /// How long a node that came back is watched for a snapshot before it is killed without one.
 const WATCHED: Duration = Duration::from_secs(3);
-/// It is killed at any time from its arrival on until so many milliseconds later, while it is checked, the old state is
-/// removed, and it is brought in.
-const TAKEN_IN_MS_MAX: u64 = 200;
+/// It is killed at any time from its arrival on until so many milliseconds later. Sealing the snapshot, marking the
+/// group, removing the old state and bringing the new one in take a dozen syncs each.
+const TAKEN_IN_MS_MAX: u64 = 1_500;
 /// How often a snapshot is looked for: staged files stand for some syncs, each of which is made to take longer.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 const SYNC_DELAY_MS: u32 = 25;
