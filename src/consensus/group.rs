@@ -72,6 +72,8 @@ pub struct Group {
     weighed: Mutex<(Fitness, Vec<NodeId>)>,
     /// The newest snapshot transfer to this replica.
     incoming: watch::Sender<u64>,
+    /// Held across each change of membership that this replica makes, with what it looks at first.
+    pub(super) changing: tokio::sync::Mutex<()>,
     observer: Arc<dyn ConsensusObserver>,
 }
 
@@ -99,6 +101,7 @@ impl Group {
             ),
             read_index: ReadIndex::start(id, raft.clone(), clock, remote),
             last_barrier: Mutex::new(None),
+            changing: tokio::sync::Mutex::default(),
             raft,
             log,
             applied,
@@ -284,7 +287,7 @@ impl Group {
         let mut voters = metrics.membership_config.membership().voter_ids();
         voters.find(|voter| {
             let is_far = seen.get(&voter.node).is_some_and(|sighting| sighting.clock.is_far());
-            *voter != self.replica && is_far && self.is_caught_up(*voter)
+            *voter != self.replica && is_far && self.can_hand_over_to(*voter)
         })
     }
 
@@ -396,5 +399,7 @@ impl Group {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = %self.id, %error, "a replica did not stop in good order");
         }
+        // openraft leaves its state machine to itself, with all that waits there.
+        self.applied.close().await;
     }
 }

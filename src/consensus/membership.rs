@@ -1,15 +1,26 @@
 //! Changes of a group's membership, each step idempotent, made by the group's leader.
+//!
+//! Guarantees at stake: G1 and G9. openraft changes voters in two steps, of which the second, out of the joint
+//! configuration, is left to the caller of the first; and its view of the membership is that of the log, committed or
+//! not. So every step here begins by settling what an earlier one has left, one at a time, and nothing counts as done
+//! that is not committed: whoever removes a replica's data next must not find the removal of its id rolled back. A leader
+//! that is no voter any more changes nothing: openraft, which takes a change from it all the same, asserts that it is.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::impls::EmptyNode;
+use tokio::time::Instant;
 
 use super::Group;
-use super::raft_types::{RaftMembership, TypeConfig};
-use crate::types::ReplicaId;
+use super::raft_types::{RaftMembership, RaftStoredMembership, TypeConfig};
+use crate::types::{LogIndex, NodeId, ReplicaId};
+
+/// How long the membership that a leader finds may take to be committed.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a change of membership was not made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -20,6 +31,9 @@ pub enum MembershipChangeError {
     /// The group cannot make the change now; it may be made all the same. Every step can be repeated.
     #[error("the change was not made: {0}")]
     NotMade(String),
+    /// The node has a newer replica: somebody else has made one meanwhile.
+    #[error("the group has a newer replica {0} of that node")]
+    Newer(ReplicaId),
 }
 
 type ChangeResult = Result<(), MembershipChangeError>;
@@ -35,16 +49,17 @@ impl Group {
         }
     }
 
-    /// Removes every replica of `kept`'s node but `kept`.
-    pub async fn remove_others(&self, kept: ReplicaId) -> ChangeResult {
-        let membership = self.led_membership()?;
-        let stale = |id: &ReplicaId| id.node == kept.node && *id != kept;
-        let voters: BTreeSet<_> = membership.voter_ids().filter(stale).collect();
+    /// Removes every older replica of `kept`'s node.
+    pub async fn remove_older(&self, kept: ReplicaId) -> ChangeResult {
+        let _one_at_a_time = self.changing.lock().await;
+        let membership = self.settled_for(kept).await?;
+        let is_older = |id: &ReplicaId| id.node == kept.node && id.incarnation < kept.incarnation;
+        let voters: BTreeSet<_> = membership.voter_ids().filter(is_older).collect();
         if !voters.is_empty() {
             self.change(ChangeMembers::RemoveVoters(voters)).await?;
         }
-        let membership = self.led_membership()?;
-        let learners: BTreeSet<_> = membership.learner_ids().filter(stale).collect();
+        let membership = self.settled_for(kept).await?;
+        let learners: BTreeSet<_> = membership.learner_ids().filter(is_older).collect();
         if !learners.is_empty() {
             self.change(ChangeMembers::RemoveNodes(learners)).await?;
         }
@@ -53,7 +68,8 @@ impl Group {
 
     /// Makes a replica a learner, unless it is a member already.
     pub async fn add_learner(&self, replica: ReplicaId) -> ChangeResult {
-        if self.led_membership()?.get_node(&replica).is_some() {
+        let _one_at_a_time = self.changing.lock().await;
+        if self.settled_for(replica).await?.get_node(&replica).is_some() {
             return Ok(());
         }
         let added = self.raft().add_learner(replica, EmptyNode::new(), false).await;
@@ -62,10 +78,69 @@ impl Group {
 
     /// Makes a learner a voter, unless it is one already.
     pub async fn promote(&self, replica: ReplicaId) -> ChangeResult {
-        if self.led_membership()?.voter_ids().any(|voter| voter == replica) {
+        let _one_at_a_time = self.changing.lock().await;
+        if self.settled_for(replica).await?.voter_ids().any(|voter| voter == replica) {
             return Ok(());
         }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([replica]))).await
+    }
+
+    /// Whether this replica leads a group that stands between two sets of voters, each of which has to agree: somebody
+    /// is changing it, or was.
+    pub fn is_between_memberships(&self) -> bool {
+        self.led_membership().is_ok_and(|stored| is_joint(stored.membership()))
+    }
+
+    /// Completes what an earlier change has left, unless a change is being made.
+    pub async fn settle(&self) -> ChangeResult {
+        let Ok(_one_at_a_time) = self.changing.try_lock() else { return Ok(()) };
+        self.settled().await.map(|_| ())
+    }
+
+    /// The membership, once what an earlier change has left is completed and committed.
+    async fn settled(&self) -> Result<RaftMembership, MembershipChangeError> {
+        if is_joint(self.led_membership()?.membership()) {
+            self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
+        }
+        let not_settled = || MembershipChangeError::NotMade("it is not committed yet".into());
+        let wait = self.raft().wait(Some(SETTLE_TIMEOUT));
+        let is_uniform = wait.metrics(|m| !is_joint(m.membership_config.membership()), "uniform");
+        is_uniform.await.map_err(|_| not_settled())?;
+        let found = self.led_membership()?;
+        if let Some(id) = found.log_id() {
+            let deadline = Instant::now() + SETTLE_TIMEOUT;
+            let applied = self.wait_applied(LogIndex(id.index), deadline).await;
+            applied.map_err(|_| not_settled())?;
+        }
+        // Another leader may have put something else in its place.
+        if self.led_membership()?.log_id() != found.log_id() {
+            return Err(MembershipChangeError::NotMade("it has changed meanwhile".into()));
+        }
+        let membership = found.membership().clone();
+        if !membership.voter_ids().any(|voter| voter == self.replica()) {
+            return Err(MembershipChangeError::NotLeader);
+        }
+        Ok(membership)
+    }
+
+    async fn settled_for(
+        &self,
+        replica: ReplicaId,
+    ) -> Result<RaftMembership, MembershipChangeError> {
+        let membership = self.settled().await?;
+        let is_newer =
+            |id: &ReplicaId| id.node == replica.node && id.incarnation > replica.incarnation;
+        let newer = membership.nodes().map(|(id, _)| *id).find(is_newer);
+        match newer {
+            Some(newer) => Err(MembershipChangeError::Newer(newer)),
+            None => Ok(membership),
+        }
+    }
+
+    /// The nodes of the voters as this replica has applied them.
+    pub fn voter_nodes(&self) -> BTreeSet<NodeId> {
+        let membership = self.applied().row().membership;
+        membership.configs.iter().flatten().map(|voter| voter.node).collect()
     }
 
     /// Hands leadership to another replica, which has to be caught up; returns before it has it.
@@ -75,25 +150,37 @@ impl Group {
         }
     }
 
-    /// Whether this leader knows that a voter holds its whole log.
+    /// Whether this leader knows that a replica holds its whole log.
     pub fn is_caught_up(&self, replica: ReplicaId) -> bool {
         let metrics = self.raft().metrics().borrow_watched().clone();
         let matched = metrics.replication.as_ref().and_then(|of| of.get(&replica).copied());
         matched.flatten().map(|id| id.index) == metrics.last_log_index
     }
 
-    fn led_membership(&self) -> Result<RaftMembership, MembershipChangeError> {
+    /// Whether this leader can hand leadership to a replica. Not in the middle of a change of membership: the leader who
+    /// has begun one completes it.
+    pub fn can_hand_over_to(&self, replica: ReplicaId) -> bool {
+        let is_voter = |stored: RaftStoredMembership| {
+            let membership = stored.membership();
+            !is_joint(membership) && membership.voter_ids().any(|voter| voter == replica)
+        };
+        self.led_membership().is_ok_and(is_voter) && self.is_caught_up(replica)
+    }
+
+    fn led_membership(&self) -> Result<RaftStoredMembership, MembershipChangeError> {
         if !self.is_leader() {
             return Err(MembershipChangeError::NotLeader);
         }
-        let metrics = self.raft().metrics();
-        let membership = metrics.borrow_watched().membership_config.membership().clone();
-        Ok(membership)
+        Ok(self.raft().metrics().borrow_watched().membership_config.as_ref().clone())
     }
 
     async fn change(&self, change: ChangeMembers<ReplicaId, EmptyNode>) -> ChangeResult {
         self.raft().change_membership(change, false).await.map(|_| ()).map_err(not_made)
     }
+}
+
+fn is_joint(membership: &RaftMembership) -> bool {
+    membership.get_joint_config().len() > 1
 }
 
 fn not_made(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipChangeError {

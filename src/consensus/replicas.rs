@@ -285,8 +285,16 @@ impl Replicas {
         stored.map(|value| GroupRow::decode(&key, &value)).transpose()
     }
 
-    /// Notes that a replica which the topology takes for made does not stand here: its data was lost. It is not made
-    /// again under this id, which may have voted.
+    /// Whether the node has state of a replica of this group, sound or not.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn has_stored(&self, id: GroupId) -> Result<bool, StorageError> {
+        self.stored_row(id).map(|row| row.is_some())
+    }
+
+    /// Notes that a replica which the topology wants does not stand here, and is not to be made by this node alone: its
+    /// data was lost, or somebody has begun to replace it. It may have voted.
     pub fn note_missing(&self, id: GroupId, replica: ReplicaId) {
         if self.problem_of(id).is_none() {
             let reason = "its data is not here; run `quorate node replace` for this node";

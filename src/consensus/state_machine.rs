@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::raft_types::{
     Outcomes, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, TypeConfig, from_raft_log_id,
@@ -36,6 +36,8 @@ pub struct Applied {
     index: watch::Sender<Option<LogIndex>>,
     topology_changed: watch::Sender<()>,
     tails: Tails,
+    /// Held by whoever changes the stored state, across the change. False once nobody may.
+    is_open: Arc<tokio::sync::Mutex<bool>>,
 }
 
 /// Up to where the applied state is on stable storage.
@@ -59,7 +61,20 @@ impl Applied {
             row: Mutex::new(row),
             durable: Mutex::new(durable),
             tails: Tails::default(),
+            is_open: Arc::new(tokio::sync::Mutex::new(true)),
         }
+    }
+
+    /// Waits for the change of the stored state that is under way, and lets no other begin: what comes in its place must
+    /// not be mixed with it.
+    pub async fn close(&self) {
+        *self.is_open.lock().await = false;
+    }
+
+    /// Leave to change the stored state, for as long as it is held.
+    async fn leave_to_change(&self) -> io::Result<OwnedMutexGuard<bool>> {
+        let is_open = self.is_open.clone().lock_owned().await;
+        if *is_open { Ok(is_open) } else { Err(io::Error::other("the replica was stopped")) }
     }
 
     /// The group's row as applied.
@@ -250,6 +265,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         let mut chunks = entries.ready_chunks(ENTRIES_PER_WRITE_MAX);
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.into_iter().collect::<io::Result<Vec<_>>>()?;
+            let _leave = self.applied.leave_to_change().await?;
             self.apply_chunk(chunk)?;
         }
         Ok(())
@@ -284,7 +300,10 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         };
         check_position(meta, staged.row())?;
         let applied = self.applied.clone();
+        let leave = self.applied.leave_to_change().await?;
         let installed = offload(&self.applied, move || {
+            // With the work, which goes on if nobody waits for it any longer.
+            let _leave = leave;
             let replica = applied.replica();
             install::install(applied.engine.as_ref(), applied.group, replica, staged)
         });

@@ -19,6 +19,7 @@ mod pulse;
 /// How a process is asked to stop.
 pub mod shutdown;
 mod succession;
+mod wanted;
 
 pub use clock::SystemClock;
 pub use config::Config;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::disk::DiskWatch;
+use super::wanted::{confirmed, may_be_blank};
 use crate::consensus::{MembershipChangeError, Replicas};
 use crate::log::{Command, Outcome, Topology};
 use crate::seams::planted;
@@ -71,6 +72,7 @@ impl Operations {
         let addresses = adoption.peers.iter().filter(|(node, _)| *node != own).cloned();
         self.peers.set_addresses(addresses);
         let replica = ReplicaId { node: own, incarnation: adoption.meta_incarnation };
+        self.refuse_to_forget(replica)?;
         self.replicas.make(GroupId::META, replica).await.map_err(refused)?;
         let identity = {
             let mut identity = self.identity.lock().expect("no panic while locked");
@@ -94,6 +96,21 @@ impl Operations {
         })
     }
 
+    /// A node that has had its replica of the meta group, and does not have it now, has lost it: blank under the same id,
+    /// it would forget its votes (G1).
+    fn refuse_to_forget(&self, replica: ReplicaId) -> Result<(), OperationError> {
+        let had = self.identity.lock().expect("no panic while locked").meta_incarnation;
+        let is_lost = had >= Some(replica.incarnation)
+            && !self.replicas.has_stored(GroupId::META).map_err(unavailable)?;
+        if is_lost && !planted::wiped_replica_votes() {
+            let node = replica.node;
+            return Err(refused(format!(
+                "node {node} has lost its data; run `quorate node replace {node}`"
+            )));
+        }
+        Ok(())
+    }
+
     async fn offload<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         self.replicas.state_engine().offload(Box::new(move || drop(sender.send(job()))));
@@ -105,11 +122,17 @@ impl Operations {
     }
 
     async fn make_wanted(&self, group: GroupId, replica: ReplicaId) -> Result<(), OperationError> {
+        let standing = self.replicas.get(group).map(|standing| standing.replica());
+        if standing == Some(replica) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + TOPOLOGY_TIMEOUT;
         let mut topology = self.replicas.topology();
-        let wanted = topology.wait_for(|topology| {
-            topology.as_ref().is_some_and(|topology| may_be_blank(topology, group, replica))
-        });
-        if !matches!(tokio::time::timeout(TOPOLOGY_TIMEOUT, wanted).await, Ok(Ok(_))) {
+        let is_wanted = |topology: &Topology| may_be_blank(topology, group, replica);
+        let wanted = topology.wait_for(|topology| topology.as_deref().is_some_and(is_wanted));
+        let is_seen = matches!(timeout_at(deadline, wanted).await, Ok(Ok(_)));
+        let confirmed = if is_seen { confirmed(&self.replicas, deadline).await } else { None };
+        if !confirmed.is_some_and(|topology| is_wanted(&topology)) {
             return Err(unavailable(format!(
                 "the topology here does not want replica {replica} of group {group} to be made"
             )));
@@ -139,26 +162,16 @@ impl Operations {
         let found = self.replicas.get(group);
         let group = found.ok_or_else(|| unavailable(format!("no replica of group {group}")))?;
         let changed = match step {
-            Step::Remove => group.remove_others(replica).await,
+            Step::Remove => group.remove_older(replica).await,
             Step::AddLearner => group.add_learner(replica).await,
             Step::Promote => group.promote(replica).await,
             Step::Unspecified => return Err(refused("no step")),
         };
-        changed.map_err(|error: MembershipChangeError| unavailable(error))
-    }
-}
-
-/// Whether a replica of this id can never have voted: a group begins only once all of its first replicas are said to be
-/// made, and a later one counts only then.
-pub fn may_be_blank(topology: &Topology, group: GroupId, replica: ReplicaId) -> bool {
-    let group = topology.groups.iter().find(|known| known.id == group);
-    group.is_some_and(|group| {
-        group.replicas.iter().any(|wanted| {
-            wanted.node == replica.node
-                && wanted.incarnation == replica.incarnation
-                && (wanted.joining || planted::wiped_replica_votes())
+        changed.map_err(|error| match error {
+            MembershipChangeError::Newer(_) => refused(error),
+            error => unavailable(error),
         })
-    })
+    }
 }
 
 impl NodeOperations for Operations {

@@ -1,17 +1,22 @@
-//! Keeps this node in line with the topology: makes the replicas that are wanted here, brings new groups to life,
-//! and hands leadership to where it is wanted.
+//! Keeps this node in line with the topology: makes the replicas of new groups that are wanted here, brings those
+//! groups to life, completes changes of membership that were left half done, and hands leadership to where it is wanted.
+//!
+//! Replicas of groups that have begun are made by `quorate node replace` alone, which first takes the old id out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use quorate_client::proto::ReplicaStatus;
+use tokio::time::{Instant, timeout};
 
-use super::operations::{may_be_blank, other_addresses};
+use super::operations::other_addresses;
+use super::wanted::{confirmed, may_be_blank};
 use crate::consensus::{Group, Replicas};
 use crate::log::{Command, Topology, TopologyChange, TopologyGroup, TopologyReplica};
-use crate::service::cluster::change_topology;
+use crate::service::cluster::{FIRST, change_topology, replica_statuses};
 use crate::transport::{NodeOperations, Peers};
-use crate::types::{GroupId, NodeId, ReplicaId};
+use crate::types::{GroupId, ReplicaId};
 
 /// How often what is wanted is compared with what is, besides at each change of the topology.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,6 +38,7 @@ impl Placement {
         let mut meta_changed = None;
         let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
         let mut last_handover = Instant::now();
+        let mut unsettled = BTreeSet::new();
         loop {
             // The meta replica may be made long after the node started.
             if meta_changed.is_none() {
@@ -49,8 +55,10 @@ impl Placement {
                 continue;
             }
             let Some(mut wanted) = topology.borrow_and_update().clone() else { continue };
-            if is_building(&wanted, self.replicas.node()) {
-                let Some(confirmed) = self.confirmed().await else { continue };
+            self.settle(&mut unsettled).await;
+            if wanted.groups.iter().any(|group| !group.active) {
+                let deadline = Instant::now() + STEP_TIMEOUT;
+                let Some(confirmed) = confirmed(&self.replicas, deadline).await else { continue };
                 wanted = confirmed;
             }
             self.peers.set_addresses(other_addresses(&wanted, self.replicas.node()));
@@ -63,23 +71,6 @@ impl Placement {
         }
     }
 
-    /// The topology as of now, confirmed by the meta group's leader; none if that is not to be had.
-    ///
-    /// A node that was wiped replays the meta group's log, and so sees again how its groups were being created. Were it
-    /// to believe that, it would make blank replicas under ids that have voted, which is what must never be (G1).
-    async fn confirmed(&self) -> Option<Arc<Topology>> {
-        let meta = self.replicas.get(GroupId::META)?;
-        if let Err(error) = meta.barrier(Instant::now() + STEP_TIMEOUT).await {
-            tracing::debug!(%error, "the topology is not confirmed yet");
-            return None;
-        }
-        if let Err(error) = self.replicas.refresh_topology() {
-            tracing::error!(%error, "the topology cannot be read");
-            return None;
-        }
-        self.replicas.topology().borrow().clone()
-    }
-
     async fn reconcile(&self, topology: &Topology, group: &TopologyGroup) {
         let own = group.replicas.iter().find(|replica| replica.node == self.replicas.node());
         let Some(own) = own else { return };
@@ -87,7 +78,9 @@ impl Placement {
         let standing = self.replicas.get(group.id).filter(|standing| standing.replica() == id);
         let standing = match standing {
             Some(standing) => standing,
-            None if may_be_blank(topology, group.id, id) => {
+            // Its older replica stands until that is no member any more.
+            None if group.active && own.joining && self.replicas.get(group.id).is_some() => return,
+            None if !group.active && may_be_blank(topology, group.id, id) => {
                 match self.replicas.make(group.id, id).await {
                     Ok(made) => made,
                     Err(error) => {
@@ -117,7 +110,7 @@ impl Placement {
     /// and one that is late would find the group active, and itself missing.
     async fn bring_to_life(&self, group: &TopologyGroup, standing: &Group) {
         let first = group.replicas.first().map(raft_id);
-        if first == Some(standing.replica()) {
+        if first == Some(standing.replica()) && self.has_not_begun(group).await {
             let voters = group.replicas.iter().map(raft_id).collect();
             if let Err(reason) = standing.initialize(voters).await {
                 tracing::warn!(group = %group.id, reason, "a group was not initialized");
@@ -133,6 +126,44 @@ impl Placement {
             return;
         }
         self.change(TopologyChange::ActivateGroup { group: group.id }).await;
+    }
+
+    /// Whether the group can be initialized. One of whose first replicas another was made in place may have begun with
+    /// those, and its entries must not be replaced (G2): not as long as a node of it has ever heard of a leader, or does
+    /// not answer.
+    async fn has_not_begun(&self, group: &TopologyGroup) -> bool {
+        if group.replicas.iter().all(|replica| replica.incarnation == FIRST) {
+            return true;
+        }
+        let (replicas, peers) = (&self.replicas, &self.peers);
+        for replica in group.replicas.iter().filter(|replica| replica.node != replicas.node()) {
+            let operations = self.operations.as_ref();
+            let statuses = replica_statuses(replicas, peers, operations, replica.node).await;
+            let status = statuses.ok().and_then(|mut statuses| statuses.remove(&group.id));
+            let is_blank = |status: ReplicaStatus| {
+                status.incarnation == replica.incarnation.0 && status.term == 0
+            };
+            if !status.is_some_and(is_blank) {
+                tracing::debug!(group = %group.id, node = %replica.node, "a group may have begun");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Completes what stays between two memberships from one tick to the next: whoever began the change has gone, and it
+    /// needs majorities of both until it is complete (G9).
+    async fn settle(&self, unsettled: &mut BTreeSet<GroupId>) {
+        let mut still = BTreeSet::new();
+        for group in self.replicas.all().into_iter().filter(|one| one.is_between_memberships()) {
+            if unsettled.contains(&group.id()) {
+                let settled = timeout(STEP_TIMEOUT, group.settle()).await;
+                let is_done = matches!(settled, Ok(Ok(())));
+                tracing::info!(group = %group.id(), is_done, "a membership was half changed");
+            }
+            still.insert(group.id());
+        }
+        *unsettled = still;
     }
 
     /// What is not changed now is tried again at the next tick.
@@ -157,7 +188,7 @@ impl Placement {
             }
             let Some(standing) = self.replicas.get(group.id) else { continue };
             let has_far_clock = standing.has_far_clock(preferred.node);
-            if standing.is_leader() && !has_far_clock && standing.is_caught_up(preferred) {
+            if standing.is_leader() && !has_far_clock && standing.can_hand_over_to(preferred) {
                 tracing::info!(group = %group.id, to = %preferred, "handing leadership over");
                 standing.transfer_leader(preferred).await;
                 return true;
@@ -165,12 +196,6 @@ impl Placement {
         }
         false
     }
-}
-
-/// Whether something may have to be made or begun here that was never there before.
-fn is_building(topology: &Topology, own: NodeId) -> bool {
-    let is_joining = |replica: &TopologyReplica| replica.node == own && replica.joining;
-    topology.groups.iter().any(|group| !group.active || group.replicas.iter().any(is_joining))
 }
 
 fn raft_id(replica: &TopologyReplica) -> ReplicaId {

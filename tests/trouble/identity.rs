@@ -181,3 +181,44 @@ async fn a_node_with_the_data_of_another_node_or_cluster_does_no_harm() {
     ours.assert_no_panic(3);
     ours.stop().await;
 }
+
+/// G1: a voter that has voted must not be made blank under its id, whoever asks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_init_makes_no_node_anew_that_has_lost_its_data() {
+    let mut cluster = Cluster::start(3, "").await;
+    let mut client = cluster.messages(3);
+    append_surely(&mut client, append(ROOM, vec![message("first", "hello")])).await;
+    let mut nodes = Vec::new();
+    for node in 1..=3 {
+        nodes.push((node.into(), cluster.peer_address(node).await));
+    }
+
+    // Node 1 still knows that it belongs to the cluster.
+    cluster.kill(1).await;
+    let identity = std::fs::read(cluster.data(1).join("IDENTITY")).unwrap();
+    std::fs::remove_dir_all(cluster.data(1)).unwrap();
+    std::fs::create_dir(cluster.data(1)).unwrap();
+    std::fs::write(cluster.data(1).join("IDENTITY"), identity).unwrap();
+    cluster.spawn(1);
+    cluster.wait_alive(1).await;
+    let refusal = init(&cluster, nodes.clone()).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
+    assert!(refusal.message.contains("node 1 has lost its data"), "{refusal:?}");
+
+    // Node 2 knows nothing any more.
+    cluster.kill(2).await;
+    std::fs::remove_dir_all(cluster.data(2)).unwrap();
+    cluster.spawn(2);
+    cluster.wait_alive(2).await;
+    let refusal = init(&cluster, nodes).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
+    assert!(refusal.message.contains("node 2 does not know of it"), "{refusal:?}");
+    for node in [1, 2] {
+        let described = cluster.describe(node).await.unwrap();
+        let own = described.nodes.iter().find(|status| status.node_id == u64::from(node)).unwrap();
+        let has_meta = |role: &str| own.replicas.iter().any(|r| r.group_id == 0 && r.role == role);
+        assert!(!has_meta("learner") && !has_meta("follower"), "{own:?}");
+    }
+    cluster.assert_no_panic(3);
+    cluster.stop().await;
+}

@@ -1,5 +1,6 @@
 //! How the cluster and its nodes are.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +11,8 @@ use quorate_client::proto::{DescribeClusterResponse, NodeStatus, ReplicaStatus};
 use super::{ClusterApi, ClusterError};
 use crate::consensus::{GroupStatus, Replicas};
 use crate::storage::DiskMark;
-use crate::transport::{cluster_from_wire, proto, root_cause};
-use crate::types::NodeId;
+use crate::transport::{NodeOperations, PeerError, Peers, cluster_from_wire, proto, root_cause};
+use crate::types::{GroupId, NodeId};
 
 /// A node that has not answered by then is shown as not reachable.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,6 +71,30 @@ impl ClusterApi {
             _ => Ok(reply.status),
         }
     }
+}
+
+/// How the replicas of a node are, by its own account.
+///
+/// # Errors
+/// It does not answer, or not in words that are understood.
+pub async fn replica_statuses(
+    replicas: &Replicas,
+    peers: &Peers,
+    operations: &dyn NodeOperations,
+    node: NodeId,
+) -> Result<BTreeMap<GroupId, ReplicaStatus>, ClusterError> {
+    let encoded = if node == replicas.node() {
+        operations.status()
+    } else {
+        let mut client = peers.client(node)?;
+        let hello = Some(peers.introduction().hello(node));
+        let reply = client.status(proto::StatusRequest { hello }).await;
+        reply.map_err(|status| PeerError::Failed { node, status })?.into_inner().status
+    };
+    let status = NodeStatus::decode(encoded);
+    let status = status.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
+    let replicas = status.replicas.into_iter();
+    Ok(replicas.map(|replica| (GroupId(replica.group_id), replica)).collect())
 }
 
 /// Leaders of groups without a replica on this node, as their own nodes tell.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quorate_client::proto::{InitRequest, InitResponse};
+use prost::{DecodeError, Message as _};
+use quorate_client::proto::{InitRequest, InitResponse, NodeStatus, ReplicaStatus};
 use tokio::time::Instant;
 
 use super::{ClusterApi, ClusterError};
@@ -17,7 +18,7 @@ use crate::types::{
 /// Voters of the meta group; further nodes learn from them.
 pub const META_VOTERS_MAX: usize = 5;
 /// The first making of every replica of a new cluster.
-const FIRST: Incarnation = Incarnation(1);
+pub const FIRST: Incarnation = Incarnation(1);
 /// How long all groups may take to become active.
 const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -95,18 +96,34 @@ impl ClusterApi {
     /// The id of a cluster whose making was cut off, or a new one; refused if a node belongs elsewhere.
     async fn free_cluster_id(&self, plan: &Plan) -> Result<ClusterId, ClusterError> {
         let begun = self.peers.introduction().cluster();
+        let own = NodeStatus::decode(self.operations.status()).map_err(malformed)?;
+        let mut has_votes = has_begun(&own);
+        let mut strangers = Vec::new();
         for (node, address) in plan.nodes.iter().filter(|(node, _)| **node != self.replicas.node())
         {
             let mut client = self.peers.client_at(*node, address)?;
             let request =
                 proto::StatusRequest { hello: Some(self.peers.introduction().hello(*node)) };
             let reply = client.status(request).await.map_err(|status| failed(*node, status))?;
-            let theirs = reply.into_inner().cluster_id;
+            let reply = reply.into_inner();
+            let theirs = reply.cluster_id;
             let ours = begun.map(|cluster| cluster.0.to_be_bytes().to_vec()).unwrap_or_default();
-            if !theirs.is_empty() && theirs != ours {
+            if theirs.is_empty() {
+                strangers.push(*node);
+            } else if theirs != ours {
                 let message = format!("node {node} belongs to another cluster");
                 return Err(ClusterError::Refused(message));
             }
+            has_votes |= has_begun(&NodeStatus::decode(reply.status).map_err(malformed)?);
+        }
+        // Every node is taken in before the meta group begins: one that knows of no cluster then has lost its data, and
+        // would forget its votes (G1).
+        if let Some(node) = strangers.first().filter(|_| has_votes) {
+            let message = format!(
+                "the cluster has begun, and node {node} does not know of it: it was not among its nodes, or has lost \
+                 its data"
+            );
+            return Err(ClusterError::Refused(message));
         }
         Ok(begun.unwrap_or_else(|| ClusterId(rand::random())))
     }
@@ -162,10 +179,15 @@ impl ClusterApi {
         let replica =
             |node: &TopologyNode| ReplicaId { node: node.id, incarnation: node.meta_incarnation };
         let voters: Vec<_> = nodes.iter().take(META_VOTERS_MAX).map(replica).collect();
+        let wanted: BTreeSet<_> = voters.iter().map(|voter| voter.node).collect();
         meta.initialize(voters).await.map_err(ClusterError::Unavailable)?;
         let deadline = Instant::now() + ACTIVATION_TIMEOUT;
         let led = meta.wait_applied(LogIndex(1), deadline).await;
         led.map_err(|error: ReadError| ClusterError::Unavailable(error.to_string()))?;
+        if meta.voter_nodes() != wanted {
+            let message = "nodes: the cluster has begun with others".to_owned();
+            return Err(ClusterError::Refused(message));
+        }
         for node in nodes.iter().skip(META_VOTERS_MAX) {
             let step = proto::change_membership_request::Step::AddLearner;
             self.change_membership(GroupId::META, step, replica(node), deadline).await?;
@@ -185,6 +207,16 @@ impl ClusterApi {
             _ => Err(ClusterError::Unavailable("not all groups have become active yet".into())),
         }
     }
+}
+
+/// Whether a node's replica of the meta group has voted, or heard of a leader.
+fn has_begun(status: &NodeStatus) -> bool {
+    let is_meta = |replica: &&ReplicaStatus| replica.group_id == GroupId::META.0;
+    status.replicas.iter().find(is_meta).is_some_and(|replica| replica.term > 0)
+}
+
+fn malformed(error: DecodeError) -> ClusterError {
+    ClusterError::Unavailable(format!("a node's status is malformed: {error}"))
 }
 
 fn failed(node: NodeId, status: tonic::Status) -> ClusterError {

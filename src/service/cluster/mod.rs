@@ -12,8 +12,9 @@ mod topology_to_proto;
 
 use std::sync::Arc;
 
-pub use describe::own_status;
+pub use describe::{own_status, replica_statuses};
 pub use grpc::ClusterService;
+pub use init::FIRST;
 pub use meta::{MetaError, change_topology, decode_change};
 
 use super::authorize::Authorizer;

@@ -8,13 +8,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prost::Message as _;
 use quorate_client::proto::{NodeStatus, ReplaceRequest, ReplaceResponse, ReplicaStatus};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::init::{META_VOTERS_MAX, check_address};
-use super::{ClusterApi, ClusterError};
+use super::{ClusterApi, ClusterError, replica_statuses};
 use crate::log::{Topology, TopologyChange};
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, PeerError, proto};
@@ -106,41 +105,45 @@ impl ClusterApi {
             status.incarnation == wanted.0
                 && !["damaged", "missing", "stopped"].contains(&status.role.as_str())
         });
-        let replica = match standing {
+        let (replica, is_made) = match standing {
             Some(status) if status.role != "learner" && !all => {
                 return progress
                     .tell(group, "skipped", status.applied_index, status.applied_index)
                     .await;
             }
             // A learner is what an earlier attempt left: it goes on from there.
-            Some(status) if status.role == "learner" => ReplicaId { node, incarnation: wanted },
+            Some(status) if status.role == "learner" => {
+                (ReplicaId { node, incarnation: wanted }, true)
+            }
             _ => {
-                progress.tell(group, "removing", 0, 0).await?;
-                self.renew(group, node, Incarnation(wanted.0 + 1)).await?
+                let incarnation = Incarnation(wanted.0 + 1);
+                let renewal = TopologyChange::RenewReplica { group, node, incarnation };
+                self.change_topology(renewal, step_deadline()).await?;
+                (ReplicaId { node, incarnation }, false)
             }
         };
+        progress.tell(group, "removing", 0, 0).await?;
+        self.change_membership(group, Step::Remove, replica, step_deadline()).await?;
+        self.make(group, replica, is_made).await?;
         self.join(group, replica, progress).await
     }
 
-    /// Gives the replica a new id, takes the old one out, and makes the new one, blank.
-    async fn renew(
+    /// Makes the new replica, blank, now that no older one counts; and has the topology say so before it counts.
+    async fn make(
         &self,
         group: GroupId,
-        node: NodeId,
-        incarnation: Incarnation,
-    ) -> Result<ReplicaId, ClusterError> {
-        let replica = ReplicaId { node, incarnation };
-        let renewal = TopologyChange::RenewReplica { group, node, incarnation };
-        self.change_topology(renewal, step_deadline()).await?;
-        self.change_membership(group, Step::Remove, replica, step_deadline()).await?;
-        if group.is_meta() {
-            self.adopt_again(replica).await?;
-        } else {
-            self.ensure_replica(group, replica).await?;
-            let made = TopologyChange::ReplicaMade { group, node, incarnation };
-            self.change_topology(made, step_deadline()).await?;
+        replica: ReplicaId,
+        is_made: bool,
+    ) -> Result<(), ClusterError> {
+        match (group.is_meta(), is_made) {
+            (true, true) => return Ok(()),
+            (true, false) => return self.adopt_again(replica).await,
+            (false, true) => {}
+            (false, false) => self.ensure_replica(group, replica).await?,
         }
-        Ok(replica)
+        let ReplicaId { node, incarnation } = replica;
+        let made = TopologyChange::ReplicaMade { group, node, incarnation };
+        self.change_topology(made, step_deadline()).await
     }
 
     /// Brings a made replica in: learner, caught up, voter.
@@ -150,12 +153,6 @@ impl ClusterApi {
         replica: ReplicaId,
         progress: &Progress,
     ) -> Result<(), ClusterError> {
-        if !group.is_meta() {
-            // An attempt that was cut off may not have said so.
-            let ReplicaId { node, incarnation } = replica;
-            let made = TopologyChange::ReplicaMade { group, node, incarnation };
-            self.change_topology(made, step_deadline()).await?;
-        }
         progress.tell(group, "learner", 0, 0).await?;
         self.change_membership(group, Step::AddLearner, replica, step_deadline()).await?;
         self.catch_up(group, replica, progress).await?;
@@ -208,21 +205,7 @@ impl ClusterApi {
         &self,
         node: NodeId,
     ) -> Result<BTreeMap<GroupId, ReplicaStatus>, ClusterError> {
-        let encoded = if node == self.replicas.node() {
-            self.operations.status()
-        } else {
-            let mut client = self.peers.client(node)?;
-            let hello = Some(self.peers.introduction().hello(node));
-            let reply = client.status(proto::StatusRequest { hello }).await;
-            reply.map_err(|status| PeerError::Failed { node, status })?.into_inner().status
-        };
-        let status = NodeStatus::decode(encoded);
-        let status = status.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
-        Ok(status
-            .replicas
-            .into_iter()
-            .map(|replica| (GroupId(replica.group_id), replica))
-            .collect())
+        replica_statuses(&self.replicas, &self.peers, self.operations.as_ref(), node).await
     }
 
     async fn adopt_again(&self, replica: ReplicaId) -> Result<(), ClusterError> {
@@ -262,9 +245,15 @@ impl ClusterApi {
         deadline: Instant,
     ) -> Result<(), ClusterError> {
         loop {
-            let error = match self.change_membership_once(group, step, replica).await {
+            // Without a quorum a change waits for one.
+            let once = self.change_membership_once(group, step, replica);
+            let late = || ClusterError::Unavailable(format!("group {group}: no quorum in time"));
+            let made = timeout_at(deadline, once).await.unwrap_or_else(|_| Err(late()));
+            let error = match made {
                 Ok(()) => return Ok(()),
-                Err(error @ ClusterError::Invalid { .. }) => return Err(error),
+                Err(error @ (ClusterError::Invalid { .. } | ClusterError::Refused(_))) => {
+                    return Err(error);
+                }
                 Err(error) => error,
             };
             if Instant::now() + POLL_INTERVAL >= deadline {

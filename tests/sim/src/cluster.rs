@@ -18,7 +18,9 @@ use crate::faults::{self, Planned, What};
 use crate::ground::Machine;
 use crate::keeper;
 use crate::ledger::Ledger;
+use crate::memberships;
 use crate::node::{self, Ended, Manners};
+use crate::operator;
 use crate::record::{Phase, Shared};
 use crate::verdict;
 use crate::workload::{self, Plan};
@@ -173,6 +175,17 @@ impl World {
                 Ok(())
             });
         }
+        // Two operators know nothing of each other.
+        let operators =
+            if randomness.random_ratio(1, 3) { randomness.random_range(1..=2) } else { 0 };
+        for number in 0..operators {
+            let (plan, seed) = (plan.clone(), randomness.random());
+            plan.shared.change_working(1);
+            self.sim.client(format!("operator{number}"), async move {
+                operator::operate(plan, seed).await;
+                Ok(())
+            });
+        }
         let (follower, node) = (plan.clone(), pinned(randomness));
         self.sim.client("follow", async move {
             workload::follow(follower, node).await;
@@ -230,6 +243,9 @@ impl World {
                 let what = format!("G9: {broken} replicas of node {} do not serve", machine.node);
                 self.plan.shared.problem(what);
             }
+        }
+        for difference in memberships::differences(&self.machines) {
+            self.plan.shared.problem(difference);
         }
         Ok(())
     }
