@@ -1,15 +1,27 @@
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::JoinHandle;
 
 use super::credit::Credit;
+use super::relay::Upstream;
+use crate::types::NodeId;
 
-/// The conversations that a subscription has. Whoever takes one out announces its end, so that each ends once.
+/// The conversations that a subscription has. Whoever takes one out announces its end, so that each ends once. Each
+/// clone is the same set.
 #[derive(Clone, Default)]
 pub struct Conversations {
-    sources: Arc<Mutex<HashMap<String, Source>>>,
+    held: Arc<Mutex<Held>>,
+}
+
+#[derive(Default)]
+struct Held {
+    sources: HashMap<String, Source>,
+    /// The streams to other nodes, under the same lock: one that is here has not ended, so that whatever is put under
+    /// it is delivered or ended.
+    upstreams: HashMap<NodeId, Upstream>,
 }
 
 /// Where a conversation's messages come from.
@@ -26,6 +38,12 @@ pub enum Source {
         /// Over which stream of the subscription.
         stream: u64,
     },
+}
+
+impl Source {
+    fn is_over(&self, stream: u64) -> bool {
+        matches!(self, Source::Relayed { stream: over } if *over == stream)
+    }
 }
 
 /// A task that ends when this is dropped.
@@ -63,23 +81,35 @@ impl Drop for Task {
 }
 
 impl Conversations {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Source>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().sources.len()
     }
 
     /// Whether it is one of them.
     pub fn contains(&self, conversation: &str) -> bool {
-        self.lock().contains_key(conversation)
+        self.lock().sources.contains_key(conversation)
     }
 
-    /// Puts one in.
-    pub fn insert(&self, conversation: String, source: Source) {
-        self.lock().insert(conversation, source);
+    /// Puts one in that another node delivers, over the stream there is or else over the one that `open` opens.
+    /// Returns the stream, to be told.
+    pub fn insert_relayed<E>(
+        &self,
+        conversation: String,
+        node: NodeId,
+        open: impl FnOnce() -> Result<Upstream, E>,
+    ) -> Result<Upstream, E> {
+        let mut held = self.lock();
+        let upstream = match held.upstreams.entry(node) {
+            Entry::Occupied(there) => there.get().clone(),
+            Entry::Vacant(none) => none.insert(open()?).clone(),
+        };
+        held.sources.insert(conversation, Source::Relayed { stream: upstream.stream });
+        Ok(upstream)
     }
 
     /// Puts a local one in before the task that `spawn` starts can look for it.
@@ -89,33 +119,32 @@ impl Conversations {
         credit: Option<Arc<Credit>>,
         spawn: impl FnOnce() -> Task,
     ) {
-        let mut sources = self.lock();
-        sources.insert(conversation, Source::Local { task: spawn(), credit });
+        let mut held = self.lock();
+        held.sources.insert(conversation, Source::Local { task: spawn(), credit });
     }
 
     /// The credit of a local one.
     pub fn credit(&self, conversation: &str) -> Option<Arc<Credit>> {
-        match self.lock().get(conversation)? {
+        match self.lock().sources.get(conversation)? {
             Source::Local { credit, .. } => credit.clone(),
             Source::Relayed { .. } => None,
         }
     }
 
-    /// The stream that a relayed one comes over.
-    pub fn relayed_by(&self, conversation: &str) -> Option<u64> {
-        match self.lock().get(conversation)? {
-            Source::Relayed { stream } => Some(*stream),
-            Source::Local { .. } => None,
-        }
+    /// The stream that a relayed one comes over. None if that has ended: then its end is on the way.
+    pub fn relayed_by(&self, conversation: &str) -> Option<Upstream> {
+        let held = self.lock();
+        let Source::Relayed { stream } = held.sources.get(conversation)? else { return None };
+        held.upstreams.values().find(|upstream| upstream.stream == *stream).cloned()
     }
 
     /// Takes a local one out, to be stopped.
     pub fn take_local(&self, conversation: &str) -> Option<Task> {
-        let mut sources = self.lock();
-        match sources.remove(conversation)? {
+        let mut held = self.lock();
+        match held.sources.remove(conversation)? {
             Source::Local { task, .. } => Some(task),
             relayed => {
-                sources.insert(conversation.to_owned(), relayed);
+                held.sources.insert(conversation.to_owned(), relayed);
                 None
             }
         }
@@ -128,48 +157,81 @@ impl Conversations {
 
     /// Takes one out if it comes over this stream.
     pub fn take_if_relayed(&self, conversation: &str, stream: u64) -> bool {
-        let mut sources = self.lock();
-        let found = matches!(
-            sources.get(conversation),
-            Some(Source::Relayed { stream: over }) if *over == stream
-        );
+        let mut held = self.lock();
+        let found = held.sources.get(conversation).is_some_and(|source| source.is_over(stream));
         if found {
-            sources.remove(conversation);
+            held.sources.remove(conversation);
         }
         found
     }
 
-    /// Takes out all that come over this stream.
-    pub fn take_relayed(&self, stream: u64) -> Vec<String> {
-        let mut sources = self.lock();
-        let over =
-            |source: &Source| matches!(source, Source::Relayed { stream: s } if *s == stream);
-        let names: Vec<String> = sources
-            .iter()
-            .filter(|(_, source)| over(source))
-            .map(|(name, _)| name.clone())
-            .collect();
-        sources.retain(|_, source| !over(source));
-        names
+    /// Notes that a stream has ended: nothing is put under it any more. Returns what comes over it, which stays until
+    /// its end can be announced.
+    pub fn end_upstream(&self, stream: u64) -> Vec<String> {
+        let mut held = self.lock();
+        held.upstreams.retain(|_, upstream| {
+            let ended = upstream.stream == stream;
+            if ended {
+                upstream.end();
+            }
+            !ended
+        });
+        let over = held.sources.iter().filter(|(_, source)| source.is_over(stream));
+        over.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Takes all out, and announces nothing. Their tasks know this set, so that it does not go by itself.
+    pub fn clear(&self) {
+        let held = std::mem::take(&mut *self.lock());
+        drop(held);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
+    use std::convert::Infallible;
+
+    use tokio::sync::{mpsc, oneshot};
 
     use super::*;
+
+    const NODE: NodeId = NodeId(7);
+
+    fn upstream(stream: u64) -> Result<Upstream, Infallible> {
+        Ok(Upstream::new(stream, mpsc::channel(1).0))
+    }
+
+    fn insert(conversations: &Conversations, name: &str, node: NodeId, if_opened: u64) -> u64 {
+        let open = || upstream(if_opened);
+        let Ok(upstream) = conversations.insert_relayed(name.to_owned(), node, open);
+        upstream.stream
+    }
 
     #[test]
     fn a_relayed_one_leaves_only_over_its_own_stream() {
         let conversations = Conversations::default();
-        conversations.insert("a".into(), Source::Relayed { stream: 1 });
-        conversations.insert("b".into(), Source::Relayed { stream: 2 });
+        assert_eq!(insert(&conversations, "a", NODE, 1), 1);
+        assert_eq!(insert(&conversations, "b", NodeId(8), 2), 2);
         assert!(!conversations.take_if_relayed("a", 2));
         assert!(conversations.take_if_relayed("a", 1));
         assert!(!conversations.take_if_relayed("a", 1));
-        assert_eq!(conversations.take_relayed(2), ["b"]);
+        assert_eq!(conversations.end_upstream(2), ["b"]);
+        assert!(conversations.take_if_relayed("b", 2));
         assert_eq!(conversations.len(), 0);
+    }
+
+    #[test]
+    fn nothing_is_put_under_a_stream_that_has_ended() {
+        let conversations = Conversations::default();
+        assert_eq!(insert(&conversations, "a", NODE, 1), 1);
+        assert_eq!(insert(&conversations, "b", NODE, 2), 1, "the one there is");
+        assert!(conversations.take_if_relayed("b", 1));
+        assert_eq!(conversations.end_upstream(1), ["a"]);
+        assert_eq!(insert(&conversations, "c", NODE, 3), 3);
+        // The first one's end is still to be announced.
+        assert!(conversations.contains("a"));
+        assert!(conversations.relayed_by("a").is_none());
+        assert_eq!(conversations.relayed_by("c").unwrap().stream, 3);
     }
 
     #[tokio::test]

@@ -8,8 +8,9 @@ mod credit;
 mod local;
 mod progress;
 mod relay;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,17 +18,18 @@ use futures::{Stream, stream};
 use quorate_client::proto::delivery::{CaughtUp, Gap, Heartbeat, Kind};
 use quorate_client::proto::subscribe_request::{Add, Change, Credit as Grant, Remove};
 use quorate_client::proto::subscribe_response::{Ended, Kind as Response};
-use quorate_client::proto::{Delivery, Start, SubscribeRequest, SubscribeResponse};
+use quorate_client::proto::{Delivery, Start, SubscribeResponse};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::Instrument;
 
-use self::conversations::{Conversations, Source, Task};
+use self::conversations::{Conversations, Task};
 use self::credit::Credit;
 use self::local::LocalDelivery;
-use self::relay::Relay;
+use self::relay::{Relay, Upstream};
 use super::authorize::Resource;
 use super::call::Call;
 use super::errors::CallError;
@@ -59,16 +61,11 @@ pub struct Subscription {
     call: Call,
     pacing: Pacing,
     conversations: Conversations,
-    relays: HashMap<NodeId, RelayHandle>,
+    /// Those that announce the ends of their conversations among them.
+    relays: JoinSet<()>,
     relays_opened: u64,
     out: Out,
     _open: OpenStream,
-}
-
-struct RelayHandle {
-    stream: u64,
-    requests: mpsc::Sender<SubscribeRequest>,
-    _task: Task,
 }
 
 impl Subscription {
@@ -85,7 +82,7 @@ impl Subscription {
             call: call.clone(),
             pacing,
             conversations: Conversations::default(),
-            relays: HashMap::new(),
+            relays: JoinSet::new(),
             relays_opened: 0,
             out,
             _open: OpenStream::new(api.observer.clone(), call.operation),
@@ -120,10 +117,10 @@ impl Subscription {
     /// Ends a conversation. Nothing of it is delivered after its end. One that has left already is left alone: its
     /// end is on the way.
     pub async fn remove(&mut self, conversation: String) {
-        if let Some(stream) = self.conversations.relayed_by(&conversation) {
+        if let Some(upstream) = self.conversations.relayed_by(&conversation) {
             // Its end comes from the node that delivers it, behind what is on the way.
             let removed = Change::Remove(Remove { conversation });
-            self.tell(stream, removed).await;
+            upstream.tell(removed).await;
         } else if let Some(task) = self.conversations.take_local(&conversation) {
             task.stop().await;
             self.end(conversation, None).await;
@@ -132,9 +129,9 @@ impl Subscription {
 
     /// Lets more of a conversation be sent.
     pub async fn grant(&mut self, conversation: String, credit_bytes: u64) {
-        if let Some(stream) = self.conversations.relayed_by(&conversation) {
+        if let Some(upstream) = self.conversations.relayed_by(&conversation) {
             let granted = Change::Credit(Grant { conversation, credit_bytes });
-            self.tell(stream, granted).await;
+            upstream.tell(granted).await;
         } else if let Some(credit) = self.conversations.credit(&conversation) {
             credit.grant(credit_bytes);
         }
@@ -196,10 +193,7 @@ impl Subscription {
         self.conversations.insert_local(name.0, credit, || {
             let run = async move {
                 let error = delivery.run().await;
-                if conversations.leave(&conversation) {
-                    // If the caller is gone nobody needs to know.
-                    let _ = out.send(Ok(ended(conversation, Some(error)))).await;
-                }
+                announce_end(&out, conversation, error, |name| conversations.leave(name)).await;
             };
             Task::spawn(run.instrument(span))
         });
@@ -214,20 +208,16 @@ impl Subscription {
     ) -> Result<(), CallError> {
         // Not LOCAL: like any read, a subscription may be served by another node.
         let node = elsewhere(&self.api, route, Level::Linearizable)?;
-        let stream = self.relay(node)?;
-        self.conversations.insert(name.0.clone(), Source::Relayed { stream });
+        let (conversations, conversation) = (self.conversations.clone(), name.0.clone());
+        let open = || self.open_relay(node);
+        let upstream = conversations.insert_relayed(conversation, node, open)?;
         let added = Add { conversation: name.0, start, credit_bytes };
-        self.tell(stream, Change::Add(added)).await;
+        upstream.tell(Change::Add(added)).await;
         Ok(())
     }
 
-    /// The stream to a node: the one there is, or a new one.
-    fn relay(&mut self, node: NodeId) -> Result<u64, CallError> {
-        if let Some(relay) = self.relays.get(&node)
-            && !relay.requests.is_closed()
-        {
-            return Ok(relay.stream);
-        }
+    /// Opens a stream to a node.
+    fn open_relay(&mut self, node: NodeId) -> Result<Upstream, CallError> {
         let client = forward::client(&self.api, &self.call, node, CallError::replica_gone())?;
         let (requests, receiver) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
         self.relays_opened += 1;
@@ -243,24 +233,36 @@ impl Subscription {
             gives_credit: self.pacing == Pacing::Stream,
         };
         let request = forward::request(&self.api, &self.call, None, ReceiverStream::new(receiver));
-        let task = Task::spawn(relay.run(request).instrument(self.call.span()));
-        self.relays.insert(node, RelayHandle { stream, requests, _task: task });
-        Ok(stream)
-    }
-
-    /// Tells the other end of a relay. If that has ended, so have its conversations, and the relay says so.
-    async fn tell(&self, stream: u64, change: Change) {
-        if let Some(relay) = self.relays.values().find(|relay| relay.stream == stream) {
-            let request = SubscribeRequest { change: Some(change) };
-            if relay.requests.send(request).await.is_err() {
-                tracing::debug!("a relay ended before a change of the subscription reached it");
-            }
-        }
+        // Those that have ended are forgotten.
+        while self.relays.try_join_next().is_some() {}
+        self.relays.spawn(relay.run(request).instrument(self.call.span()));
+        Ok(Upstream::new(stream, requests))
     }
 
     async fn end(&self, conversation: String, error: Option<CallError>) {
         // If the caller is gone nobody needs to know.
         let _ = self.out.send(Ok(ended(conversation, error))).await;
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.conversations.clear();
+    }
+}
+
+/// Takes a conversation out and announces its end, both once there is room for that: until then it is one of those
+/// that the subscription has, which bounds how many wait, and is not added again.
+async fn announce_end(
+    out: &Out,
+    conversation: String,
+    error: CallError,
+    leaves: impl FnOnce(&str) -> bool,
+) {
+    // If the caller is gone nobody needs to know.
+    let Ok(place) = out.reserve().await else { return };
+    if leaves(&conversation) {
+        place.send(Ok(ended(conversation, Some(error))));
     }
 }
 
@@ -296,25 +298,4 @@ fn caught_up(conversation: String, next: Seq) -> SubscribeResponse {
 fn ended(conversation: String, error: Option<CallError>) -> SubscribeResponse {
     let failed = error.map(Into::into);
     SubscribeResponse { kind: Some(Response::Ended(Ended { conversation, failed })) }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::StreamExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_quiet_stream_beats_and_ends_with_its_source() {
-        let (out, responses) = mpsc::channel(1);
-        let every = Duration::from_millis(10);
-        let mut stream = Box::pin(with_heartbeats(responses, every, NodeId(7)));
-        let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));
-        assert_eq!(stream.next().await.unwrap().unwrap(), beat);
-        out.send(Ok(caught_up("a".into(), Seq(1)))).await.unwrap();
-        assert_eq!(stream.next().await.unwrap().unwrap(), caught_up("a".into(), Seq(1)));
-        assert_eq!(stream.next().await.unwrap().unwrap(), beat);
-        drop(out);
-        assert!(stream.next().await.is_none());
-    }
 }

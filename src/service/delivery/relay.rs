@@ -9,9 +9,10 @@ use quorate_client::proto::{self, SubscribeRequest, SubscribeResponse};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Streaming};
 
-use super::{Conversations, HEARTBEAT_DEFAULT, Out, ended};
+use super::{Conversations, HEARTBEAT_DEFAULT, Out, announce_end};
 use crate::service::convert;
 use crate::service::errors::{CallError, Effect};
 use crate::service::{Api, PeerLog};
@@ -19,6 +20,40 @@ use crate::types::NodeId;
 
 /// A node that says nothing for this long, not even that it is alive, is given up.
 const SILENCE_MAX: Duration = HEARTBEAT_DEFAULT.saturating_mul(3);
+
+/// A stream to another node, as the subscription knows it.
+#[derive(Clone)]
+pub struct Upstream {
+    /// Which stream of the subscription this is.
+    pub stream: u64,
+    requests: mpsc::Sender<SubscribeRequest>,
+    ended: CancellationToken,
+}
+
+impl Upstream {
+    /// A stream that has not ended.
+    pub fn new(stream: u64, requests: mpsc::Sender<SubscribeRequest>) -> Self {
+        Upstream { stream, requests, ended: CancellationToken::new() }
+    }
+
+    /// Tells the other node. If the stream has ended, so have its conversations, and the relay says so.
+    pub async fn tell(&self, change: Change) {
+        let request = SubscribeRequest { change: Some(change) };
+        // A node that has gone silent may neither take a request nor let it go.
+        let is_told = tokio::select! {
+            sent = self.requests.send(request) => sent.is_ok(),
+            () = self.ended.cancelled() => false,
+        };
+        if !is_told {
+            tracing::debug!("a relay ended before a change of the subscription reached it");
+        }
+    }
+
+    /// Lets nobody wait for it any more.
+    pub fn end(&self) {
+        self.ended.cancel();
+    }
+}
 
 /// Passes on what another node delivers.
 pub struct Relay {
@@ -44,10 +79,12 @@ impl Relay {
             Err(status) => CallError::from_peer(self.node, &status, Effect::None),
         };
         self.api.elsewhere.learn_of(self.node, &Err::<(), _>(error.clone()));
-        for conversation in self.conversations.take_relayed(self.stream) {
-            if self.out.send(Ok(ended(conversation, Some(error.clone())))).await.is_err() {
-                return;
-            }
+        let conversations = self.conversations.end_upstream(self.stream);
+        // Nobody has the way to the other node any more, which learns by that.
+        drop(self.requests);
+        for conversation in conversations {
+            let leaves = |name: &str| self.conversations.take_if_relayed(name, self.stream);
+            announce_end(&self.out, conversation, error.clone(), leaves).await;
         }
     }
 
@@ -73,6 +110,10 @@ impl Relay {
                     return CallError::unreachable(self.node, message, Effect::None);
                 }
             };
+            if is_heartbeat(&response) {
+                continue;
+            }
+            let Ok(place) = self.out.reserve().await else { return CallError::shutting_down() };
             if !self.is_wanted(&response) {
                 continue;
             }
@@ -81,23 +122,29 @@ impl Relay {
             {
                 *owed.entry(conversation.to_owned()).or_default() += bytes;
             }
-            if self.out.send(Ok(response)).await.is_err() {
-                return CallError::shutting_down();
-            }
+            place.send(Ok(response));
         }
     }
 
-    /// Heartbeats are each node's own. An end is passed on once, by whoever takes the conversation out.
+    /// An end is passed on once, by whoever takes the conversation out.
     fn is_wanted(&self, response: &SubscribeResponse) -> bool {
         match &response.kind {
             Some(Kind::Ended(end)) => {
                 self.conversations.take_if_relayed(&end.conversation, self.stream)
             }
-            Some(Kind::Delivery(delivery)) => {
-                !matches!(delivery.kind, None | Some(proto::delivery::Kind::Heartbeat(_)))
-            }
-            None => false,
+            _ => true,
         }
+    }
+}
+
+/// Heartbeats are each node's own. What says nothing, or nothing that is known here, is taken for one.
+fn is_heartbeat(response: &SubscribeResponse) -> bool {
+    match &response.kind {
+        Some(Kind::Ended(_)) => false,
+        Some(Kind::Delivery(delivery)) => {
+            matches!(delivery.kind, None | Some(proto::delivery::Kind::Heartbeat(_)))
+        }
+        None => true,
     }
 }
 

@@ -1,0 +1,307 @@
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+
+use futures::future::{self, BoxFuture};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use quorate_client::dial::{Dial, Duplex};
+use quorate_client::proto::SubscribeRequest;
+use tokio::io::DuplexStream;
+use tokio::sync::oneshot;
+use tonic::codegen::http;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::{Request, Response as Reply, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::*;
+use crate::consensus::solitary::{Disks, Process};
+use crate::log::{Topology, TopologyGroup, TopologyReplica};
+use crate::service::{AllowAll, Operation, PeerLog, Peers, Unobserved};
+use crate::storage::records::Record;
+use crate::storage::{Batch, Durability, Table, keys};
+use crate::transport::{self, Introduction};
+use crate::types::{Clock, ClusterId, GroupId, HashRange, Incarnation, PlacementHash, Timestamp};
+
+/// The only node with replicas. It is another one than this.
+const OTHER: NodeId = NodeId(1);
+/// Of simulated time: nothing that is tested here takes as long.
+const LONG: Duration = Duration::from_secs(120);
+/// A node that takes no requests is full after a few.
+const WINDOW_BYTES: u32 = 4_096;
+
+/// A Subscribe stream as the other node has it.
+struct Opened {
+    requests: Streaming<SubscribeRequest>,
+    _responses: mpsc::Sender<Result<SubscribeResponse, Status>>,
+}
+
+impl Opened {
+    async fn added(&mut self) -> String {
+        let request = timeout(LONG, self.requests.message()).await.unwrap().unwrap().unwrap();
+        match request.change {
+            Some(Change::Add(add)) => add.conversation,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The end of the requests, however it comes.
+    async fn ended(&mut self) {
+        let all = async { while let Ok(Some(_)) = self.requests.message().await {} };
+        timeout(LONG, all).await.expect("the other node is told");
+    }
+}
+
+/// Takes connections to the other node.
+#[derive(Clone, Debug)]
+struct Connections(mpsc::Sender<io::Result<DuplexStream>>);
+
+impl Dial for Connections {
+    fn dial(&self, _address: String) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
+        let incoming = self.0.clone();
+        Box::pin(async move {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            incoming.send(Ok(far)).await.map_err(io::Error::other)?;
+            Ok(Box::new(near) as Box<dyn Duplex>)
+        })
+    }
+}
+
+struct PeerApis(Arc<transport::Peers>);
+
+impl Peers for PeerApis {
+    fn message_log(&self, node: NodeId) -> Option<PeerLog> {
+        Some(PeerLog::new(self.0.introduced(node).ok()?))
+    }
+}
+
+/// Time stands still.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        Timestamp(5_000_000)
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        5_000_000
+    }
+}
+
+/// Serves the other node: it hands out the Subscribe streams that are opened to it.
+async fn serve_other(
+    connections: mpsc::Receiver<io::Result<DuplexStream>>,
+    opened: mpsc::Sender<Opened>,
+) {
+    let service = tower::service_fn(move |request: http::Request<tonic::body::Body>| {
+        let opened = opened.clone();
+        let subscribe = tower::service_fn(move |request: Request<Streaming<SubscribeRequest>>| {
+            let opened = opened.clone();
+            async move {
+                let (responses, receiver) = mpsc::channel(1);
+                let stream = Opened { requests: request.into_inner(), _responses: responses };
+                opened.send(stream).await.map_err(|_| Status::aborted("the test is over"))?;
+                Ok::<_, Status>(Reply::new(ReceiverStream::new(receiver)))
+            }
+        });
+        async move {
+            // Connections between nodes bring other calls too.
+            if request.uri().path() != "/quorate.v1.MessageLog/Subscribe" {
+                return Ok(Status::unimplemented("not here").into_http());
+            }
+            let codec = ProstCodec::<SubscribeResponse, SubscribeRequest>::default();
+            let mut grpc = tonic::server::Grpc::new(codec);
+            Ok::<_, Infallible>(grpc.streaming(subscribe, request).await)
+        }
+    });
+    let server = Server::builder().initial_stream_window_size(WINDOW_BYTES);
+    server.serve_with_incoming(service, ReceiverStream::new(connections)).await.unwrap();
+}
+
+/// One group, with a replica on the other node.
+fn topology() -> Topology {
+    let replica = TopologyReplica { node: OTHER, incarnation: Incarnation(1), joining: false };
+    let group = TopologyGroup {
+        id: GroupId(1),
+        range: HashRange { start: PlacementHash(0), end: None },
+        epoch: 1,
+        active: true,
+        replicas: vec![replica],
+    };
+    Topology {
+        cluster: ClusterId(7),
+        version: 1,
+        feature_level: 1,
+        nodes: Vec::new(),
+        groups: vec![group],
+    }
+}
+
+/// A subscription on a node without replicas.
+struct Fixture {
+    subscription: Subscription,
+    responses: BoxStream<'static, Result<SubscribeResponse, Status>>,
+    opened: mpsc::Receiver<Opened>,
+    _process: Process,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        let process = Disks::default().start().await;
+        let (key, mut batch) = (keys::topology(), Batch::default());
+        let row = topology().encode(&key);
+        batch.put(Table::Topology, key, row);
+        process.storage.state.write(batch, Durability::Flushed).unwrap();
+        process.replicas.refresh_topology().unwrap();
+
+        let (connections, incoming) = mpsc::channel(1);
+        let (sender, opened) = mpsc::channel(1);
+        tokio::spawn(serve_other(incoming, sender));
+        let own = Arc::new(Introduction::new(process.replicas.node(), Some(ClusterId(7))));
+        let peers = transport::Peers::new(own, None, Some(Arc::new(Connections(connections))));
+        peers.set_addresses([(OTHER, "other:1".to_owned())]);
+        let api = Api {
+            replicas: process.replicas.clone(),
+            peers: Arc::new(PeerApis(peers)),
+            elsewhere: Arc::default(),
+            clock: Arc::new(Still),
+            random: Arc::new(|| [7; 16]),
+            authorizer: Arc::new(AllowAll),
+            observer: Arc::new(Unobserved),
+            stopping: Default::default(),
+        };
+        let call = Call::new(Operation::Subscribe, &MetadataMap::new());
+        let (subscription, responses) =
+            Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT);
+        Fixture { subscription, responses: responses.boxed(), opened, _process: process }
+    }
+
+    async fn add(&mut self, conversation: &str) {
+        let added = self.subscription.add(conversation.to_owned(), None, 0);
+        timeout(LONG, added).await.expect("no change waits for ever").unwrap();
+    }
+
+    /// The next stream that is opened to the other node.
+    async fn opened(&mut self) -> Opened {
+        timeout(LONG, self.opened.recv()).await.expect("a stream is opened").unwrap()
+    }
+
+    /// The conversations of the next ends.
+    async fn ends(&mut self, count: usize) -> Vec<String> {
+        let ends = (&mut self.responses).filter_map(|response| {
+            future::ready(match response.unwrap().kind {
+                Some(Response::Ended(end)) => Some(end.conversation),
+                _ => None,
+            })
+        });
+        let mut ends: Vec<_> =
+            timeout(LONG, ends.take(count).collect()).await.expect("each one is ended");
+        ends.sort();
+        ends
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_conversation_of_a_stream_is_ended_though_its_node_is_asked_again() {
+    let mut fixture = Fixture::start().await;
+    let names: Vec<_> = (0..2 * limits::RESPONSE_QUEUE_MAX).map(|n| format!("a/{n}")).collect();
+    for name in &names {
+        fixture.add(name).await;
+    }
+    let mut first = fixture.opened().await;
+    for name in &names {
+        assert_eq!(first.added().await, *name);
+    }
+    drop(first);
+    // Not all ends have room.
+    while fixture.subscription.out().capacity() > 0 {
+        tokio::task::yield_now().await;
+    }
+    fixture.add("b").await;
+    let mut second = fixture.opened().await;
+    assert_eq!(second.added().await, "b");
+    assert_eq!(fixture.ends(names.len()).await, names);
+    drop(second);
+    assert_eq!(fixture.ends(1).await, ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_went_silent_is_asked_anew() {
+    let mut fixture = Fixture::start().await;
+    fixture.add("a").await;
+    let mut first = fixture.opened().await;
+    assert_eq!(first.added().await, "a");
+    assert_eq!(fixture.ends(1).await, ["a"]);
+    first.ended().await;
+    fixture.add("b").await;
+    let mut second = fixture.opened().await;
+    assert_eq!(second.added().await, "b");
+    drop(second);
+    assert_eq!(fixture.ends(1).await, ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_change_waits_for_ever_for_a_node_that_takes_none() {
+    let mut fixture = Fixture::start().await;
+    fixture.add("a").await;
+    let _takes_nothing = fixture.opened().await;
+    let grants = async {
+        for _ in 0..WINDOW_BYTES {
+            fixture.subscription.grant("a".into(), 1).await;
+        }
+    };
+    timeout(LONG, grants).await.expect("no change waits for ever");
+    assert_eq!(fixture.ends(1).await, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_outlives_a_subscription() {
+    let mut fixture = Fixture::start().await;
+    fixture.add("there").await;
+    let mut opened = fixture.opened().await;
+    assert_eq!(opened.added().await, "there");
+    let (held, is_dropped) = oneshot::channel::<()>();
+    // As each local conversation's task does, it knows the set that owns it.
+    let within = fixture.subscription.conversations.clone();
+    fixture.subscription.conversations.insert_local("here".into(), None, || {
+        Task::spawn(async move {
+            let _held = (held, within);
+            future::pending::<()>().await;
+        })
+    });
+    drop(fixture.subscription);
+    assert!(timeout(LONG, is_dropped).await.expect("the task ends").is_err());
+    opened.ended().await;
+}
+
+#[tokio::test]
+async fn a_conversation_is_held_until_its_end_has_room() {
+    let conversations = Conversations::default();
+    conversations.insert_local("a".into(), None, || Task::spawn(future::pending()));
+    let (out, mut responses) = mpsc::channel(1);
+    out.send(Ok(caught_up("b".into(), Seq(1)))).await.unwrap();
+    let leaves = |name: &str| conversations.leave(name);
+    let mut end = pin!(announce_end(&out, "a".into(), CallError::replica_gone(), leaves));
+    assert_eq!((&mut end).now_or_never(), None);
+    assert!(conversations.contains("a"));
+    responses.recv().await.unwrap().unwrap();
+    end.await;
+    assert!(!conversations.contains("a"));
+    let announced = responses.recv().await.unwrap().unwrap();
+    assert_eq!(announced, ended("a".into(), Some(CallError::replica_gone())));
+}
+
+#[tokio::test]
+async fn a_quiet_stream_beats_and_ends_with_its_source() {
+    let (out, responses) = mpsc::channel(1);
+    let every = Duration::from_millis(10);
+    let mut stream = Box::pin(with_heartbeats(responses, every, NodeId(7)));
+    let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));
+    assert_eq!(stream.next().await.unwrap().unwrap(), beat);
+    out.send(Ok(caught_up("a".into(), Seq(1)))).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), caught_up("a".into(), Seq(1)));
+    assert_eq!(stream.next().await.unwrap().unwrap(), beat);
+    drop(out);
+    assert!(stream.next().await.is_none());
+}
