@@ -15,13 +15,16 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use super::CallError;
+use super::{CallError, memory};
 use crate::types::limits::REQUEST_ELEMENTS_MAX;
 
-/// What a request repeats.
+/// What a request repeats, and what it may hold on to.
 pub trait Counted {
     /// Its fields that are repeated, or have such fields in them.
     const FIELDS: &'static [Field] = &[];
+
+    /// Takes what waits out of the buffer that the request came in, if that is much larger. Only appends wait.
+    fn detach(&mut self, _buffer_bytes: usize) {}
 }
 
 /// A field that is a list, or has a list in it.
@@ -43,10 +46,20 @@ const APPEND: Field = Field { tag: 2, within: &[MESSAGES] };
 
 impl Counted for AppendRequest {
     const FIELDS: &'static [Field] = &[MESSAGES];
+
+    fn detach(&mut self, buffer_bytes: usize) {
+        memory::detach(self, buffer_bytes);
+    }
 }
 
 impl Counted for SessionRequest {
     const FIELDS: &'static [Field] = &[APPEND];
+
+    fn detach(&mut self, buffer_bytes: usize) {
+        if let Some(append) = &mut self.append {
+            append.detach(buffer_bytes);
+        }
+    }
 }
 
 impl Counted for BatchReadRequest {
@@ -124,12 +137,19 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        CountedDecoder(ProstDecoder::default())
+        CountedDecoder { decoder: ProstDecoder::default(), buffer_bytes: BUFFER_BYTES_MIN }
     }
 }
 
-/// See [`CountedCodec`].
-pub struct CountedDecoder<Request>(ProstDecoder<Request>);
+/// What tonic may gather in one piece of whatever comes on a stream, however short its requests are.
+const BUFFER_BYTES_MIN: usize = 32 * 1024;
+
+/// See [`CountedCodec`]. One for each stream of requests.
+pub struct CountedDecoder<Request> {
+    decoder: ProstDecoder<Request>,
+    /// The requests of a stream follow each other in buffers that are as large as the largest so far.
+    buffer_bytes: usize,
+}
 
 impl<Request: Message + Default + Counted> Decoder for CountedDecoder<Request> {
     type Item = Request;
@@ -137,12 +157,20 @@ impl<Request: Message + Default + Counted> Decoder for CountedDecoder<Request> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
         // tonic gathers a request in one piece before it is decoded.
-        match counted::<Request>(buffer.chunk()) {
+        let wire = buffer.chunk();
+        self.buffer_bytes = self.buffer_bytes.max(wire.len());
+        match counted::<Request>(wire) {
             None => Err(CallError::malformed("a field does not end within what holds it").into()),
             Some(elements) if elements > REQUEST_ELEMENTS_MAX => {
                 Err(CallError::too_many_elements(REQUEST_ELEMENTS_MAX).into())
             }
-            Some(_) => self.0.decode(buffer),
+            Some(_) => {
+                let mut request = self.decoder.decode(buffer)?;
+                if let Some(request) = &mut request {
+                    request.detach(self.buffer_bytes);
+                }
+                Ok(request)
+            }
         }
     }
 }
@@ -218,15 +246,25 @@ mod tests {
         assert!(counted_in(&request(conversations)) > REQUEST_ELEMENTS_MAX);
     }
 
-    /// A request as tonic hands it over: in its frame, decoded by the codec.
+    /// Requests as tonic hands them over: in their frames, decoded by the codec.
+    fn stream<R>(requests: &[&[u8]]) -> Streaming<R>
+    where
+        R: Message + Default + Counted + Send + 'static,
+    {
+        let frame = |wire: &&[u8]| {
+            let length = u32::try_from(wire.len()).unwrap().to_be_bytes();
+            [&[0], &length[..], wire].concat()
+        };
+        let frames: Vec<_> = requests.iter().flat_map(frame).collect();
+        let decoder = CountedCodec::<R, R>::default().decoder();
+        Streaming::new_request(decoder, Body::from(frames), None, None)
+    }
+
     async fn received<R>(wire: &[u8]) -> Result<Option<R>, Status>
     where
         R: Message + Default + Counted + Send + 'static,
     {
-        let length = u32::try_from(wire.len()).unwrap().to_be_bytes();
-        let frame = Body::from([&[0], &length[..], wire].concat());
-        let decoder = CountedCodec::<R, R>::default().decoder();
-        Streaming::new_request(decoder, frame, None, None).message().await
+        stream(&[wire]).message().await
     }
 
     /// An append of a session that ends within one of its messages: that is of `length` bytes, and headers follow.
@@ -264,6 +302,26 @@ mod tests {
         let wire = wire.encode_to_vec();
         let request = received::<SessionRequest>(&wire).await.unwrap().unwrap();
         assert_eq!(request.append.unwrap().messages.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_payload_that_waits_holds_no_buffer_that_is_much_larger() {
+        let request = |payload: usize| {
+            let payload = vec![7; payload].into();
+            let messages = vec![NewMessage { payload, ..NewMessage::default() }];
+            let append = Some(AppendRequest { messages, ..AppendRequest::default() });
+            SessionRequest { append, ..SessionRequest::default() }.encode_to_vec()
+        };
+        let (large, middle, small) = (request(1 << 20), request(1 << 16), request(1 << 10));
+        let mut requests = stream::<SessionRequest>(&[&small, &middle, &large, &middle]);
+        let mut copied = Vec::new();
+        while let Some(request) = requests.message().await.unwrap() {
+            let payload = request.append.unwrap().messages[0].payload.clone();
+            // As long as the stream lives, so does its buffer.
+            copied.push(payload.try_into_mut().is_ok());
+        }
+        // The last may lie in a buffer that was made for the one before it.
+        assert_eq!(copied, [true, false, false, true]);
     }
 
     fn by_name(
