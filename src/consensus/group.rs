@@ -241,8 +241,7 @@ impl Group {
         if fitness.clock_is_off {
             return Err(ProposeError::ClockUntrusted);
         }
-        let bytes = command.encoded_bytes_estimate();
-        self.proposer.propose(command, bytes, deadline).await
+        self.proposer.propose(command, deadline).await
     }
 
     /// Weighs anew whether this replica may go on leading, by what its node knows of the voters' nodes and of itself. A

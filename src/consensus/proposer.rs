@@ -44,6 +44,7 @@ impl Reply {
 
 struct Waiting {
     command: Command,
+    /// In an entry.
     bytes: usize,
     turn: Arc<Turn>,
     reply: Reply,
@@ -93,13 +94,14 @@ impl Proposer {
     pub async fn propose(
         &self,
         command: Command,
-        bytes: usize,
         deadline: Instant,
     ) -> Result<Outcome, ProposeError> {
         let (caller, outcome) = oneshot::channel();
-        let take = |left: &RoomLeft| left.take(bytes).ok_or(ProposeError::Overloaded);
+        let memory = command.memory_bytes();
+        let take = |left: &RoomLeft| left.take(memory).ok_or(ProposeError::Overloaded);
         let reply = Reply { caller, _room: [take(&self.room)?, take(self.node.proposals())?] };
         let turn = Arc::new(Turn::default());
+        let bytes = command.encoded_bytes_estimate();
         let waiting = Waiting { command, bytes, turn: turn.clone(), reply };
         self.queue.try_send(waiting).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::storage::records::Kind;
 use crate::types::{
-    AttemptId, ClusterId, ConversationName, GroupId, HashRange, Incarnation, NodeId, Seq, Timestamp,
+    AttemptId, ClusterId, ConversationName, GroupId, HashRange, Incarnation, NodeId, Seq,
+    Timestamp, allocated,
 };
 
 /// What one Raft entry carries. Each command succeeds or fails on its own.
@@ -361,18 +362,71 @@ impl Command {
     /// About how many bytes this command takes in an entry: what batching counts.
     pub fn encoded_bytes_estimate(&self) -> usize {
         const ENVELOPE: usize = 96;
+        /// Two lengths.
+        const HEADER: usize = 4;
         match self {
             Command::Append(append) => {
                 let message_bytes = |message: &NewMessage| {
                     let headers = message.headers.iter();
                     let headers: usize =
-                        headers.map(|(name, value)| name.len() + value.len()).sum();
-                    ENVELOPE + message.client_msg_id.len() + headers + message.payload.len()
+                        headers.map(|(name, value)| HEADER + name.len() + value.len()).sum();
+                    let texts = message.client_msg_id.len()
+                        + message.content_type.len()
+                        + message.traceparent.len();
+                    ENVELOPE + texts + headers + message.payload.len()
                 };
                 let messages: usize = append.messages.iter().map(message_bytes).sum();
                 ENVELOPE + append.conversation.0.len() + append.sender.len() + messages
             }
             _ => ENVELOPE,
         }
+    }
+
+    /// About how much memory this command takes while it waits for its outcome (G12).
+    pub fn memory_bytes(&self) -> usize {
+        let waits = match self {
+            Command::Append(append) => append.memory_bytes(),
+            Command::Settle(Settle { conversation, id, .. }) => {
+                allocated(conversation.0.len()) + id.memory_bytes()
+            }
+            // Operators send these, one after the other.
+            Command::Configure { .. }
+            | Command::RaiseDedupFloor { .. }
+            | Command::ChangeTopology(_) => 0,
+        };
+        size_of::<Command>() + waits
+    }
+}
+
+impl Append {
+    fn memory_bytes(&self) -> usize {
+        let messages: usize = self.messages.iter().map(NewMessage::memory_bytes).sum();
+        let predecessor = self.lane.as_ref().and_then(|lane| lane.predecessor.as_ref());
+        allocated(self.conversation.0.len())
+            + allocated(self.sender.len())
+            + allocated(self.messages.capacity() * size_of::<NewMessage>())
+            + messages
+            + predecessor.map_or(0, |predecessor| predecessor.last.memory_bytes())
+    }
+}
+
+impl IdKey {
+    fn memory_bytes(&self) -> usize {
+        allocated(self.sender.len()) + allocated(self.client_msg_id.len())
+    }
+}
+
+impl NewMessage {
+    /// Beside its place in the list.
+    fn memory_bytes(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers: usize =
+            headers.map(|(name, value)| allocated(name.len()) + allocated(value.len())).sum();
+        allocated(self.client_msg_id.len())
+            + allocated(self.content_type.len())
+            + allocated(self.traceparent.len())
+            + allocated(self.headers.capacity() * size_of::<(String, Bytes)>())
+            + headers
+            + allocated(self.payload.len())
     }
 }

@@ -34,7 +34,7 @@ use crate::storage::{DiskLimits, DiskMark, Storage};
 use crate::storage::{OpenError, Tuning};
 use crate::transport::proto::peer_server::PeerServer as PeerService;
 use crate::transport::{
-    IntroducedOnly, Introduction, MESSAGE_BYTES_MAX, NodeOperations, PeerServer, Peers,
+    HandedOn, IntroducedOnly, Introduction, MESSAGE_BYTES_MAX, NodeOperations, PeerServer, Peers,
 };
 use crate::types::{Clock, GroupId, NodeId, limits};
 
@@ -256,8 +256,8 @@ fn tuning(config: &Config) -> Tuning {
 struct PeerApis(Arc<Peers>);
 
 impl crate::service::Peers for PeerApis {
-    fn message_log(&self, node: NodeId) -> Option<PeerLog> {
-        let channel = self.0.introduced(node).ok()?;
+    fn message_log(&self, node: NodeId, what: HandedOn) -> Option<PeerLog> {
+        let channel = self.0.introduced(node, what).ok()?;
         Some(
             MessageLogClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)

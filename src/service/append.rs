@@ -7,8 +7,8 @@ use tonic::Code;
 use super::authorize::Resource;
 use super::call::Call;
 use super::errors::{CallError, Effect};
-use super::{Api, convert, forward, validate};
-use crate::consensus::{Group, Room};
+use super::{Api, convert, forward, memory, validate};
+use crate::consensus::{Admission, Group, Room};
 use crate::log::{Command, LanePlace, Outcome};
 use crate::types::{NodeId, limits};
 
@@ -28,7 +28,7 @@ pub async fn append(
     call.authorize(api.authorizer.as_ref(), Resource::Conversation(&request.conversation))?;
     let name = validate::conversation(&request.conversation)?;
     validate::append(&mut request)?;
-    let _room = room(api, &request)?;
+    let _room = room(api.replicas.admission(), &request)?;
     let (began, messages) = (Instant::now(), request.messages.len());
     let route = api.route(&name)?;
     let mut leader = match route.local.as_ref() {
@@ -63,10 +63,9 @@ pub async fn append(
 ///
 /// # Errors
 /// OVERLOADED if the appends that wait at this node take all that they may.
-pub fn room(api: &Api, request: &AppendRequest) -> Result<Room, CallError> {
-    let bytes = request.messages.iter().map(validate::content_bytes).sum();
+pub fn room(node: &Admission, request: &AppendRequest) -> Result<Room, CallError> {
     let message = "the appends that wait at this node take all the memory that they may";
-    let room = api.replicas.admission().calls().take(bytes);
+    let room = node.calls().take(memory::memory_bytes(request));
     room.ok_or_else(|| CallError::overloaded(message, limits::APPEND_CALLS_BYTES_MAX))
 }
 
@@ -113,4 +112,26 @@ async fn hand_on(
     let mut client = forward::client(api, call, node, CallError::not_leader(Some(node)))?;
     let request = forward::request(api, call, Some(call.deadline), request);
     forward::answer(api, node, call.deadline, Effect::Possible, client.append(request)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_client::proto::NewMessage;
+
+    use super::*;
+
+    #[test]
+    fn appends_without_content_take_room_too() {
+        let node = Admission::default();
+        let messages = vec![NewMessage::default(); limits::BATCH_MESSAGES_MAX];
+        let request = AppendRequest { messages, ..AppendRequest::default() };
+        let least = limits::BATCH_MESSAGES_MAX * size_of::<NewMessage>();
+        let most = limits::APPEND_CALLS_BYTES_MAX / least;
+        let taken: Vec<_> = (0..=most).map_while(|_| room(&node, &request).ok()).collect();
+        assert!(taken.len() <= most);
+        let error = room(&node, &request).unwrap_err();
+        assert_eq!((error.code(), error.reason()), (Code::ResourceExhausted, "OVERLOADED"));
+        drop(taken);
+        assert!(room(&node, &request).is_ok());
+    }
 }

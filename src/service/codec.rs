@@ -15,13 +15,16 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use super::CallError;
+use super::{CallError, memory};
 use crate::types::limits::REQUEST_ELEMENTS_MAX;
 
-/// What a request repeats.
+/// What a request repeats, and what it may hold on to.
 pub trait Counted {
     /// Its fields that are repeated, or have such fields in them.
     const FIELDS: &'static [Field] = &[];
+
+    /// Takes what waits out of the buffer that the request came in, if that is much larger. Only appends wait.
+    fn detach(&mut self, _buffer_bytes: usize) {}
 }
 
 /// A field that is a list, or has a list in it.
@@ -43,10 +46,20 @@ const APPEND: Field = Field { tag: 2, within: &[MESSAGES] };
 
 impl Counted for AppendRequest {
     const FIELDS: &'static [Field] = &[MESSAGES];
+
+    fn detach(&mut self, buffer_bytes: usize) {
+        memory::detach(self, buffer_bytes);
+    }
 }
 
 impl Counted for SessionRequest {
     const FIELDS: &'static [Field] = &[APPEND];
+
+    fn detach(&mut self, buffer_bytes: usize) {
+        if let Some(append) = &mut self.append {
+            append.detach(buffer_bytes);
+        }
+    }
 }
 
 impl Counted for BatchReadRequest {
@@ -70,8 +83,8 @@ impl Counted for DescribeClusterRequest {}
 impl Counted for WatchTopologyRequest {}
 impl Counted for ReplaceRequest {}
 
-/// Elements of all lists in a request. Counts no further than [`REQUEST_ELEMENTS_MAX`], and no further than the wire
-/// makes sense: decoding will stop there too, and say why.
+/// Elements of all lists in a request, counted no further than [`REQUEST_ELEMENTS_MAX`]. None where a field does not end
+/// within what holds it: prost reads on beyond that end, into bytes that were not counted, before it says so.
 fn elements(wire: &mut &[u8], fields: &[Field], counted: &mut usize) -> Option<()> {
     while wire.has_remaining() && *counted <= REQUEST_ELEMENTS_MAX {
         let (tag, wire_type) = decode_key(wire).ok()?;
@@ -81,7 +94,10 @@ fn elements(wire: &mut &[u8], fields: &[Field], counted: &mut usize) -> Option<(
                 let length = usize::try_from(decode_varint(wire).ok()?).ok()?;
                 let (mut element, rest) = wire.split_at_checked(length)?;
                 *wire = rest;
-                elements(&mut element, field.within, counted)?;
+                // An element without lists may be text, and is not looked into.
+                if !field.within.is_empty() {
+                    elements(&mut element, field.within, counted)?;
+                }
             }
             _ => skip_field(wire_type, tag, wire, DecodeContext::default()).ok()?,
         }
@@ -89,12 +105,12 @@ fn elements(wire: &mut &[u8], fields: &[Field], counted: &mut usize) -> Option<(
     Some(())
 }
 
-/// Elements of all lists in a request that came so; any number over [`REQUEST_ELEMENTS_MAX`] if there are more.
-pub fn counted<R: Counted>(mut wire: &[u8]) -> usize {
+/// Elements of all lists in a request that came so; any number over [`REQUEST_ELEMENTS_MAX`] if there are more. None if
+/// it cannot be decoded because its fields do not lie within each other.
+pub fn counted<R: Counted>(mut wire: &[u8]) -> Option<usize> {
     let mut counted = 0;
-    // None is a request that will not decode.
-    let _ = elements(&mut wire, R::FIELDS, &mut counted);
-    counted
+    elements(&mut wire, R::FIELDS, &mut counted)?;
+    Some(counted)
 }
 
 /// tonic's codec, and requests are counted first. `tonic-build` puts it into the servers.
@@ -121,12 +137,19 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        CountedDecoder(ProstDecoder::default())
+        CountedDecoder { decoder: ProstDecoder::default(), buffer_bytes: BUFFER_BYTES_MIN }
     }
 }
 
-/// See [`CountedCodec`].
-pub struct CountedDecoder<Request>(ProstDecoder<Request>);
+/// What tonic may gather in one piece of whatever comes on a stream, however short its requests are.
+const BUFFER_BYTES_MIN: usize = 32 * 1024;
+
+/// See [`CountedCodec`]. One for each stream of requests.
+pub struct CountedDecoder<Request> {
+    decoder: ProstDecoder<Request>,
+    /// The requests of a stream follow each other in buffers that are as large as the largest so far.
+    buffer_bytes: usize,
+}
 
 impl<Request: Message + Default + Counted> Decoder for CountedDecoder<Request> {
     type Item = Request;
@@ -134,10 +157,21 @@ impl<Request: Message + Default + Counted> Decoder for CountedDecoder<Request> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
         // tonic gathers a request in one piece before it is decoded.
-        if counted::<Request>(buffer.chunk()) > REQUEST_ELEMENTS_MAX {
-            return Err(CallError::too_many_elements(REQUEST_ELEMENTS_MAX).into());
+        let wire = buffer.chunk();
+        self.buffer_bytes = self.buffer_bytes.max(wire.len());
+        match counted::<Request>(wire) {
+            None => Err(CallError::malformed("a field does not end within what holds it").into()),
+            Some(elements) if elements > REQUEST_ELEMENTS_MAX => {
+                Err(CallError::too_many_elements(REQUEST_ELEMENTS_MAX).into())
+            }
+            Some(_) => {
+                let mut request = self.decoder.decode(buffer)?;
+                if let Some(request) = &mut request {
+                    request.detach(self.buffer_bytes);
+                }
+                Ok(request)
+            }
         }
-        self.0.decode(buffer)
     }
 }
 
@@ -145,11 +179,15 @@ impl<Request: Message + Default + Counted> Decoder for CountedDecoder<Request> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
+    use axum::body::Body;
+    use prost::encoding::encode_varint;
     use prost_types::field_descriptor_proto::{Label, Type};
     use prost_types::{DescriptorProto, FileDescriptorSet};
     use quorate_client::proto::{Header, NewMessage};
+    use tonic::{Code, Streaming};
 
     use super::*;
+    use crate::service::malformed::stream_failure;
     use crate::types::limits;
 
     fn append(messages: usize, headers: usize) -> AppendRequest {
@@ -162,7 +200,7 @@ mod tests {
     }
 
     fn counted_in<R: Counted + Message>(request: &R) -> usize {
-        counted::<R>(&request.encode_to_vec())
+        counted::<R>(&request.encode_to_vec()).unwrap()
     }
 
     #[test]
@@ -192,10 +230,98 @@ mod tests {
         let half = REQUEST_ELEMENTS_MAX / 2 + 1;
         let part = SessionRequest { append: Some(append(half, 0)), ..SessionRequest::default() };
         let mut wire = part.encode_to_vec();
-        assert!(counted::<SessionRequest>(&wire) <= REQUEST_ELEMENTS_MAX);
+        assert!(counted::<SessionRequest>(&wire).unwrap() <= REQUEST_ELEMENTS_MAX);
         // Protobuf joins the two appends into one.
         wire.extend(part.encode_to_vec());
-        assert!(counted::<SessionRequest>(&wire) > REQUEST_ELEMENTS_MAX);
+        assert!(counted::<SessionRequest>(&wire).unwrap() > REQUEST_ELEMENTS_MAX);
+    }
+
+    #[test]
+    fn text_is_counted_and_not_looked_into() {
+        // Bytes that are no field: counting must neither end there nor refuse them.
+        let mut conversations = vec!["\u{7}".to_owned(); 3];
+        let request = |conversations| BatchReadRequest { conversations, ..Default::default() };
+        assert_eq!(counted_in(&request(conversations.clone())), 3);
+        conversations.resize(REQUEST_ELEMENTS_MAX + 1, String::new());
+        assert!(counted_in(&request(conversations)) > REQUEST_ELEMENTS_MAX);
+    }
+
+    /// Requests as tonic hands them over: in their frames, decoded by the codec.
+    fn stream<R>(requests: &[&[u8]]) -> Streaming<R>
+    where
+        R: Message + Default + Counted + Send + 'static,
+    {
+        let frame = |wire: &&[u8]| {
+            let length = u32::try_from(wire.len()).unwrap().to_be_bytes();
+            [&[0], &length[..], wire].concat()
+        };
+        let frames: Vec<_> = requests.iter().flat_map(frame).collect();
+        let decoder = CountedCodec::<R, R>::default().decoder();
+        Streaming::new_request(decoder, Body::from(frames), None, None)
+    }
+
+    async fn received<R>(wire: &[u8]) -> Result<Option<R>, Status>
+    where
+        R: Message + Default + Counted + Send + 'static,
+    {
+        stream(&[wire]).message().await
+    }
+
+    /// An append of a session that ends within one of its messages: that is of `length` bytes, and headers follow.
+    fn overrun(length: u64, headers: usize) -> Vec<u8> {
+        let mut varint = Vec::new();
+        encode_varint(length, &mut varint);
+        let append = [&[0x1a][..], &varint].concat();
+        let begin = [0x12, u8::try_from(append.len()).unwrap()];
+        [&begin[..], &append, &[0x2a, 0].repeat(headers)].concat()
+    }
+
+    #[tokio::test]
+    async fn a_field_that_ends_beyond_its_parent_is_refused_before_it_is_decoded() {
+        const HEADERS: usize = REQUEST_ELEMENTS_MAX + 1;
+        let headers = [0x2a, 0].repeat(HEADERS);
+        let beyond = [
+            // The length of an element reaches beyond its parent.
+            overrun(2 * HEADERS as u64, HEADERS),
+            // The key of an element lies across the end of its parent: 0x9a 0x00 is 0x1a.
+            [&[0x12, 1, 0x9a, 0, 0xfe, 0x7f][..], &headers].concat(),
+            // So does its length.
+            [&[0x12, 1, 0x1a, 0xfe, 0x7f][..], &headers].concat(),
+            // A group does not end within its parent.
+            [&[0x12, 2, 0x7b, 0x7b][..], &headers].concat(),
+        ];
+        for wire in beyond {
+            assert!(SessionRequest::decode(&*wire).is_err(), "{:x?}", &wire[..8]);
+            assert_eq!(counted::<SessionRequest>(&wire), None, "{:x?}", &wire[..8]);
+            let refused = received::<SessionRequest>(&wire).await.unwrap_err();
+            let error = stream_failure(&refused).expect("it is the caller's mistake");
+            assert_eq!((error.code(), error.reason()), (Code::InvalidArgument, "MALFORMED"));
+        }
+        // Where it ends within, it is counted.
+        let wire = SessionRequest { append: Some(append(2, 3)), ..SessionRequest::default() };
+        let wire = wire.encode_to_vec();
+        let request = received::<SessionRequest>(&wire).await.unwrap().unwrap();
+        assert_eq!(request.append.unwrap().messages.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_payload_that_waits_holds_no_buffer_that_is_much_larger() {
+        let request = |payload: usize| {
+            let payload = vec![7; payload].into();
+            let messages = vec![NewMessage { payload, ..NewMessage::default() }];
+            let append = Some(AppendRequest { messages, ..AppendRequest::default() });
+            SessionRequest { append, ..SessionRequest::default() }.encode_to_vec()
+        };
+        let (large, middle, small) = (request(1 << 20), request(1 << 16), request(1 << 10));
+        let mut requests = stream::<SessionRequest>(&[&small, &middle, &large, &middle]);
+        let mut copied = Vec::new();
+        while let Some(request) = requests.message().await.unwrap() {
+            let payload = request.append.unwrap().messages[0].payload.clone();
+            // As long as the stream lives, so does its buffer.
+            copied.push(payload.try_into_mut().is_ok());
+        }
+        // The last may lie in a buffer that was made for the one before it.
+        assert_eq!(copied, [true, false, false, true]);
     }
 
     fn by_name(

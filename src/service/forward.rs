@@ -7,9 +7,10 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use super::Api;
+use super::authorize::Operation;
 use super::call::{Call, FORWARDED, REQUEST_ID};
 use super::errors::{CallError, Effect};
-use crate::transport::IntroducedChannel;
+use crate::transport::{HandedOn, IntroducedChannel};
 use crate::types::NodeId;
 
 /// Another node's API, called as a node of the same cluster.
@@ -18,7 +19,16 @@ pub type PeerLog = MessageLogClient<IntroducedChannel>;
 /// Connections to the other nodes.
 pub trait Peers: Send + Sync {
     /// A client of a node's API; none if the node is unknown. Does not wait for a connection.
-    fn message_log(&self, node: NodeId) -> Option<PeerLog>;
+    fn message_log(&self, node: NodeId, what: HandedOn) -> Option<PeerLog>;
+}
+
+/// Where it depends on the caller when responses are taken, other callers must not wait for that. The answers of a
+/// session are small, and taken whether its caller takes them or not.
+fn handed_on(operation: Operation) -> HandedOn {
+    match operation {
+        Operation::Read | Operation::Follow | Operation::Subscribe => HandedOn::Stream,
+        _ => HandedOn::Call,
+    }
 }
 
 /// A client of `node`'s API, and leave to use it.
@@ -34,7 +44,7 @@ pub fn client(
     if call.forwarded || node == api.replicas.node() {
         return Err(otherwise);
     }
-    let client = api.peers.message_log(node).ok_or(otherwise)?;
+    let client = api.peers.message_log(node, handed_on(call.operation)).ok_or(otherwise)?;
     api.observer.forwarded(call.operation);
     Ok(client)
 }
@@ -74,4 +84,28 @@ pub async fn answer<T>(
     };
     api.elsewhere.learn_of(node, &answer);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    #[test]
+    fn whatever_answers_with_a_stream_is_handed_on_as_one() {
+        let files = FileDescriptorSet::decode(quorate_client::proto::DESCRIPTORS).unwrap().file;
+        let services = files.iter().flat_map(|file| &file.service);
+        let log = services.filter(|service| service.name() == "MessageLog");
+        let mut methods = 0;
+        for method in log.flat_map(|service| &service.method) {
+            let named = |operation: &Operation| operation.name() == method.name();
+            let operation = Operation::ALL.into_iter().find(named).unwrap();
+            let is_stream = method.server_streaming() && operation != Operation::AppendSession;
+            assert_eq!(handed_on(operation) == HandedOn::Stream, is_stream, "{operation:?}");
+            methods += 1;
+        }
+        assert_eq!(methods, 9);
+    }
 }

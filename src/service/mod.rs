@@ -22,6 +22,7 @@ mod follow;
 mod forward;
 mod list;
 mod malformed;
+mod memory;
 mod observer;
 mod outcome;
 pub mod page_token;

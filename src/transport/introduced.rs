@@ -16,6 +16,15 @@ use crate::types::NodeId;
 /// Metadata: the encoded `quorate.peer.v1.Hello` of the node that hands a call on.
 const HELLO: &str = "x-quorate-hello-bin";
 
+/// What is handed on. Each kind has a connection of its own, and none shares one with what nodes ask of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandedOn {
+    /// A call whose answer this node takes as soon as it comes.
+    Call,
+    /// A stream of responses that a client takes when it likes.
+    Stream,
+}
+
 /// A connection to another node whose calls carry this node's hello.
 pub type IntroducedChannel = InterceptedService<Channel, Introducing>;
 

@@ -1,5 +1,5 @@
-//! Floor 4: messages between nodes. Many groups share one connection for entries, one for heartbeats and one-shot
-//! messages, one for snapshots.
+//! Floor 4: messages between nodes. Many groups share one connection for entries, one for heartbeats, one for snapshots
+//! and one for one-shot messages. Calls of clients that are handed on have two others.
 
 mod append_client;
 mod append_server;
@@ -14,7 +14,7 @@ mod standing;
 pub mod wire;
 
 pub use hello::{FEATURE_LEVEL, HelloError, Introduction};
-pub use introduced::{IntroducedChannel, IntroducedOnly};
+pub use introduced::{HandedOn, IntroducedChannel, IntroducedOnly};
 pub use peers::{PeerError, Peers, root_cause};
 pub use server::{Adoption, NodeOperations, OperationError, PeerServer};
 pub use standing::Standing;

@@ -22,7 +22,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use super::append_client::{self, AppendClient};
 use super::hello::Introduction;
-use super::introduced::{IntroducedChannel, Introducing};
+use super::introduced::{HandedOn, IntroducedChannel, Introducing};
 use super::proto::{self, peer_client::PeerClient};
 use super::wire::{route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{MESSAGE_BYTES_MAX, snapshots};
@@ -35,9 +35,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// A peer that is silent for this long on an open connection is taken to be gone.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Flow-control windows: a full pipeline of entries fits.
-const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+
+/// Flow-control windows: what the other side of a connection may send before it is taken.
+#[derive(Clone, Copy)]
+struct Windows {
+    stream_bytes: u32,
+    connection_bytes: u32,
+}
+
+/// A full pipeline of entries fits. All that comes is taken at once.
+const PROMPT: Windows =
+    Windows { stream_bytes: 16 * 1024 * 1024, connection_bytes: 32 * 1024 * 1024 };
+/// What a client does not take counts against its whole connection: hundreds of such clients leave room for others.
+const UNHURRIED: Windows = Windows { stream_bytes: 256 * 1024, connection_bytes: 64 * 1024 * 1024 };
+
 const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 type Failure = RPCError<TypeConfig>;
@@ -88,8 +99,10 @@ pub struct Peers {
 /// The connections to one node.
 struct Link {
     address: String,
-    /// One-shot calls and forwarded requests.
+    /// One-shot calls of the nodes themselves: nothing that a client does may delay a vote.
     calls: Channel,
+    handed_on_calls: Channel,
+    handed_on_streams: Channel,
     snapshots: Channel,
     entries: AppendClient,
     heartbeats: AppendClient,
@@ -97,10 +110,12 @@ struct Link {
 
 impl Link {
     fn new(node: NodeId, address: String, peers: &Peers) -> Result<Self, PeerError> {
-        let channel = || peers.connect(node, &address);
+        let channel = || peers.connect(node, &address, PROMPT);
         let own = &peers.own;
         Ok(Link {
             calls: channel()?,
+            handed_on_calls: channel()?,
+            handed_on_streams: peers.connect(node, &address, UNHURRIED)?,
             snapshots: channel()?,
             entries: AppendClient::start(node, channel()?, own.clone()),
             heartbeats: AppendClient::start(node, channel()?, own.clone()),
@@ -149,29 +164,29 @@ impl Peers {
         self.link(node).ok()?.heartbeats.refused_since()
     }
 
-    fn channel(&self, node: NodeId) -> Result<Channel, PeerError> {
-        Ok(self.link(node)?.calls.clone())
-    }
-
     /// A connection for calls that are handed on to a node; each carries this node's hello.
-    pub fn introduced(&self, node: NodeId) -> Result<IntroducedChannel, PeerError> {
-        let introducing = Introducing::new(self.own.clone(), node);
-        Ok(InterceptedService::new(self.channel(node)?, introducing))
+    pub fn introduced(&self, node: NodeId, what: HandedOn) -> Result<IntroducedChannel, PeerError> {
+        let link = self.link(node)?;
+        let channel = match what {
+            HandedOn::Call => link.handed_on_calls.clone(),
+            HandedOn::Stream => link.handed_on_streams.clone(),
+        };
+        Ok(InterceptedService::new(channel, Introducing::new(self.own.clone(), node)))
     }
 
     /// A client for one-shot calls to a node.
     pub fn client(&self, node: NodeId) -> Result<PeerClient<Channel>, PeerError> {
-        Ok(PeerClient::new(self.channel(node)?)
+        Ok(PeerClient::new(self.link(node)?.calls.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     /// A client for a node that is not known yet, at an address that somebody gave.
     pub fn client_at(&self, node: NodeId, address: &str) -> Result<PeerClient<Channel>, PeerError> {
-        Ok(PeerClient::new(self.connect(node, address)?))
+        Ok(PeerClient::new(self.connect(node, address, PROMPT)?))
     }
 
-    fn connect(&self, node: NodeId, address: &str) -> Result<Channel, PeerError> {
+    fn connect(&self, node: NodeId, address: &str, windows: Windows) -> Result<Channel, PeerError> {
         let unusable = |error: tonic::transport::Error| {
             let reason = format!("address {address}: {error}");
             PeerError::Failed { node, status: tonic::Status::invalid_argument(reason) }
@@ -188,8 +203,8 @@ impl Peers {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+            .initial_stream_window_size(windows.stream_bytes)
+            .initial_connection_window_size(windows.connection_bytes);
         Ok(connect_lazy(&endpoint, self.dial.clone()))
     }
 
@@ -331,3 +346,7 @@ impl RemoteReadIndex for Peers {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "peers_tests.rs"]
+mod tests;

@@ -77,19 +77,18 @@ pub const READ_STALL_MS_MAX: u64 = 60_000;
 
 /// Appends that wait for a place in an entry, for each group. Past it appends are refused as retryable.
 pub const PROPOSAL_QUEUE_MAX: usize = 8_192;
-/// Bytes of one group's appends that wait for a place in an entry or for that entry's outcome. Past it appends are
+/// Memory of one group's appends that wait for a place in an entry or for that entry's outcome. Past it appends are
 /// refused as retryable: without a quorum nothing leaves, and a count alone would let megabytes each pile up.
 pub const GROUP_PROPOSALS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The same for all groups of a node together.
 pub const PROPOSALS_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Payload and header bytes of the appends whose callers wait at one node, whichever node leads. Past it appends are
-/// refused as retryable.
+/// Memory of the appends whose callers wait at one node, whichever node leads. Past it appends are refused as retryable.
 pub const APPEND_CALLS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Entries of one group that its proposer has in flight.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 /// Appends of one session that wait for their outcome.
 pub const SESSION_IN_FLIGHT_MAX: usize = 4_096;
-/// Payload and header bytes of the appends of one session that wait for their outcome.
+/// Memory of the appends of one session that wait for their outcome.
 pub const SESSION_IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Lanes of one session that have state: something in flight, or broken and not reset. Past it the session ends: its
 /// caller is not listening.

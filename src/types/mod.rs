@@ -4,11 +4,13 @@ mod clock;
 mod hash_range;
 mod ids;
 pub mod limits;
+mod memory;
 mod names;
 mod timestamp;
 
 pub use clock::Clock;
 pub use hash_range::HashRange;
 pub use ids::{AttemptId, ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Seq, Term};
+pub use memory::allocated;
 pub use names::{ConversationId, ConversationName, PlacementHash};
 pub use timestamp::Timestamp;

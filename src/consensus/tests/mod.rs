@@ -5,3 +5,4 @@ mod fixture;
 mod install_crashes;
 mod make_crashes;
 mod mortal;
+mod overloaded;

@@ -11,7 +11,7 @@ use quorate_client::proto::{AppendRequest, AppendResponse};
 
 use crate::log::{IdKey, LanePlace, Predecessor};
 use crate::service::errors::CallError;
-use crate::service::validate;
+use crate::service::memory::memory_bytes;
 use crate::types::{AttemptId, NodeId};
 
 /// Where a request is sent.
@@ -94,7 +94,7 @@ impl Lanes {
         self.requests
     }
 
-    /// Payload and header bytes of those requests.
+    /// Memory that those requests take.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -123,7 +123,7 @@ impl Lanes {
             _ if lane.broken => (0, no_id(), State::Done(Err(CallError::lane_broken(false)))),
             Err(error) => (0, no_id(), State::Done(Err(error))),
             Ok(append) => {
-                let bytes = append.messages.iter().map(validate::content_bytes).sum();
+                let bytes = memory_bytes(&append);
                 let last_id = last_id(&append);
                 (bytes, last_id, State::Waiting { append, opens_epoch: reset })
             }

@@ -286,3 +286,16 @@ proptest! {
         prop_assert_eq!((lanes.requests(), lanes.bytes()), (0, 0));
     }
 }
+
+#[test]
+fn an_append_without_content_takes_memory_until_it_is_answered() {
+    let mut lanes = lanes();
+    lanes.accept("a", 1, false, append("m1"));
+    let message = size_of::<NewMessage>();
+    assert!(lanes.bytes() >= message, "{}", lanes.bytes());
+    let sent = lanes.depart("a", HERE).unwrap();
+    assert!(lanes.bytes() >= message, "{}", lanes.bytes());
+    lanes.arrive("a", sent.place.attempt, seq(1));
+    assert_eq!(told(&mut lanes), [ok(1)]);
+    assert_eq!(lanes.bytes(), 0);
+}

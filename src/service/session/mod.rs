@@ -188,7 +188,7 @@ impl Session {
     }
 
     fn take_room(&mut self, append: &AppendRequest) -> Result<(), CallError> {
-        let taken = append::room(&self.api, append)?;
+        let taken = append::room(self.api.replicas.admission(), append)?;
         match &mut self.room {
             Some(room) => room.merge(taken),
             None => self.room = Some(taken),

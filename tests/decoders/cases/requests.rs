@@ -28,7 +28,10 @@ fn check(input: &[u8]) {
                 same_count(body, &request);
                 append(request);
             }
-            Err(error) => assert_eq!(refused(&error), "MALFORMED"),
+            Err(error) => {
+                assert_eq!(refused(&error), "MALFORMED");
+                session(body);
+            }
         },
         Some((1, body)) => metadata(body),
         Some((2, body)) => token(body),
@@ -46,9 +49,20 @@ fn refused(error: &prost::DecodeError) -> String {
 fn same_count(body: &[u8], request: &proto::AppendRequest) {
     let headers: usize = request.messages.iter().map(|message| message.headers.len()).sum();
     let elements = request.messages.len() + headers;
-    if elements <= limits::REQUEST_ELEMENTS_MAX {
-        assert_eq!(counted::<proto::AppendRequest>(body), elements);
-    }
+    let counted = counted::<proto::AppendRequest>(body).expect("what decodes is counted");
+    assert_eq!(counted.min(COUNTED_MAX), elements.min(COUNTED_MAX));
+}
+
+/// Counting ends here.
+const COUNTED_MAX: usize = limits::REQUEST_ELEMENTS_MAX + 1;
+
+/// One level more. Where an append comes in pieces each of them is counted.
+fn session(body: &[u8]) {
+    let Ok(request) = proto::SessionRequest::decode(body) else { return };
+    let messages = request.append.iter().flat_map(|append| &append.messages);
+    let elements: usize = messages.map(|message| 1 + message.headers.len()).sum();
+    let counted = counted::<proto::SessionRequest>(body).expect("what decodes is counted");
+    assert!(counted >= elements.min(COUNTED_MAX));
 }
 
 /// What passes keeps to the limits, fits into an entry, and says the same in it.
@@ -155,11 +169,20 @@ fn seeds() -> Vec<Vec<u8>> {
         messages: vec![content, replacement],
         expected_tail: Some(4),
     };
+    let session = proto::SessionRequest {
+        request_id: 1,
+        append: Some(request.clone()),
+        ..proto::SessionRequest::default()
+    };
     let error = CallError::not_leader(Some(NodeId(3)));
     let status = Status::from(error.clone());
     let code = [i32::from(status.code()) as u8];
     vec![
         choosing(0, &request.encode_to_vec()),
+        choosing(0, &session.encode_to_vec()),
+        // A header that ends beyond its message, and in a session a message that ends beyond its append.
+        choosing(0, &[0x1a, 2, 0x2a, 4, 0x2a, 0, 0x2a, 0]),
+        choosing(0, &[0x12, 2, 0x1a, 4, 0x2a, 0, 0x2a, 0]),
         choosing(1, b"request-1\n10S"),
         choosing(1, b"request-2\n99999999H"),
         choosing(2, page_token::encode("acme/room").as_bytes()),

@@ -1,0 +1,175 @@
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::proto::peer_server::{Peer, PeerServer};
+use super::*;
+use crate::types::ClusterId;
+
+const OTHER: NodeId = NodeId(2);
+const FRAME_BYTES: usize = 64 * 1024;
+/// Until something counts as stuck.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// Another node: answers what it is asked, streams without end, and notes on which connection each call came.
+#[derive(Clone, Default)]
+struct Other {
+    came: Arc<Mutex<HashMap<&'static str, SocketAddr>>>,
+}
+
+impl Other {
+    fn note<T>(&self, call: &'static str, request: &Request<T>) {
+        let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
+        came.insert(call, request.remote_addr().unwrap());
+    }
+
+    fn connection(&self, call: &'static str) -> SocketAddr {
+        self.came.lock().unwrap_or_else(PoisonError::into_inner)[call]
+    }
+}
+
+type Frames = Pin<Box<dyn Stream<Item = Result<proto::AppendFrames, Status>> + Send>>;
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Peer for Other {
+    type AppendStream = Frames;
+
+    /// Stands for a Read.
+    async fn append(&self, request: Request<Streaming<proto::AppendFrames>>) -> Answer<Frames> {
+        self.note("stream", &request);
+        let entries = vec![Bytes::from(vec![7; FRAME_BYTES])];
+        let append = proto::AppendRequest { entries, ..proto::AppendRequest::default() };
+        let frame = proto::AppendFrame { stream: 1, step: Some(append_frame(append)) };
+        let frames = proto::AppendFrames { hello: None, frames: vec![frame] };
+        Ok(Response::new(Box::pin(stream::repeat_with(move || Ok(frames.clone())))))
+    }
+
+    async fn raft(&self, request: Request<proto::RaftRequest>) -> Answer<proto::RaftReply> {
+        self.note("raft", &request);
+        let message = Some(proto::raft_reply::Message::TransferRefused(String::new()));
+        Ok(Response::new(proto::RaftReply { message }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<proto::ReadIndexRequest>,
+    ) -> Answer<proto::ReadIndexReply> {
+        self.note("read index", &request);
+        Ok(Response::new(proto::ReadIndexReply { index: 3 }))
+    }
+
+    /// Stands for an Append.
+    async fn pulse(&self, request: Request<proto::PulseRequest>) -> Answer<proto::PulseReply> {
+        self.note("call", &request);
+        Ok(Response::new(proto::PulseReply::default()))
+    }
+
+    async fn send_snapshot(
+        &self,
+        _: Request<Streaming<proto::SnapshotFrame>>,
+    ) -> Answer<proto::SnapshotReply> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn adopt(&self, _: Request<proto::AdoptRequest>) -> Answer<proto::AdoptReply> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn ensure_replica(
+        &self,
+        _: Request<proto::EnsureReplicaRequest>,
+    ) -> Answer<proto::EnsureReplicaReply> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn change_topology(
+        &self,
+        _: Request<proto::ChangeTopologyRequest>,
+    ) -> Answer<proto::ChangeTopologyReply> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn change_membership(
+        &self,
+        _: Request<proto::ChangeMembershipRequest>,
+    ) -> Answer<proto::ChangeMembershipReply> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn status(&self, _: Request<proto::StatusRequest>) -> Answer<proto::StatusReply> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+fn append_frame(append: proto::AppendRequest) -> proto::append_frame::Step {
+    proto::append_frame::Step::Request(append)
+}
+
+/// This node, which knows the other.
+async fn connected() -> (Arc<Peers>, Other) {
+    let other = Other::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = Server::builder().add_service(PeerServer::new(other.clone()));
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let own = Arc::new(Introduction::new(NodeId(1), Some(ClusterId(7))));
+    let peers = Peers::new(own, None, None);
+    peers.set_addresses([(OTHER, address)]);
+    (peers, other)
+}
+
+/// A stream of responses that is handed on for a client.
+async fn read(peers: &Peers) -> Streaming<proto::AppendFrames> {
+    let mut client = PeerClient::new(peers.introduced(OTHER, HandedOn::Stream).unwrap());
+    client.append(stream::pending()).await.unwrap().into_inner()
+}
+
+/// One call of each other kind is answered.
+async fn ask(peers: &Peers) {
+    let confirmed = peers.read_index(OTHER, GroupId(1)).await.unwrap();
+    assert_eq!(confirmed, LogIndex(3));
+    let raft = peers.client(OTHER).unwrap().raft(proto::RaftRequest::default()).await;
+    assert!(raft.is_ok(), "{raft:?}");
+    let mut client = PeerClient::new(peers.introduced(OTHER, HandedOn::Call).unwrap());
+    let answer = client.pulse(proto::PulseRequest::default()).await;
+    assert!(answer.is_ok(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn what_clients_call_shares_no_connection_with_what_nodes_ask() {
+    let (peers, other) = connected().await;
+    let _reading = read(&peers).await;
+    ask(&peers).await;
+    let [raft, read_index, call, stream] =
+        ["raft", "read index", "call", "stream"].map(|call| other.connection(call));
+    assert_eq!(raft, read_index);
+    assert!(raft != call && raft != stream, "clients use the connection for votes");
+    assert_ne!(call, stream, "streams that lie unread share a connection with calls");
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_hold_up_no_others() {
+    let (peers, _other) = connected().await;
+    let mut unread = Vec::new();
+    for _ in 0..16 {
+        unread.push(read(&peers).await);
+    }
+    // More than the whole connection may hold: it is not stuck.
+    let mut reading = read(&peers).await;
+    let frames = 2 * UNHURRIED.connection_bytes as usize / FRAME_BYTES;
+    for number in 0..frames {
+        let frame = timeout(STUCK, reading.message()).await;
+        let frame = frame.unwrap_or_else(|_| panic!("stuck at frame {number} of {frames}"));
+        assert!(frame.unwrap().is_some());
+    }
+    timeout(STUCK, ask(&peers)).await.expect("calls are stuck");
+    drop(unread);
+}
