@@ -21,7 +21,7 @@ use crate::log::{Topology, TopologyGroup, TopologyReplica};
 use crate::service::{AllowAll, Operation, PeerLog, Peers, Unobserved};
 use crate::storage::records::Record;
 use crate::storage::{Batch, Durability, Table, keys};
-use crate::transport::{self, Introduction};
+use crate::transport::{self, HandedOn, Introduction};
 use crate::types::{Clock, ClusterId, GroupId, HashRange, Incarnation, PlacementHash, Timestamp};
 
 /// The only node with replicas. It is another one than this.
@@ -71,8 +71,8 @@ impl Dial for Connections {
 struct PeerApis(Arc<transport::Peers>);
 
 impl Peers for PeerApis {
-    fn message_log(&self, node: NodeId) -> Option<PeerLog> {
-        Some(PeerLog::new(self.0.introduced(node).ok()?))
+    fn message_log(&self, node: NodeId, what: HandedOn) -> Option<PeerLog> {
+        Some(PeerLog::new(self.0.introduced(node, what).ok()?))
     }
 }
 
