@@ -7,3 +7,4 @@ mod make_crashes;
 mod mortal;
 mod read_rounds;
 mod scripted;
+mod snapshot_hold;

@@ -50,10 +50,26 @@ impl Asked {
     }
 }
 
-/// What voters are asked, in the order in which it is sent.
-pub struct Voters(mpsc::Receiver<Asked>);
+/// A snapshot that is to be sent.
+pub struct Sending {
+    pub source: SnapshotSource,
+    /// Takes the receiver's vote, once it has installed what was sent.
+    pub installed: oneshot::Sender<RaftVote>,
+}
+
+/// What voters are asked and sent, in its order.
+pub struct Voters {
+    asked: mpsc::Receiver<Asked>,
+    snapshots: mpsc::Receiver<Sending>,
+}
 
 impl Voters {
+    /// The next snapshot that somebody is to be sent.
+    pub async fn next_snapshot(&mut self) -> Sending {
+        let next = timeout(EVENTUALLY, self.snapshots.recv()).await.expect("a snapshot is sent");
+        next.expect("the transport is there")
+    }
+
     /// All voters follow until `done` is.
     pub async fn follow_until<T>(&mut self, done: impl Future<Output = T>) -> T {
         let following = async {
@@ -61,7 +77,7 @@ impl Voters {
             loop {
                 tokio::select! {
                     result = &mut done => return result,
-                    Some(asked) = self.0.recv() => asked.follow(),
+                    Some(asked) = self.asked.recv() => asked.follow(),
                 }
             }
         };
@@ -76,7 +92,7 @@ impl Voters {
     ) -> Vec<Asked> {
         let mut found: Vec<Option<Asked>> = voters.iter().map(|_| None).collect();
         while found.iter().any(Option::is_none) {
-            let next = timeout(EVENTUALLY, self.0.recv()).await.expect("voters are asked");
+            let next = timeout(EVENTUALLY, self.asked.recv()).await.expect("voters are asked");
             let asked = next.expect("the transport is there");
             let place = voters.iter().position(|voter| *voter == asked.to);
             match place.filter(|place| found[*place].is_none() && is_wanted(&asked)) {
@@ -88,13 +104,17 @@ impl Voters {
     }
 }
 
-/// Hands each append request to the test. Votes are given to whoever asks.
-pub struct Scripted(mpsc::Sender<Asked>);
+/// Hands each append request and each snapshot to the test. Votes are given to whoever asks.
+pub struct Scripted {
+    asked: mpsc::Sender<Asked>,
+    snapshots: mpsc::Sender<Sending>,
+}
 
 impl Scripted {
     pub fn new() -> (Self, Voters) {
-        let (sender, receiver) = mpsc::channel(UNANSWERED_MAX);
-        (Scripted(sender), Voters(receiver))
+        let (asked, asked_of) = mpsc::channel(UNANSWERED_MAX);
+        let (snapshots, sent_to) = mpsc::channel(1);
+        (Scripted { asked, snapshots }, Voters { asked: asked_of, snapshots: sent_to })
     }
 }
 
@@ -106,7 +126,7 @@ impl RaftTransport for Scripted {
         input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
         _idle: Duration,
     ) -> Appended {
-        let sender = self.0.clone();
+        let sender = self.asked.clone();
         let answers = input.map(move |request| {
             let (answer, answered) = oneshot::channel();
             let asked = Asked { to: route.to, lane, request, answer };
@@ -145,8 +165,15 @@ impl RaftTransport for Scripted {
         &self,
         _route: Route,
         _vote: RaftVote,
-        _source: SnapshotSource,
+        source: SnapshotSource,
     ) -> BoxFuture<'_, Result<RaftVote, RPCError<TypeConfig>>> {
-        Box::pin(async { nobody() })
+        Box::pin(async {
+            let (installed, vote) = oneshot::channel();
+            let _ = self.snapshots.send(Sending { source, installed }).await;
+            match vote.await {
+                Ok(vote) => Ok(vote),
+                Err(_) => nobody(),
+            }
+        })
     }
 }
