@@ -91,7 +91,7 @@ async fn purge(group: &Group, log_keep_bytes: u64) {
     }
 }
 
-/// The last index that may be purged: durable, not needed by a transfer, and more than the kept bytes behind.
+/// The last index that may be purged: durable, not needed once a transfer is done, and more than the kept bytes behind.
 fn purge_limit(group: &Group, durable: LogIndex, log_keep_bytes: u64) -> Option<LogIndex> {
     let by_size = match planted::purge_before_flush() {
         // Not before the flush that holds the group's range: without it nothing is served after a kill.

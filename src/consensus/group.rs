@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::admission::Admission;
 use super::config::RaftTiming;
 use super::fitness::{Fitness, Sighting};
+use super::leadership::Voters;
 use super::log_store::GroupLog;
 use super::network::{GroupNetwork, RaftTransport};
 use super::proposer::Proposer;
@@ -84,6 +85,7 @@ impl Group {
             parts;
         let replica = applied.replica();
         let source = SnapshotSource::new(id, applied.clone());
+        let voters = Voters::new(transport.clone(), id, replica, timing);
         let network = GroupNetwork::new(transport, id, replica);
         let config = super::config::raft_config(id, &timing);
         let machine = GroupStateMachine::new(source.clone());
@@ -99,7 +101,7 @@ impl Group {
                 admission.clone(),
                 observer.clone(),
             ),
-            read_index: ReadIndex::start(id, raft.clone(), clock, remote),
+            read_index: ReadIndex::start(id, raft.clone(), voters, clock, remote),
             last_barrier: Mutex::new(None),
             changing: tokio::sync::Mutex::default(),
             raft,

@@ -8,6 +8,7 @@ mod errors;
 mod fitness;
 pub mod flusher;
 mod group;
+mod leadership;
 mod log_store;
 mod membership;
 pub mod network;

@@ -22,7 +22,7 @@ use openraft::raft::{
 use super::raft_types::{RaftVote, TypeConfig};
 use super::snapshot_source::SnapshotSource;
 use super::state_machine::SnapshotData;
-use crate::types::{GroupId, ReplicaId};
+use crate::types::{GroupId, LogIndex, ReplicaId};
 
 /// Delays between attempts to reach a node that cannot be reached.
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
@@ -169,7 +169,9 @@ impl NetVote<TypeConfig> for Connection {
 impl NetSnapshot<TypeConfig> for Connection {
     type SnapshotData = SnapshotData;
 
-    /// openraft names the snapshot at the durable mark; what is sent is the live state, which holds it and more.
+    /// openraft names the snapshot at the durable mark; what is sent is the live state, which holds it and more. Once the
+    /// receiver has installed that, openraft goes on behind the mark all the same: the log is kept from there until then,
+    /// or it would have to send a snapshot again.
     async fn full_snapshot(
         &mut self,
         vote: RaftVote,
@@ -180,6 +182,8 @@ impl NetSnapshot<TypeConfig> for Connection {
         let SnapshotData::Durable(source) = snapshot.snapshot else {
             unreachable!("what is sent is what the state machine offered: its own state");
         };
+        let mark = snapshot.meta.last_log_id.map_or(LogIndex(0), |id| LogIndex(id.index));
+        let _hold = source.hold_log(mark);
         let sending = self.transport.send_snapshot(self.route, vote, source);
         tokio::select! {
             result = sending => Ok(SnapshotResponse::new(result?)),

@@ -1,18 +1,19 @@
 //! Read barriers: one confirmation of leadership serves every read that waits for it (Raft dissertation, 6.4).
 //!
-//! Guarantees at stake: G3 and G10. A read may use a confirmation only if the confirmation began after the read
-//! arrived, so those that arrive while one is under way wait for the next. No lease reads: a restarted voter of this
-//! openraft forgets the lease it granted.
+//! Guarantees at stake: G3 and G10. A leader notes how far it has committed, and then asks the voters whether they still
+//! follow it (`leadership.rs`). A read may use a confirmation only if the confirmation began after the read arrived, so
+//! those that arrive while one is under way wait for the next. No lease reads: a restarted voter of this openraft forgets
+//! the lease it granted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use openraft::ReadPolicy;
-use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{mpsc, oneshot};
 
-use super::raft_types::Raft;
+use super::leadership::{Lead, Standing, Voters};
+use super::raft_types::{Raft, RaftVote};
 use super::{Barrier, ReadError};
 use crate::seams::planted;
 use crate::types::{Clock, GroupId, LogIndex, NodeId};
@@ -44,11 +45,12 @@ impl ReadIndex {
     pub fn start(
         group: GroupId,
         raft: Raft,
+        voters: Voters,
         clock: Arc<dyn Clock>,
         remote: Arc<dyn RemoteReadIndex>,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(Worker { group, raft, clock, remote }.run(receiver));
+        tokio::spawn(Worker { group, raft, voters, clock, remote }.run(receiver));
         ReadIndex { queue }
     }
 
@@ -74,6 +76,7 @@ fn stopped() -> ReadError {
 struct Worker {
     group: GroupId,
     raft: Raft,
+    voters: Voters,
     clock: Arc<dyn Clock>,
     remote: Arc<dyn RemoteReadIndex>,
 }
@@ -97,19 +100,43 @@ impl Worker {
         if planted::no_read_index() {
             return Ok(LogIndex(0));
         }
-        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-            Ok(_) if planted::serve_before_term_commit() => Ok(LogIndex(0)),
-            Ok((read, _applied)) => Ok(LogIndex(read.index())),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                let leader = forward.leader_id.map(|replica| replica.node);
-                let own = self.raft.node_id().node;
-                match leader.filter(|leader| *leader != own) {
-                    Some(leader) => self.remote.read_index(leader, self.group).await,
-                    None => Err(no_quorum("no leader is known")),
+        loop {
+            let lead = match self.standing().await? {
+                Standing::Leads(lead) => lead,
+                Standing::Follows(Some(leader)) => {
+                    return self.remote.read_index(leader, self.group).await;
                 }
+                Standing::Follows(None) => return Err(no_quorum("no leader is known")),
+            };
+            let Lead { vote, index, .. } = lead;
+            tokio::select! {
+                biased;
+                confirmed = self.voters.confirm(&lead) => {
+                    confirmed.map_err(no_quorum)?;
+                    let is_early = planted::serve_before_term_commit();
+                    return Ok(if is_early { LogIndex(0) } else { index });
+                }
+                // Who leads now is asked in its place.
+                () = self.deposed(&vote) => {}
             }
-            Err(RaftError::APIError(other)) => Err(no_quorum(other)),
-            Err(RaftError::Fatal(fatal)) => Err(ReadError::Stopped { reason: fatal.to_string() }),
+        }
+    }
+
+    /// Taken after the reads that wait have arrived, and before any voter is asked.
+    async fn standing(&self) -> Result<Standing, ReadError> {
+        let own = *self.raft.node_id();
+        let standing = self.raft.with_raft_state(move |state| Standing::of(own, state)).await;
+        standing.map_err(|fatal| ReadError::Stopped { reason: fatal.to_string() })
+    }
+
+    /// Ends once this replica has given a newer vote, or has stopped.
+    async fn deposed(&self, vote: &RaftVote) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let is_newer = metrics.borrow_watched().vote > *vote;
+            if is_newer || metrics.changed().await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -23,14 +23,18 @@ const WITHOUT_A_WIRE: u64 = 0;
 pub struct SnapshotSource {
     group: GroupId,
     applied: Arc<Applied>,
-    /// The applied index of each transfer under way: the log behind it is kept, so that the receiver can go on from
-    /// there.
-    transfers: Arc<Mutex<Vec<LogIndex>>>,
+    /// The entries behind which the log is kept.
+    held: Arc<Mutex<Vec<LogIndex>>>,
 }
 
-/// One transfer. While it lives, the log that follows it is kept.
+/// While it lives, the log behind an entry is kept, so that whoever has the state as of that entry can go on from there.
+pub struct LogHold {
+    held: Arc<Mutex<Vec<LogIndex>>>,
+    index: LogIndex,
+}
+
+/// The rows of one transfer.
 pub struct SnapshotReader {
-    source: SnapshotSource,
     view: Arc<dyn View>,
     row: GroupRow,
     ranges: Vec<(Table, KeyRange)>,
@@ -42,7 +46,7 @@ pub type SnapshotRow = (Table, Bytes, Bytes);
 impl SnapshotSource {
     /// The source of a replica.
     pub fn new(group: GroupId, applied: Arc<Applied>) -> Self {
-        SnapshotSource { group, applied, transfers: Arc::default() }
+        SnapshotSource { group, applied, held: Arc::default() }
     }
 
     /// Which group.
@@ -90,8 +94,6 @@ impl SnapshotSource {
             Some(value) => GroupRow::decode(&key, &value)?,
             None => GroupRow::blank(self.applied.replica()),
         };
-        let index = row.applied.map_or(LogIndex(0), |id| id.index);
-        self.transfers.lock().expect("no panic while locked").push(index);
         // Kept from the back: the reader takes ranges from the end.
         let mut ranges = match (self.group.is_meta(), row.range) {
             (true, _) => vec![(Table::Topology, whole_table())],
@@ -102,12 +104,18 @@ impl SnapshotSource {
             (false, None) => Vec::new(),
         };
         ranges.reverse();
-        Ok(SnapshotReader { source: self.clone(), view, row, ranges })
+        Ok(SnapshotReader { view, row, ranges })
     }
 
-    /// The log from this index on is needed by a transfer under way.
+    /// Keeps the log behind an entry while the result lives.
+    pub fn hold_log(&self, index: LogIndex) -> LogHold {
+        self.held.lock().expect("no panic while locked").push(index);
+        LogHold { held: self.held.clone(), index }
+    }
+
+    /// The log behind this entry is needed by a transfer under way.
     pub fn keep_from(&self) -> Option<LogIndex> {
-        self.transfers.lock().expect("no panic while locked").iter().min().copied()
+        self.held.lock().expect("no panic while locked").iter().min().copied()
     }
 
     /// Runs a job that reads from disk where it blocks nobody.
@@ -163,12 +171,11 @@ impl SnapshotReader {
     }
 }
 
-impl Drop for SnapshotReader {
+impl Drop for LogHold {
     fn drop(&mut self) {
-        let index = self.row.applied.map_or(LogIndex(0), |id| id.index);
-        let mut transfers = self.source.transfers.lock().expect("no panic while locked");
-        if let Some(at) = transfers.iter().position(|transfer| *transfer == index) {
-            transfers.swap_remove(at);
+        let mut held = self.held.lock().expect("no panic while locked");
+        if let Some(at) = held.iter().position(|index| *index == self.index) {
+            held.swap_remove(at);
         }
     }
 }

@@ -28,7 +28,8 @@ pub const NODE: NodeId = NodeId(3);
 /// Nobody else is there.
 struct Nobody;
 
-fn nobody<T>() -> Result<T, RPCError<TypeConfig>> {
+/// What a call to somebody who is not there comes to.
+pub(super) fn nobody<T>() -> Result<T, RPCError<TypeConfig>> {
     Err(RPCError::Network(NetworkError::new(&std::io::Error::other("nobody is there"))))
 }
 
@@ -137,6 +138,23 @@ impl Disks {
     /// # Panics
     /// It does not start.
     pub async fn start(&self) -> Process {
+        let timing = RaftTiming {
+            heartbeat_interval_ms: 50,
+            election_timeout_min_ms: 200,
+            election_timeout_max_ms: 400,
+        };
+        self.start_among(Arc::new(Nobody), timing).await
+    }
+
+    /// Starts a process on them that has somebody to talk to.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_among(
+        &self,
+        transport: Arc<dyn RaftTransport>,
+        timing: RaftTiming,
+    ) -> Process {
         let dir = DataDir::open_in_memory(&self.dir, NODE).expect("the folder opens");
         let (log, state) = (Arc::new(self.log.open()), Arc::new(self.state.open()));
         let opened = Opened::make_ready(dir, log, state, self.watermark.clone());
@@ -144,12 +162,8 @@ impl Disks {
         let nobody = Arc::new(Nobody);
         let parts = NodeParts {
             node: NODE,
-            timing: RaftTiming {
-                heartbeat_interval_ms: 50,
-                election_timeout_min_ms: 200,
-                election_timeout_max_ms: 400,
-            },
-            transport: nobody.clone(),
+            timing,
+            transport,
             remote: nobody.clone(),
             clock: nobody,
             admission: Arc::new(Admission::default()),

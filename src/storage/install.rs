@@ -41,13 +41,19 @@ struct StagingArea {
     is_installing: AtomicBool,
 }
 
-impl Drop for StagingArea {
-    fn drop(&mut self) {
-        if self.is_installing.load(Ordering::Acquire) {
-            return;
-        }
+impl StagingArea {
+    /// If it stays, the next start removes it.
+    fn remove(&self) {
         if let Err(error) = self.engine.unstage(&self.name) {
             tracing::warn!(name = self.name, %error, "a staging area could not be removed");
+        }
+    }
+}
+
+impl Drop for StagingArea {
+    fn drop(&mut self) {
+        if !self.is_installing.load(Ordering::Acquire) {
+            self.remove();
         }
     }
 }
@@ -122,7 +128,8 @@ pub fn install(
     crash::install_marked();
     complete(engine, group, &mut new, &area.name, clear)?;
     crash::install_complete();
-    engine.unstage(&area.name)?;
+    // The new state is in and durable: what is left of the area is no reason to stop.
+    area.remove();
     Ok(new)
 }
 

@@ -1,5 +1,7 @@
 //! States made by the real state machine.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::log::{self, Append, Command, GroupState, NewMessage, invariants};
@@ -12,6 +14,8 @@ use crate::types::{
 
 pub const GROUP: GroupId = GroupId(1);
 pub const NEIGHBOUR: GroupId = GroupId(2);
+/// How long anything may take that has to happen in the end, on a busy machine.
+pub const EVENTUALLY: Duration = Duration::from_secs(60);
 
 /// The lower half of the hashes for `GROUP`, the upper one for its neighbour.
 pub fn range_of(group: GroupId) -> HashRange {

@@ -164,6 +164,27 @@ fn a_view_during_an_install_is_whole_or_marked() {
     assert!(marked > 3, "{marked} of {steps} steps were marked");
 }
 
+/// A folder that cannot be removed is no reason to stop a replica whose new state is durable (G9).
+#[test]
+fn an_install_does_not_fail_because_of_what_it_leaves() {
+    let source = source();
+    let (_, after) = expected(&source);
+    let mut steps = 0;
+    let engine = loop {
+        let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::State).open());
+        old(engine.as_ref());
+        if take_in(Mortal::after(engine.clone(), steps), &source).is_ok() {
+            break engine;
+        }
+        steps += 1;
+    };
+    assert_eq!(engine.staged().unwrap().len(), 1, "the last step, which removes it, failed");
+    assert_eq!(rows(engine.as_ref()), after);
+    assert_eq!(roll_forward(engine.as_ref()).unwrap(), []);
+    assert!(engine.staged().unwrap().is_empty(), "the next start removes it");
+    assert_eq!(rows(engine.as_ref()), after);
+}
+
 /// The present state under another name is no snapshot to install: entries would be applied twice.
 #[tokio::test]
 async fn a_snapshot_that_is_not_what_was_announced_is_refused() {

@@ -1,4 +1,4 @@
-//! Replicas without a network: what crashes leave on disk, and what a leader refuses.
+//! Replicas without a network: what crashes leave on disk, what a leader refuses, and what confirms a read.
 
 mod fit_to_lead;
 mod fixture;
@@ -6,3 +6,6 @@ mod install_crashes;
 mod make_crashes;
 mod mortal;
 mod overloaded;
+mod read_rounds;
+mod scripted;
+mod snapshot_hold;

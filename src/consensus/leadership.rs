@@ -1,0 +1,161 @@
+//! Whether a quorum still follows a leader, found out by asking (Raft dissertation, 6.4).
+//!
+//! Guarantees at stake: G3 and G10. A voter that follows a newer leader says so, and no newer leader has committed
+//! anything without such a voter in each majority of ours. That holds of answers to requests which were sent after the
+//! read arrived, so only these count, each with a stream of its own. openraft's acknowledgements do not tell: the late
+//! answer to one append also stands for requests sent after it, if these had no entries.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::raft::AppendEntriesRequest;
+use openraft::{RaftState, ServerState};
+use tokio::time::{sleep, timeout};
+
+use super::config::RaftTiming;
+use super::network::{Lane, RaftTransport, Route};
+use super::raft_types::{RaftVote, TypeConfig};
+use crate::types::{GroupId, LogIndex, NodeId, ReplicaId};
+
+/// Who leads, as one replica sees it at one moment.
+pub enum Standing {
+    /// This replica, unless a newer leader has been elected without it.
+    Leads(Lead),
+    /// Another node, or nobody that is known.
+    Follows(Option<NodeId>),
+}
+
+/// A leader as a round begins.
+pub struct Lead {
+    /// Its vote.
+    pub vote: RaftVote,
+    /// Everything that this leader or one before it has committed until now is at or before this index.
+    pub index: LogIndex,
+    /// The voters: one config, or two while the membership changes.
+    pub configs: Vec<BTreeSet<ReplicaId>>,
+}
+
+impl Standing {
+    /// As openraft's state has it.
+    pub fn of(own: ReplicaId, state: &RaftState<TypeConfig>) -> Self {
+        let vote = *state.vote_ref();
+        let membership = state.membership_state.effective();
+        if state.server_state != ServerState::Leader {
+            let leader = vote.leader_id.node_id;
+            let is_member = membership.get_node(&leader).is_some();
+            let is_known = vote.committed && is_member && leader.node != own.node;
+            return Standing::Follows(is_known.then_some(leader.node));
+        }
+        // Before its term's first commit a leader does not know how far earlier ones have committed: its whole log counts.
+        let committed = state.local_committed().filter(|id| id.leader_id == vote.leader_id);
+        let last = committed.or_else(|| state.log_ids.last());
+        let index = last.map_or(LogIndex(0), |id| LogIndex(id.index));
+        Standing::Leads(Lead { vote, index, configs: membership.get_joint_config().clone() })
+    }
+}
+
+/// The voters of a group, as one of its replicas can ask them.
+pub struct Voters {
+    transport: Arc<dyn RaftTransport>,
+    group: GroupId,
+    own: ReplicaId,
+    timing: RaftTiming,
+}
+
+impl Voters {
+    /// Nobody is asked yet.
+    pub fn new(
+        transport: Arc<dyn RaftTransport>,
+        group: GroupId,
+        own: ReplicaId,
+        timing: RaftTiming,
+    ) -> Self {
+        Voters { transport, group, own, timing }
+    }
+
+    /// One round: asks every other voter whether it follows this leader. Returns once a majority of each config has said
+    /// so, or with the reason why it did not. Takes no longer than the leader's lease.
+    pub async fn confirm(&self, lead: &Lead) -> Result<(), &'static str> {
+        let lease = Duration::from_millis(self.timing.election_timeout_max_ms);
+        let round = timeout(lease, self.round(lead)).await;
+        round.unwrap_or(Err("too few voters answered in time"))
+    }
+
+    async fn round(&self, lead: &Lead) -> Result<(), &'static str> {
+        let others: BTreeSet<_> = lead.configs.iter().flatten().copied().collect();
+        let others = others.into_iter().filter(|voter| *voter != self.own);
+        let mut asked: FuturesUnordered<_> =
+            others.map(|voter| self.ask(voter, lead.vote)).collect();
+        // The replica itself gave no newer vote before the read arrived: `Standing` was taken after.
+        let mut follows = BTreeMap::from([(self.own, true)]);
+        loop {
+            if is_quorum(&lead.configs, |voter| follows.get(voter) == Some(&true)) {
+                return Ok(());
+            }
+            if !is_quorum(&lead.configs, |voter| follows.get(voter) != Some(&false)) {
+                return Err("a newer leader has been elected, or stands for election");
+            }
+            let Some((voter, answer)) = asked.next().await else {
+                return Err("too few voters");
+            };
+            follows.insert(voter, answer);
+        }
+    }
+
+    /// Whether a voter follows. While it cannot be reached it is asked again.
+    async fn ask(&self, voter: ReplicaId, vote: RaftVote) -> (ReplicaId, bool) {
+        let route = Route { group: self.group, from: self.own, to: voter };
+        let pause = Duration::from_millis(self.timing.heartbeat_interval_ms);
+        let patience = Duration::from_millis(self.timing.election_timeout_max_ms);
+        loop {
+            let input = futures::stream::iter([question(vote)]).boxed();
+            let mut answers = self.transport.append(route, Lane::Heartbeats, input, patience);
+            if let Some(Ok(answer)) = answers.next().await {
+                return (voter, answer.is_ok());
+            }
+            sleep(pause).await;
+        }
+    }
+}
+
+/// A heartbeat that says nothing of the log: it changes nothing there, and fits every log. A voter that has given a newer
+/// vote refuses it; one that has not takes this leader's vote, and answers once that is on stable storage.
+pub(super) fn question(vote: RaftVote) -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
+}
+
+/// Whether these are a majority of each config.
+fn is_quorum(configs: &[BTreeSet<ReplicaId>], counts: impl Fn(&ReplicaId) -> bool) -> bool {
+    let mut each = configs.iter();
+    each.all(|voters| voters.iter().filter(|voter| counts(voter)).count() > voters.len() / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Incarnation;
+
+    fn replicas(nodes: &[u32]) -> BTreeSet<ReplicaId> {
+        let replica = |node: &u32| ReplicaId { node: NodeId(*node), incarnation: Incarnation(1) };
+        nodes.iter().map(replica).collect()
+    }
+
+    #[test]
+    fn a_quorum_is_a_majority_of_each_config() {
+        let is_quorum_of = |configs: &[BTreeSet<ReplicaId>], nodes: &[u32]| {
+            let counted = replicas(nodes);
+            is_quorum(configs, |voter| counted.contains(voter))
+        };
+        let one = [replicas(&[1])];
+        assert!(is_quorum_of(&one, &[1]) && !is_quorum_of(&one, &[2, 3]));
+        let four = [replicas(&[1, 2, 3, 4])];
+        assert!(is_quorum_of(&four, &[1, 3, 4]) && !is_quorum_of(&four, &[1, 3]));
+        let joint = [replicas(&[1, 2, 3]), replicas(&[3, 4, 5])];
+        assert!(is_quorum_of(&joint, &[1, 3, 4]) && is_quorum_of(&joint, &[1, 2, 4, 5]));
+        assert!(!is_quorum_of(&joint, &[1, 2, 3]), "two of the new voters are needed too");
+        assert!(!is_quorum_of(&joint, &[3, 4, 5]), "and two of the old ones");
+    }
+}

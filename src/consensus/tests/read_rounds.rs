@@ -1,0 +1,174 @@
+//! What confirms a read: answers to what was asked after it had arrived, and no others (G3, G10).
+
+use std::sync::Arc;
+
+use futures::poll;
+use openraft::raft::{AppendEntriesResponse, VoteRequest};
+use openraft::{RaftMetrics, ServerState};
+use tokio::time::{Instant, timeout};
+
+use super::fixture::{EVENTUALLY, GROUP, append_to, names, range_of, replica};
+use super::scripted::{Asked, Scripted, Voters};
+use crate::consensus::leadership::question;
+use crate::consensus::network::Lane;
+use crate::consensus::raft_types::{RaftVote, TypeConfig, to_raft_vote};
+use crate::consensus::solitary::{Disks, Process};
+use crate::consensus::{Group, RaftTiming, ReadError};
+use crate::log::{Command, Outcome};
+use crate::storage::records::VoteRecord;
+use crate::types::{ReplicaId, Term};
+
+/// So slow that a heartbeat within a test is one that a read has asked for.
+const SLOW: RaftTiming = RaftTiming {
+    heartbeat_interval_ms: 300_000,
+    election_timeout_min_ms: 600_000,
+    election_timeout_max_ms: 900_000,
+};
+
+fn followers() -> [ReplicaId; 2] {
+    [replica(1, 1), replica(2, 1)]
+}
+
+fn vote(term: u64, candidate: ReplicaId, committed: bool) -> RaftVote {
+    to_raft_vote(&VoteRecord { term: Term(term), candidate, committed })
+}
+
+fn of_a_read(asked: &Asked) -> bool {
+    asked.lane == Lane::Heartbeats
+}
+
+fn deadline() -> Instant {
+    Instant::now() + EVENTUALLY
+}
+
+/// A group of three that node 3 leads, with its range; the other two are the test's.
+async fn leads_three(disks: &Disks) -> (Process, Arc<Group>, Voters) {
+    let (transport, mut voters) = Scripted::new();
+    let process = disks.start_among(Arc::new(transport), SLOW).await;
+    let own = replica(3, 1);
+    let group = process.replicas.make(GROUP, own).await.unwrap();
+    let [first, second] = followers();
+    group.initialize(vec![first, second, own]).await.unwrap();
+    let begun = async {
+        let elected = group.raft().wait(Some(EVENTUALLY));
+        elected.state(ServerState::Leader, "the others vote for it").await.unwrap();
+        let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
+        assert_eq!(group.propose(configure, deadline()).await.unwrap(), Outcome::Done);
+    };
+    voters.follow_until(begun).await;
+    (process, group, voters)
+}
+
+/// A leader was paused while both others answered an append, elected a newer leader, and acknowledged more. It goes on,
+/// a read begins, and only then the answers arrive. The second of them must not stand for what was sent since.
+#[tokio::test]
+async fn a_late_answer_does_not_confirm_a_read() {
+    let disks = Disks::default();
+    let (process, group, mut voters) = leads_three(&disks).await;
+    let [first, second] = followers();
+    let proposing = {
+        let (group, append) = (group.clone(), append_to(&names(GROUP, "room", 1)[0], 1));
+        tokio::spawn(async move { group.propose(append, deadline()).await })
+    };
+    let has_entries = |asked: &Asked| !asked.request.entries.is_empty();
+    let appends = voters.next_of_each(&[first, second], has_entries).await;
+    let [to_first, to_second] = appends.try_into().ok().unwrap();
+    let last = to_second.last();
+    let reading = {
+        let group = group.clone();
+        tokio::spawn(async move { group.barrier(deadline()).await })
+    };
+    let of_the_read = voters.next_of_each(&[first, second], of_a_read).await;
+
+    to_first.follow();
+    let says_that_it_is_committed =
+        |asked: &Asked| asked.request.entries.is_empty() && asked.request.leader_commit == last;
+    let unanswered = voters.next_of_each(&[second], says_that_it_is_committed).await;
+    proposing.await.unwrap().unwrap();
+    to_second.follow();
+    let matches = |metrics: &RaftMetrics<TypeConfig>| {
+        let of = metrics.replication.as_ref().and_then(|of| of.get(&second).copied());
+        of.flatten() == last
+    };
+    let waiting = group.raft().wait(Some(EVENTUALLY));
+    waiting.metrics(matches, "the second answer has arrived").await.unwrap();
+
+    for asked in of_the_read {
+        asked.refuse(vote(9, second, true));
+    }
+    let read = timeout(EVENTUALLY, reading).await.unwrap().unwrap();
+    assert!(matches!(read, Err(ReadError::NoQuorum { .. })), "{read:?}");
+    drop(unanswered);
+    disks.crash(process).await;
+}
+
+#[tokio::test]
+async fn reads_share_a_round_that_begins_after_they_arrived() {
+    let disks = Disks::default();
+    let (process, group, mut voters) = leads_three(&disks).await;
+    let mut first = std::pin::pin!(group.barrier(deadline()));
+    assert!(poll!(&mut first).is_pending());
+    let asked = voters.next_of_each(&followers(), of_a_read).await;
+
+    let mut later = std::pin::pin!(futures::future::join(
+        group.barrier(deadline()),
+        group.barrier(deadline()),
+    ));
+    assert!(poll!(&mut later).is_pending());
+    for asked in asked {
+        asked.follow();
+    }
+    first.await.unwrap();
+    let asked = voters.next_of_each(&followers(), of_a_read).await;
+    assert!(poll!(&mut later).is_pending(), "what was asked before they came does not count");
+    let [answers, silent] = asked.try_into().ok().unwrap();
+    answers.follow();
+    let (one, other) = later.await;
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert_eq!(one.confirmed_from_us, other.confirmed_from_us);
+    assert_eq!(one.index, group.applied_index());
+    drop(silent);
+    disks.crash(process).await;
+}
+
+/// A voter that has given a newer vote is none that a quorum needs, as long as a majority has not.
+#[tokio::test]
+async fn one_voter_that_follows_is_enough_of_three() {
+    let disks = Disks::default();
+    let (process, group, mut voters) = leads_three(&disks).await;
+    let mut read = std::pin::pin!(group.barrier(deadline()));
+    assert!(poll!(&mut read).is_pending());
+    let asked = voters.next_of_each(&followers(), of_a_read).await;
+    let [refuses, follows] = asked.try_into().ok().unwrap();
+    refuses.refuse(vote(9, followers()[0], false));
+    follows.follow();
+    read.await.unwrap();
+    disks.crash(process).await;
+}
+
+/// The other end: what a leader asks for a read changes no log, and whoever has given a newer vote says no.
+#[tokio::test]
+async fn a_voter_says_whether_it_follows_and_changes_nothing_else() {
+    let disks = Disks::default();
+    let process = disks.start().await;
+    let group = process.replicas.make(GROUP, replica(3, 1)).await.unwrap();
+    let [older, newer] = followers();
+    let ask = || group.raft().append_entries(question(vote(1, older, true)));
+    for _ in 0..2 {
+        let answer = ask().await.unwrap();
+        assert!(matches!(answer, AppendEntriesResponse::Success), "a blank voter: {answer:?}");
+    }
+    let candidate = VoteRequest {
+        vote: vote(2, newer, false),
+        last_log_id: None,
+        // So that the lease of the older leader does not stand in the way.
+        leadership_transfer: true,
+    };
+    let given = group.raft().vote(candidate).await.unwrap();
+    assert!(given.is_granted_to(&vote(2, newer, false)), "{given:?}");
+    let answer = ask().await.unwrap();
+    assert!(matches!(answer, AppendEntriesResponse::HigherVote(_)), "{answer:?}");
+    let status = group.status();
+    assert_eq!((status.last_index, status.applied_index), (None, None));
+    disks.crash(process).await;
+}

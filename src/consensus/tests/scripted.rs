@@ -1,0 +1,179 @@
+//! Voters whose answers a test gives.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use openraft::errors::RPCError;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::fixture::EVENTUALLY;
+use crate::consensus::SnapshotSource;
+use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use crate::consensus::raft_types::{RaftLogId, RaftVote, TypeConfig};
+use crate::consensus::solitary::nobody;
+use crate::types::ReplicaId;
+
+/// Requests on one stream, or of all voters, that wait for an answer.
+const UNANSWERED_MAX: usize = 64;
+
+/// An append request that waits for its answer. If it is dropped, its voter was not reached.
+pub struct Asked {
+    pub to: ReplicaId,
+    pub lane: Lane,
+    pub request: AppendEntriesRequest<TypeConfig>,
+    answer: oneshot::Sender<StreamAppendResult<TypeConfig>>,
+}
+
+impl Asked {
+    /// The last entry that the voter holds if it follows.
+    pub fn last(&self) -> Option<RaftLogId> {
+        self.request.entries.last().map(|entry| entry.log_id).or(self.request.prev_log_id)
+    }
+
+    /// The voter has taken what it was sent.
+    pub fn follow(self) {
+        let last = self.last();
+        let _ = self.answer.send(Ok(last));
+    }
+
+    /// The voter has given a newer vote.
+    pub fn refuse(self, newer: RaftVote) {
+        let _ = self.answer.send(Err(StreamAppendError::HigherVote(newer)));
+    }
+}
+
+/// A snapshot that is to be sent.
+pub struct Sending {
+    pub source: SnapshotSource,
+    /// Takes the receiver's vote, once it has installed what was sent.
+    pub installed: oneshot::Sender<RaftVote>,
+}
+
+/// What voters are asked and sent, in its order.
+pub struct Voters {
+    asked: mpsc::Receiver<Asked>,
+    snapshots: mpsc::Receiver<Sending>,
+}
+
+impl Voters {
+    /// The next snapshot that somebody is to be sent.
+    pub async fn next_snapshot(&mut self) -> Sending {
+        let next = timeout(EVENTUALLY, self.snapshots.recv()).await.expect("a snapshot is sent");
+        next.expect("the transport is there")
+    }
+
+    /// All voters follow until `done` is.
+    pub async fn follow_until<T>(&mut self, done: impl Future<Output = T>) -> T {
+        let following = async {
+            let mut done = std::pin::pin!(done);
+            loop {
+                tokio::select! {
+                    result = &mut done => return result,
+                    Some(asked) = self.asked.recv() => asked.follow(),
+                }
+            }
+        };
+        timeout(EVENTUALLY, following).await.expect("it is done while all follow")
+    }
+
+    /// The next request of each of these voters that is wanted. The voters follow what else they are asked.
+    pub async fn next_of_each(
+        &mut self,
+        voters: &[ReplicaId],
+        is_wanted: impl Fn(&Asked) -> bool,
+    ) -> Vec<Asked> {
+        let mut found: Vec<Option<Asked>> = voters.iter().map(|_| None).collect();
+        while found.iter().any(Option::is_none) {
+            let next = timeout(EVENTUALLY, self.asked.recv()).await.expect("voters are asked");
+            let asked = next.expect("the transport is there");
+            let place = voters.iter().position(|voter| *voter == asked.to);
+            match place.filter(|place| found[*place].is_none() && is_wanted(&asked)) {
+                Some(place) => found[place] = Some(asked),
+                None => asked.follow(),
+            }
+        }
+        found.into_iter().flatten().collect()
+    }
+}
+
+/// Hands each append request and each snapshot to the test. Votes are given to whoever asks.
+pub struct Scripted {
+    asked: mpsc::Sender<Asked>,
+    snapshots: mpsc::Sender<Sending>,
+}
+
+impl Scripted {
+    pub fn new() -> (Self, Voters) {
+        let (asked, asked_of) = mpsc::channel(UNANSWERED_MAX);
+        let (snapshots, sent_to) = mpsc::channel(1);
+        (Scripted { asked, snapshots }, Voters { asked: asked_of, snapshots: sent_to })
+    }
+}
+
+impl RaftTransport for Scripted {
+    fn append(
+        &self,
+        route: Route,
+        lane: Lane,
+        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        _idle: Duration,
+    ) -> Appended {
+        let sender = self.asked.clone();
+        let answers = input.map(move |request| {
+            let (answer, answered) = oneshot::channel();
+            let asked = Asked { to: route.to, lane, request, answer };
+            let sender = sender.clone();
+            async move {
+                let _ = sender.send(asked).await;
+                match answered.await {
+                    Ok(answer) => Ok(answer),
+                    Err(_) => nobody(),
+                }
+            }
+        });
+        answers.buffered(UNANSWERED_MAX).boxed()
+    }
+
+    fn vote(
+        &self,
+        _route: Route,
+        request: VoteRequest<TypeConfig>,
+        _pre_vote: bool,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>>> {
+        Box::pin(async move { Ok(VoteResponse::new(request.vote, None, true)) })
+    }
+
+    fn transfer_leader(
+        &self,
+        _route: Route,
+        _request: TransferLeaderRequest<TypeConfig>,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>> {
+        Box::pin(async { nobody() })
+    }
+
+    fn send_snapshot(
+        &self,
+        _route: Route,
+        _vote: RaftVote,
+        source: SnapshotSource,
+    ) -> BoxFuture<'_, Result<RaftVote, RPCError<TypeConfig>>> {
+        Box::pin(async {
+            let (installed, vote) = oneshot::channel();
+            let _ = self.snapshots.send(Sending { source, installed }).await;
+            match vote.await {
+                Ok(vote) => Ok(vote),
+                Err(_) => nobody(),
+            }
+        })
+    }
+}
