@@ -137,6 +137,15 @@ impl Group {
         }
     }
 
+    /// Whether what this replica says of its group counts: it is a member, as far as it knows, and either the one that is
+    /// wanted on this node or led. One that was removed may never hear of it, and stands until another is made.
+    pub fn takes_part(&self, wanted: Option<ReplicaId>) -> bool {
+        let metrics = self.raft().server_metrics();
+        let metrics = metrics.borrow_watched();
+        let is_member = metrics.membership_config.get_node(&self.replica()).is_some();
+        is_member && (wanted == Some(self.replica()) || metrics.current_leader.is_some())
+    }
+
     /// The nodes of the voters as this replica has applied them.
     pub fn voter_nodes(&self) -> BTreeSet<NodeId> {
         let membership = self.applied().row().membership;

@@ -386,7 +386,10 @@ impl Replicas {
         if !group.range.contains(hash) || !group.active {
             return None;
         }
-        let local = self.get(group.id).filter(|local| local.range().is_some());
+        let own = group.replicas.iter().find(|replica| replica.node == self.node());
+        let own = own.map(|own| ReplicaId { node: own.node, incarnation: own.incarnation });
+        let serves = |local: &Arc<Group>| local.range().is_some() && local.takes_part(own);
+        let local = self.get(group.id).filter(serves);
         Some(Route {
             group: group.id,
             leader: local.as_ref().and_then(|local| local.leader()),

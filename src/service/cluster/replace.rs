@@ -288,18 +288,19 @@ impl ClusterApi {
         Ok(())
     }
 
+    /// The node whose replica says that it leads, in the newest term if several do: one that was removed may never hear of
+    /// another. Failing that, whoever leads as far as is known here: before there is a topology nobody else is asked.
     async fn find_leader(&self, group: GroupId) -> Result<NodeId, ClusterError> {
-        if let Some(leader) = self.replicas.get(group).and_then(|local| local.leader()) {
-            return Ok(leader);
-        }
         let statuses = self.node_statuses().await;
-        let leads = |status: &&NodeStatus| {
-            status.replicas.iter().any(|r| r.group_id == group.0 && r.role == "leader")
+        let leads = |status: &NodeStatus| {
+            let mut replicas = status.replicas.iter();
+            let leader = replicas.find(|r| r.group_id == group.0 && r.role == "leader")?;
+            Some((leader.term, u32::try_from(status.node_id).ok()?))
         };
-        let leader =
-            statuses.iter().find(leads).and_then(|status| u32::try_from(status.node_id).ok());
+        let newest = statuses.iter().filter_map(leads).max();
+        let said_here = || self.replicas.get(group).and_then(|local| local.leader());
         let none = || ClusterError::Unavailable(format!("group {group} has no leader"));
-        leader.map(NodeId).ok_or_else(none)
+        newest.map(|(_, node)| NodeId(node)).or_else(said_here).ok_or_else(none)
     }
 
     fn is_meta_voter(&self, node: NodeId) -> Result<bool, ClusterError> {
