@@ -37,32 +37,38 @@ pub async fn run(replicas: Arc<Replicas>, policy: FlushPolicy) -> StorageError {
     }
 }
 
-/// One flush of all groups, if any has applied something since the one before, and the purges that it allows.
+/// One flush of all groups, if any has applied something since the one before, and the purges that this one and those
+/// before it allow: openraft purges up to what it was told before the last time, and a group may have nothing to apply
+/// for long.
 pub async fn flush_once(replicas: &Replicas, log_keep_bytes: u64) -> Result<(), StorageError> {
+    let groups = replicas.all();
     // Read before the flush begins: what is applied while it runs may or may not be part of it.
-    let marks: Vec<_> = replicas
-        .all()
-        .into_iter()
+    let marks: Vec<_> = groups
+        .iter()
         .map(|group| (group.applied().live_mark(), group))
         .filter(|(mark, group)| mark.applied > group.applied().durable().applied)
         .collect();
-    if marks.is_empty() {
-        return Ok(());
+    if !marks.is_empty() {
+        crash::flush_begun();
+        let is_left_out = planted::purge_before_flush()
+            && marks.iter().any(|(_, group)| group.status().purged_index.is_some());
+        if !is_left_out
+            && let Err(error) = flush(replicas).await
+            && !planted::ignore_eio()
+        {
+            return Err(error);
+        }
+        crash::flush_done();
     }
-    crash::flush_begun();
-    let is_left_out = planted::purge_before_flush()
-        && marks.iter().any(|(_, group)| group.status().purged_index.is_some());
-    if !is_left_out
-        && let Err(error) = flush(replicas).await
-        && !planted::ignore_eio()
-    {
-        return Err(error);
-    }
-    crash::flush_done();
     for (mark, group) in marks {
         group.applied().raise_durable(mark);
         crash::flush_marked();
-        purge(&group, log_keep_bytes).await;
+        if let Err(fatal) = group.raft().trigger().snapshot().await {
+            tracing::warn!(group = %group.id(), %fatal, "the replica stopped before its log was purged");
+        }
+    }
+    for group in &groups {
+        purge(group, log_keep_bytes).await;
     }
     Ok(())
 }
@@ -77,16 +83,14 @@ async fn flush(replicas: &Replicas) -> Result<(), StorageError> {
     })
 }
 
-/// Tells openraft of the durable mark and lets it purge what lies far enough behind.
+/// Lets openraft purge what lies far enough behind the durable mark.
 async fn purge(group: &Group, log_keep_bytes: u64) {
     let Some(durable) = group.applied().durable().applied else { return };
-    let trigger = group.raft().trigger();
-    if let Err(fatal) = trigger.snapshot().await {
-        tracing::warn!(group = %group.id(), %fatal, "the replica stopped before its log was purged");
+    let Some(upto) = purge_limit(group, durable.index, log_keep_bytes) else { return };
+    if group.status().purged_index >= Some(upto) {
         return;
     }
-    let Some(upto) = purge_limit(group, durable.index, log_keep_bytes) else { return };
-    if let Err(fatal) = trigger.purge_log(upto.0).await {
+    if let Err(fatal) = group.raft().trigger().purge_log(upto.0).await {
         tracing::warn!(group = %group.id(), %fatal, "the replica stopped before its log was purged");
     }
 }

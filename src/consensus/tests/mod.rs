@@ -6,6 +6,7 @@ mod install_crashes;
 mod make_crashes;
 mod mortal;
 mod overloaded;
+mod purging;
 mod read_rounds;
 mod scripted;
 mod snapshot_hold;
