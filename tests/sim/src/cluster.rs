@@ -13,17 +13,15 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use turmoil::Sim;
 
-use crate::determinism;
 use crate::faults::{self, Planned, What};
 use crate::ground::Machine;
-use crate::keeper;
 use crate::ledger::Ledger;
 use crate::memberships;
 use crate::node::{self, Ended, Manners};
-use crate::operator;
 use crate::record::{Phase, Shared};
 use crate::verdict;
-use crate::workload::{self, Plan};
+use crate::workload::Plan;
+use crate::{crew, determinism};
 
 /// One step of the simulation.
 const TICK: Duration = Duration::from_millis(2);
@@ -99,7 +97,6 @@ struct World {
     to_come: Vec<Planned>,
     /// Faults under way, with when they began.
     lasting: Vec<Planned>,
-    groups: u32,
     leader_deaths_in_flight: u64,
 }
 
@@ -141,61 +138,10 @@ impl World {
             ended,
             to_come,
             lasting: Vec::new(),
-            groups,
             leader_deaths_in_flight: 0,
         };
-        world.add_clients(randomness);
+        crew::add(&mut world.sim, &world.plan, groups, randomness);
         world
-    }
-
-    fn add_clients(&mut self, randomness: &mut SmallRng) {
-        let plan = &self.plan;
-        let (nodes, groups) = (plan.nodes, self.groups);
-        let keeping = plan.clone();
-        self.sim.client("keeper", async move {
-            keeper::keep(keeping, groups).await;
-            Ok(())
-        });
-        let pinned = |randomness: &mut SmallRng| {
-            randomness.random_ratio(2, 3).then(|| randomness.random_range(1..=nodes))
-        };
-        for number in 0..4 {
-            let (plan, node, seed) = (plan.clone(), pinned(randomness), randomness.random());
-            plan.shared.change_working(1);
-            self.sim.client(format!("mixed{number}"), async move {
-                workload::mixed(plan, node, seed).await;
-                Ok(())
-            });
-        }
-        for number in 0..2 {
-            let (plan, node, seed) = (plan.clone(), pinned(randomness), randomness.random());
-            plan.shared.change_working(1);
-            self.sim.client(format!("session{number}"), async move {
-                workload::session(plan, node, seed).await;
-                Ok(())
-            });
-        }
-        // Two operators know nothing of each other.
-        let operators =
-            if randomness.random_ratio(1, 3) { randomness.random_range(1..=2) } else { 0 };
-        for number in 0..operators {
-            let (plan, seed) = (plan.clone(), randomness.random());
-            plan.shared.change_working(1);
-            self.sim.client(format!("operator{number}"), async move {
-                operator::operate(plan, seed).await;
-                Ok(())
-            });
-        }
-        let (follower, node) = (plan.clone(), pinned(randomness));
-        self.sim.client("follow", async move {
-            workload::follow(follower, node).await;
-            Ok(())
-        });
-        let (subscriber, node) = (plan.clone(), pinned(randomness));
-        self.sim.client("subscribe", async move {
-            workload::subscribe(subscriber, node).await;
-            Ok(())
-        });
     }
 
     /// Steps until everything has been read, or something makes that impossible.

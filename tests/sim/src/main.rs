@@ -1,6 +1,7 @@
 //! Simulates whole clusters of the product, each from one seed: on simulated time, network and disks, in one thread.
 
 mod cluster;
+mod crew;
 mod determinism;
 mod faults;
 mod ground;
