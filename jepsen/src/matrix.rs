@@ -163,7 +163,7 @@ const CI: &[Plain] = &[
         time_s: 50,
     },
     Plain { nodes: 3, nemesis: "fsync-error,slow-disk,disk-full,restart,cpu", time_s: 40 },
-    Plain { nodes: 3, nemesis: "damage,wipe,install", time_s: 60 },
+    Plain { nodes: 3, nemesis: "damage,wipe,install,replace", time_s: 60 },
 ];
 
 const NIGHTLY: &[Plain] = &[
@@ -175,7 +175,7 @@ const NIGHTLY: &[Plain] = &[
     Plain { nodes: 3, nemesis: "power", time_s: 900 },
     Plain { nodes: 5, nemesis: "power,kill,partition", time_s: 1_200 },
     Plain { nodes: 3, nemesis: "fsync-error,slow-disk,disk-full,restart", time_s: 900 },
-    Plain { nodes: 5, nemesis: "damage,wipe,install", time_s: 1_200 },
+    Plain { nodes: 5, nemesis: "damage,wipe,install,replace", time_s: 1_200 },
     Plain { nodes: 5, nemesis: "all", time_s: 3_600 },
 ];
 

@@ -16,6 +16,7 @@ mod link;
 mod partition;
 mod pause;
 mod power;
+mod replace;
 mod restart;
 mod snapshot;
 mod wipe;
@@ -101,6 +102,7 @@ pub fn all() -> impl Iterator<Item = &'static Nemesis> {
         damage::NEMESES,
         snapshot::NEMESES,
         wipe::NEMESES,
+        replace::NEMESES,
         cpu::NEMESES,
         install::NEMESES,
     ];

@@ -134,7 +134,7 @@ impl World {
         let deadline = Instant::now() + REPLACE_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match timeout(left, self.replace_once(node)).await {
+            match timeout(left, self.replace_once(node, false)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) if left.is_zero() => return Err(error),
                 Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
@@ -143,10 +143,16 @@ impl World {
         }
     }
 
-    async fn replace_once(&self, node: u32) -> anyhow::Result<u32> {
+    /// The same once, of sound replicas too if `all`. How many it went through. What it has begun stays begun if it is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// If the node that is asked does not do it.
+    pub async fn replace_once(&self, node: u32, all: bool) -> anyhow::Result<u32> {
         let other = self.cluster.ids().find(|id| *id != node).context("there is one node")?;
         let client = self.cluster.client(other, REPLACE_TIMEOUT).await?;
-        let request = ReplaceRequest { node_id: node.into(), ..ReplaceRequest::default() };
+        let request = ReplaceRequest { node_id: node.into(), all, ..ReplaceRequest::default() };
         let mut steps = client.replace(request).await?;
         let mut done = 0;
         while let Some(step) = steps.next().await? {

@@ -1,0 +1,39 @@
+//! Operators who replace what was not broken, and go away in the middle of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::timeout;
+
+use super::{Nemesis, Struck, World};
+
+/// How long the operator stays, in milliseconds: a replacement of a few groups takes about a second.
+const STAYS_MS: std::ops::Range<u64> = 50..2_500;
+
+pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
+    name: "replace",
+    family: "replace",
+    about: "a sound node's replicas are made anew with `node replace --all`, which is cut off and repeated",
+    needs: &[],
+    holds_ms: (500, 3_000),
+    mixes: false,
+    strike: |world, dice| Box::pin(strike(world, dice)),
+}];
+
+async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
+    let id = world.some(1, &mut dice)[0];
+    let stays = Duration::from_millis(dice.random_range(STAYS_MS));
+    let first = match timeout(stays, world.replace_once(id, true)).await {
+        Ok(Ok(_)) => "done".to_owned(),
+        Ok(Err(error)) => format!("refused: {error:#}"),
+        Err(_) => format!("cut off after {} ms", stays.as_millis()),
+    };
+    let what = format!("`node replace --all` of node {id}: {first}");
+    Ok(Struck::new(vec![id], what, async move {
+        let done = world.replace(id).await?;
+        Ok(Some(format!("{first}; the next one went through {done} replicas")))
+    }))
+}
