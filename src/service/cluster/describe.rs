@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use prost::Message as _;
 use quorate_client::proto::{DescribeClusterResponse, NodeStatus, ReplicaStatus};
+use tokio::time::timeout;
 
 use super::{ClusterApi, ClusterError};
 use crate::consensus::{GroupStatus, Replicas};
@@ -44,7 +45,7 @@ impl ClusterApi {
         let status = if node == self.replicas.node() {
             Ok(self.operations.status())
         } else {
-            let asked = tokio::time::timeout(STATUS_TIMEOUT, self.ask_status(node)).await;
+            let asked = timeout(STATUS_TIMEOUT, self.ask_status(node)).await;
             asked.unwrap_or_else(|_| Err(format!("no answer within {STATUS_TIMEOUT:?}")))
         };
         let status = status.and_then(|encoded| {
@@ -95,6 +96,24 @@ pub async fn replica_statuses(
     let status = status.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
     let replicas = status.replicas.into_iter();
     Ok(replicas.map(|replica| (GroupId(replica.group_id), replica)).collect())
+}
+
+/// The node whose replica of a group says that it leads, in the newest term if several do: one that was removed may never
+/// hear of another. None if nobody says so in time.
+pub async fn leader_of(
+    replicas: &Replicas,
+    peers: &Peers,
+    operations: &dyn NodeOperations,
+    group: GroupId,
+) -> Option<NodeId> {
+    let topology = replicas.topology().borrow().clone()?;
+    let ask = async |node: NodeId| {
+        let asked = replica_statuses(replicas, peers, operations, node);
+        let status = timeout(STATUS_TIMEOUT, asked).await.ok()?.ok()?.remove(&group)?;
+        (status.role == "leader").then_some((status.term, node))
+    };
+    let said = join_all(topology.nodes.iter().map(|node| ask(node.id))).await;
+    said.into_iter().flatten().max().map(|(_, node)| node)
 }
 
 /// Leaders of groups without a replica on this node, as their own nodes tell.

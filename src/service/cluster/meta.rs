@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::describe::leader_of;
 use crate::consensus::Replicas;
 use crate::log::{Command, Proposal, TopologyChange};
 use crate::transport::{NodeOperations, OperationError, Peers, proto};
@@ -69,12 +70,16 @@ async fn attempt(
     change: Bytes,
 ) -> Result<String, OperationError> {
     let unavailable = |reason: String| OperationError::Unavailable(reason);
-    let meta = replicas.get(GroupId::META);
-    let meta = meta.ok_or_else(|| unavailable("this node has no replica of it".into()))?;
-    if meta.is_leader() {
+    let meta = replicas.get(GroupId::META).filter(|meta| meta.takes_part(None));
+    if meta.as_ref().is_some_and(|meta| meta.is_leader()) {
         return operations.change_topology(change).await;
     }
-    let leader = meta.leader().filter(|leader| *leader != replicas.node());
+    // A replica that is being made anew knows of no leader: others do.
+    let leader = match meta.and_then(|meta| meta.leader()) {
+        Some(leader) => Some(leader),
+        None => leader_of(replicas, peers, operations, GroupId::META).await,
+    };
+    let leader = leader.filter(|leader| *leader != replicas.node());
     let leader = leader.ok_or_else(|| unavailable("no leader is known".into()))?;
     let mut client = peers.client(leader).map_err(|error| unavailable(error.to_string()))?;
     let hello = Some(peers.introduction().hello(leader));

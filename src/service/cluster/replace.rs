@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_client::proto::{NodeStatus, ReplaceRequest, ReplaceResponse, ReplicaStatus};
+use quorate_client::proto::{ReplaceRequest, ReplaceResponse, ReplicaStatus};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::describe::leader_of;
 use super::init::{META_VOTERS_MAX, check_address};
 use super::{ClusterApi, ClusterError, replica_statuses};
 use crate::log::{Topology, TopologyChange};
@@ -288,19 +289,13 @@ impl ClusterApi {
         Ok(())
     }
 
-    /// The node whose replica says that it leads, in the newest term if several do: one that was removed may never hear of
-    /// another. Failing that, whoever leads as far as is known here: before there is a topology nobody else is asked.
+    /// Who leads. Before there is a topology nobody but this node can be asked.
     async fn find_leader(&self, group: GroupId) -> Result<NodeId, ClusterError> {
-        let statuses = self.node_statuses().await;
-        let leads = |status: &NodeStatus| {
-            let mut replicas = status.replicas.iter();
-            let leader = replicas.find(|r| r.group_id == group.0 && r.role == "leader")?;
-            Some((leader.term, u32::try_from(status.node_id).ok()?))
-        };
-        let newest = statuses.iter().filter_map(leads).max();
+        let operations = self.operations.as_ref();
+        let said = leader_of(&self.replicas, &self.peers, operations, group).await;
         let said_here = || self.replicas.get(group).and_then(|local| local.leader());
         let none = || ClusterError::Unavailable(format!("group {group} has no leader"));
-        newest.map(|(_, node)| NodeId(node)).or_else(said_here).ok_or_else(none)
+        said.or_else(said_here).ok_or_else(none)
     }
 
     fn is_meta_voter(&self, node: NodeId) -> Result<bool, ClusterError> {
