@@ -93,7 +93,9 @@ impl Group {
 
     /// Completes what an earlier change has left, unless a change is being made.
     pub async fn settle(&self) -> ChangeResult {
-        let Ok(_one_at_a_time) = self.changing.try_lock() else { return Ok(()) };
+        let Ok(_one_at_a_time) = self.changing.try_lock() else {
+            return Err(MembershipChangeError::NotMade("a change is under way".into()));
+        };
         self.settled().await.map(|_| ())
     }
 

@@ -1,9 +1,14 @@
-//! States made by the real state machine.
+//! States made by the real state machine, and a group that leads itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::ServerState;
+use tokio::time::Instant;
 
+use crate::consensus::Group;
+use crate::consensus::solitary::Process;
 use crate::log::{self, Append, Command, GroupState, NewMessage, invariants};
 use crate::storage::records::{GroupRow, Kind, LogId, Record};
 use crate::storage::{Direction, Durability, Engine, KeyRange, Overlay, Table, View, keys};
@@ -115,4 +120,15 @@ pub fn rows(view: &dyn View) -> Vec<Row> {
 pub fn assert_sound(view: &dyn View) {
     let report = invariants::check(view, &mut |_| ());
     assert!(report.is_clean(), "{:?}", report.violations);
+}
+
+/// A group that this node's replica alone makes up, and leads, with its range.
+pub async fn leading(process: &Process, own: ReplicaId) -> Arc<Group> {
+    let group = process.replicas.make(GROUP, own).await.unwrap();
+    group.initialize(vec![own]).await.unwrap();
+    let elected = group.raft().wait(Some(EVENTUALLY));
+    elected.state(ServerState::Leader, "a group of one elects itself").await.unwrap();
+    let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
+    group.propose(configure, Instant::now() + EVENTUALLY).await.unwrap();
+    group
 }

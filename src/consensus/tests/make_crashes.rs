@@ -4,15 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::fixture::{
-    GROUP, NEIGHBOUR, Row, append_to, assert_sound, fill, log_id, names, range_of, replica, rows,
+    GROUP, NEIGHBOUR, Row, append_to, assert_sound, fill, leading, log_id, names, replica, rows,
 };
 use crate::consensus::solitary::{Disks, Process};
-use crate::log::Command;
 use crate::storage::records::{EntryPayload, EntryRecord, GroupRow, Record, VoteRecord};
 use crate::storage::watermark::WatermarkFile;
 use crate::storage::{
@@ -150,13 +148,8 @@ async fn a_replica_made_anew_while_its_log_dies_is_blank_in_the_end() {
 async fn a_replica_that_was_stopped_applies_nothing_more() {
     let disks = Disks::default();
     let process = disks.start().await;
-    let group = process.replicas.make(GROUP, old()).await.unwrap();
-    group.initialize(vec![old()]).await.unwrap();
-    let elected = group.raft().wait(Some(Duration::from_secs(30)));
-    elected.state(ServerState::Leader, "a group of one elects itself").await.unwrap();
+    let group = leading(&process, old()).await;
     let deadline = || Instant::now() + Duration::from_secs(30);
-    let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
-    group.propose(configure, deadline()).await.unwrap();
     // As stopping does, and the entries are still to come.
     group.applied().close().await;
     let before = rows(process.storage.state.as_ref());

@@ -2,28 +2,19 @@
 
 use std::time::Duration;
 
-use openraft::ServerState;
 use tokio::time::{Instant, interval, timeout};
 
-use super::fixture::{GROUP, append_to, names, range_of, replica};
+use super::fixture::{EVENTUALLY, GROUP, append_to, leading, names, replica};
 use crate::consensus::flusher::flush_once;
 use crate::consensus::solitary::Disks;
-use crate::log::Command;
-
-const EVENTUALLY: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn the_log_of_a_group_that_has_nothing_to_apply_any_more_is_purged() {
     let disks = Disks::default();
     let process = disks.start().await;
     let own = replica(3, 1);
-    let group = process.replicas.make(GROUP, own).await.unwrap();
-    group.initialize(vec![own]).await.unwrap();
-    let elected = group.raft().wait(Some(EVENTUALLY));
-    elected.state(ServerState::Leader, "a group of one elects itself").await.unwrap();
+    let group = leading(&process, own).await;
     let deadline = || Instant::now() + EVENTUALLY;
-    let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
-    group.propose(configure, deadline()).await.unwrap();
     // Sizes are noted in steps.
     for name in names(GROUP, "room", 1_000) {
         group.propose(append_to(&name, 100), deadline()).await.unwrap();

@@ -3,18 +3,16 @@
 use std::sync::Arc;
 
 use futures::future::join;
-use openraft::ServerState;
 use openraft::impls::EmptyNode;
 use openraft::network::{NetSnapshot, RPCOption, RaftNetworkFactory};
 use tokio::time::Instant;
 
-use super::fixture::{EVENTUALLY, GROUP, append_to, names, range_of, replica};
+use super::fixture::{EVENTUALLY, GROUP, append_to, leading, names, replica};
 use super::scripted::Scripted;
 use crate::consensus::flusher::flush_once;
 use crate::consensus::network::GroupNetwork;
 use crate::consensus::raft_types::{from_raft_log_id, to_raft_vote};
 use crate::consensus::solitary::Disks;
-use crate::log::Command;
 use crate::storage::records::VoteRecord;
 use crate::types::Term;
 
@@ -25,13 +23,8 @@ async fn the_log_behind_the_announced_mark_is_kept_until_the_receiver_has_instal
     let disks = Disks::default();
     let process = disks.start().await;
     let own = replica(3, 1);
-    let group = process.replicas.make(GROUP, own).await.unwrap();
-    group.initialize(vec![own]).await.unwrap();
-    let elected = group.raft().wait(Some(EVENTUALLY));
-    elected.state(ServerState::Leader, "a group of one elects itself").await.unwrap();
+    let group = leading(&process, own).await;
     let deadline = || Instant::now() + EVENTUALLY;
-    let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
-    group.propose(configure, deadline()).await.unwrap();
     flush_once(&process.replicas, u64::MAX).await.unwrap();
     let snapshot = group.raft().get_snapshot().await.unwrap().expect("something is durable");
     let announced = from_raft_log_id(snapshot.meta.last_log_id.as_ref().unwrap()).index;
