@@ -1,6 +1,7 @@
 //! What openraft is configured with, and why.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 
@@ -17,6 +18,18 @@ pub struct RaftTiming {
     pub election_timeout_min_ms: u64,
     /// See `election_timeout_min_ms`; also the leader's lease: no voter votes for another before it has passed.
     pub election_timeout_max_ms: u64,
+}
+
+impl RaftTiming {
+    /// How often a leader tells its followers that it lives.
+    pub fn heartbeat_interval(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_interval_ms)
+    }
+
+    /// How long no voter votes for another after it has heard the leader.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_max_ms)
+    }
 }
 
 /// Snapshots are taken when the flush coordinator says so, and a follower gets one only where the log it needs has

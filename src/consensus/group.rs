@@ -69,7 +69,7 @@ pub struct Group {
     read_index: ReadIndex,
     last_barrier: Mutex<Option<Barrier>>,
     admission: Arc<Admission>,
-    /// Whether this replica may go on leading, as weighed last, and the voters whose clocks were far from its own.
+    /// Whether this replica may go on leading, as weighed last, and the nodes that leadership could be moved to.
     weighed: Mutex<(Fitness, Vec<NodeId>)>,
     /// The newest snapshot transfer to this replica.
     incoming: watch::Sender<u64>,
@@ -101,7 +101,7 @@ impl Group {
                 admission.clone(),
                 observer.clone(),
             ),
-            read_index: ReadIndex::start(id, raft.clone(), voters, clock, remote),
+            read_index: ReadIndex::start(id, raft.clone(), voters, clock, remote, timing.lease()),
             last_barrier: Mutex::new(None),
             changing: tokio::sync::Mutex::default(),
             raft,
@@ -251,8 +251,8 @@ impl Group {
     pub fn weigh(&self, seen: &BTreeMap<NodeId, Sighting>) -> Fitness {
         let weighed = match self.is_leader() {
             true => {
-                let far = seen.iter().filter(|(_, sighting)| sighting.clock.is_far());
-                (self.fitness_by(seen), far.map(|(node, _)| *node).collect())
+                let fit = seen.iter().filter(|(_, sighting)| !sighting.clock.is_far());
+                (self.fitness_by(seen), fit.map(|(node, _)| *node).collect())
             }
             false => (Fitness::default(), Vec::new()),
         };
@@ -266,8 +266,9 @@ impl Group {
         self.weighed.lock().expect("no panic while locked").0
     }
 
-    /// Whether this leader saw that a node's clock is far from its own: leadership is not moved there by plan.
-    pub fn has_far_clock(&self, node: NodeId) -> bool {
+    /// Whether this leader has seen a node lately, with a clock that is not far from its own: only there is leadership
+    /// moved by plan.
+    pub fn has_seen_fit(&self, node: NodeId) -> bool {
         self.weighed.lock().expect("no panic while locked").1.contains(&node)
     }
 

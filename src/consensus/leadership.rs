@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use openraft::raft::AppendEntriesRequest;
 use openraft::{RaftState, ServerState};
@@ -38,6 +39,17 @@ pub struct Lead {
     pub configs: Vec<BTreeSet<ReplicaId>>,
 }
 
+impl Lead {
+    /// Whether its own voice is a quorum.
+    pub fn is_alone(&self) -> bool {
+        self.configs.iter().all(|voters| voters.iter().all(|voter| *voter == self.own()))
+    }
+
+    fn own(&self) -> ReplicaId {
+        self.vote.leader_id.node_id
+    }
+}
+
 impl Standing {
     /// As openraft's state has it.
     pub fn of(own: ReplicaId, state: &RaftState<TypeConfig>) -> Self {
@@ -57,12 +69,26 @@ impl Standing {
     }
 }
 
-/// The voters of a group, as one of its replicas can ask them.
+/// The voters of a group, as one of its replicas can ask them: each one question at a time, also where a round ends
+/// without its answer. A voter whose disk hangs keeps every question that it has not answered.
 pub struct Voters {
     transport: Arc<dyn RaftTransport>,
     group: GroupId,
     own: ReplicaId,
     timing: RaftTiming,
+    /// Questions on their way, of rounds that have ended too.
+    asked: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// Who is asked in them.
+    busy: BTreeSet<ReplicaId>,
+    rounds: u64,
+}
+
+/// What became of a question.
+struct Answer {
+    voter: ReplicaId,
+    round: u64,
+    /// None if the voter was not reached, or did not answer in time.
+    follows: Option<bool>,
 }
 
 impl Voters {
@@ -73,22 +99,27 @@ impl Voters {
         own: ReplicaId,
         timing: RaftTiming,
     ) -> Self {
-        Voters { transport, group, own, timing }
+        let (asked, busy) = (FuturesUnordered::new(), BTreeSet::new());
+        Voters { transport, group, own, timing, asked, busy, rounds: 0 }
     }
 
     /// One round: asks every other voter whether it follows this leader. Returns once a majority of each config has said
-    /// so, or with the reason why it did not. Takes no longer than the leader's lease.
-    pub async fn confirm(&self, lead: &Lead) -> Result<(), &'static str> {
-        let lease = Duration::from_millis(self.timing.election_timeout_max_ms);
-        let round = timeout(lease, self.round(lead)).await;
-        round.unwrap_or(Err("too few voters answered in time"))
+    /// so, or with the reason why it did not. Takes no longer than the leader's lease. Cancel safe.
+    pub async fn confirm(&mut self, lead: &Lead) -> Result<(), &'static str> {
+        let lease = self.timing.lease();
+        timeout(lease, self.round(lead)).await.unwrap_or(Err("too few voters answered in time"))
     }
 
-    async fn round(&self, lead: &Lead) -> Result<(), &'static str> {
-        let others: BTreeSet<_> = lead.configs.iter().flatten().copied().collect();
-        let others = others.into_iter().filter(|voter| *voter != self.own);
-        let mut asked: FuturesUnordered<_> =
-            others.map(|voter| self.ask(voter, lead.vote)).collect();
+    async fn round(&mut self, lead: &Lead) -> Result<(), &'static str> {
+        self.rounds += 1;
+        let round = self.rounds;
+        let mut others: BTreeSet<_> = lead.configs.iter().flatten().copied().collect();
+        others.remove(&self.own);
+        for voter in &others {
+            if !self.busy.contains(voter) {
+                self.ask(*voter, lead.vote, Duration::ZERO);
+            }
+        }
         // The replica itself gave no newer vote before the read arrived: `Standing` was taken after.
         let mut follows = BTreeMap::from([(self.own, true)]);
         loop {
@@ -98,26 +129,32 @@ impl Voters {
             if !is_quorum(&lead.configs, |voter| follows.get(voter) != Some(&false)) {
                 return Err("a newer leader has been elected, or stands for election");
             }
-            let Some((voter, answer)) = asked.next().await else {
-                return Err("too few voters");
-            };
-            follows.insert(voter, answer);
+            let Some(answer) = self.asked.next().await else { return Err("too few voters") };
+            let voter = answer.voter;
+            self.busy.remove(&voter);
+            match answer.follows {
+                Some(said) if answer.round == round => drop(follows.insert(voter, said)),
+                // What an earlier round has asked says nothing of now.
+                _ if !others.contains(&voter) => {}
+                Some(_) => self.ask(voter, lead.vote, Duration::ZERO),
+                None => self.ask(voter, lead.vote, self.timing.heartbeat_interval()),
+            }
         }
     }
 
-    /// Whether a voter follows. While it cannot be reached it is asked again.
-    async fn ask(&self, voter: ReplicaId, vote: RaftVote) -> (ReplicaId, bool) {
+    /// Asks a voter that owes no answer, after a pause, for the round that is under way.
+    fn ask(&mut self, voter: ReplicaId, vote: RaftVote, pause: Duration) {
+        let (transport, patience, round) =
+            (self.transport.clone(), self.timing.lease(), self.rounds);
         let route = Route { group: self.group, from: self.own, to: voter };
-        let pause = Duration::from_millis(self.timing.heartbeat_interval_ms);
-        let patience = Duration::from_millis(self.timing.election_timeout_max_ms);
-        loop {
-            let input = futures::stream::iter([question(vote)]).boxed();
-            let mut answers = self.transport.append(route, Lane::Heartbeats, input, patience);
-            if let Some(Ok(answer)) = answers.next().await {
-                return (voter, answer.is_ok());
-            }
+        self.busy.insert(voter);
+        self.asked.push(Box::pin(async move {
             sleep(pause).await;
-        }
+            let input = futures::stream::iter([question(vote)]).boxed();
+            let mut answers = transport.append(route, Lane::Heartbeats, input, patience);
+            let answer = answers.next().await.and_then(Result::ok);
+            Answer { voter, round, follows: answer.map(|said| said.is_ok()) }
+        }));
     }
 }
 

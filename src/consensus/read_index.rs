@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use openraft::Instant;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{mpsc, oneshot};
 
@@ -48,9 +49,10 @@ impl ReadIndex {
         voters: Voters,
         clock: Arc<dyn Clock>,
         remote: Arc<dyn RemoteReadIndex>,
+        lease: Duration,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(Worker { group, raft, voters, clock, remote }.run(receiver));
+        tokio::spawn(Worker { group, raft, voters, clock, remote, lease }.run(receiver));
         ReadIndex { queue }
     }
 
@@ -79,10 +81,11 @@ struct Worker {
     voters: Voters,
     clock: Arc<dyn Clock>,
     remote: Arc<dyn RemoteReadIndex>,
+    lease: Duration,
 }
 
 impl Worker {
-    async fn run(self, mut receiver: mpsc::Receiver<Reply>) {
+    async fn run(mut self, mut receiver: mpsc::Receiver<Reply>) {
         let mut waiting = Vec::new();
         while receiver.recv_many(&mut waiting, WAITING_MAX).await > 0 {
             let confirmed_from_us = self.clock.elapsed_us();
@@ -96,12 +99,12 @@ impl Worker {
         }
     }
 
-    async fn confirm_once(&self) -> Result<LogIndex, ReadError> {
+    async fn confirm_once(&mut self) -> Result<LogIndex, ReadError> {
         if planted::no_read_index() {
             return Ok(LogIndex(0));
         }
         loop {
-            let lead = match self.standing().await? {
+            let lead = match standing(self.raft.clone()).await? {
                 Standing::Leads(lead) => lead,
                 Standing::Follows(Some(leader)) => {
                     return self.remote.read_index(leader, self.group).await;
@@ -109,34 +112,60 @@ impl Worker {
                 Standing::Follows(None) => return Err(no_quorum("no leader is known")),
             };
             let Lead { vote, index, .. } = lead;
+            let deposed = deposed(self.raft.clone(), vote);
             tokio::select! {
                 biased;
-                confirmed = self.voters.confirm(&lead) => {
+                confirmed = self.confirm_lead(&lead) => {
                     confirmed.map_err(no_quorum)?;
                     let is_early = planted::serve_before_term_commit();
                     return Ok(if is_early { LogIndex(0) } else { index });
                 }
                 // Who leads now is asked in its place.
-                () = self.deposed(&vote) => {}
+                () = deposed => {}
             }
         }
     }
 
-    /// Taken after the reads that wait have arrived, and before any voter is asked.
-    async fn standing(&self) -> Result<Standing, ReadError> {
-        let own = *self.raft.node_id();
-        let standing = self.raft.with_raft_state(move |state| Standing::of(own, state)).await;
-        standing.map_err(|fatal| ReadError::Stopped { reason: fatal.to_string() })
+    async fn confirm_lead(&mut self, lead: &Lead) -> Result<(), &'static str> {
+        if !lead.is_alone() {
+            is_heard(self.raft.clone(), self.lease).await?;
+        }
+        self.voters.confirm(lead).await
     }
+}
 
-    /// Ends once this replica has given a newer vote, or has stopped.
-    async fn deposed(&self, vote: &RaftVote) {
-        let mut metrics = self.raft.server_metrics();
+/// Taken after the reads that wait have arrived, and before any voter is asked.
+async fn standing(raft: Raft) -> Result<Standing, ReadError> {
+    let own = *raft.node_id();
+    let standing = raft.with_raft_state(move |state| Standing::of(own, state)).await;
+    standing.map_err(|fatal| ReadError::Stopped { reason: fatal.to_string() })
+}
+
+/// Ends once this replica has given a newer vote, or has stopped.
+async fn deposed(raft: Raft, vote: RaftVote) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let is_newer = metrics.borrow_watched().vote > vote;
+        if is_newer || metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits until a quorum has heard this leader within a lease, as openraft saw it; for a lease at most. A leader that
+/// openraft has silenced, because it hands leadership over or reaches no quorum, must not ask either: each question
+/// would keep the voters from electing another, and this one appends nothing any more.
+async fn is_heard(raft: Raft, lease: Duration) -> Result<(), &'static str> {
+    let mut metrics = raft.data_metrics();
+    let heard = async {
         loop {
-            let is_newer = metrics.borrow_watched().vote > *vote;
-            if is_newer || metrics.changed().await.is_err() {
+            let last = metrics.borrow_watched().last_quorum_acked;
+            let is_recent = last.is_some_and(|last| last.into_inner().elapsed() < lease);
+            if is_recent || metrics.changed().await.is_err() {
                 return;
             }
         }
-    }
+    };
+    let late = |_| "no quorum has heard of this leader lately";
+    tokio::time::timeout(lease, heard).await.map_err(late)
 }

@@ -14,6 +14,7 @@ use super::operations::other_addresses;
 use super::wanted::{confirmed, may_be_blank};
 use crate::consensus::{Group, Replicas};
 use crate::log::{Command, Topology, TopologyChange, TopologyGroup, TopologyReplica};
+use crate::seams::planted;
 use crate::service::cluster::{FIRST, change_topology, replica_statuses};
 use crate::transport::{NodeOperations, Peers};
 use crate::types::{GroupId, ReplicaId};
@@ -80,7 +81,7 @@ impl Placement {
             Some(standing) => standing,
             // Its older replica stands until that is no member any more.
             None if group.active && own.joining && self.replicas.get(group.id).is_some() => return,
-            None if !group.active && may_be_blank(topology, group.id, id) => {
+            None if is_new(group) && may_be_blank(topology, group.id, id) => {
                 match self.replicas.make(group.id, id).await {
                     Ok(made) => made,
                     Err(error) => {
@@ -187,8 +188,8 @@ impl Placement {
                 continue;
             }
             let Some(standing) = self.replicas.get(group.id) else { continue };
-            let has_far_clock = standing.has_far_clock(preferred.node);
-            if standing.is_leader() && !has_far_clock && standing.can_hand_over_to(preferred) {
+            let is_fit = standing.has_seen_fit(preferred.node);
+            if standing.is_leader() && is_fit && standing.can_hand_over_to(preferred) {
                 tracing::info!(group = %group.id, to = %preferred, "handing leadership over");
                 standing.transfer_leader(preferred).await;
                 return true;
@@ -196,6 +197,11 @@ impl Placement {
         }
         false
     }
+}
+
+/// Whether no replica of the group can have been lost yet.
+fn is_new(group: &TopologyGroup) -> bool {
+    !group.active || planted::wiped_replica_votes()
 }
 
 fn raft_id(replica: &TopologyReplica) -> ReplicaId {

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use openraft::raft::AppendEntriesRequest;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Streaming;
 
 use super::proto::{self, AppendFrame, AppendFrames, append_frame::Step};
@@ -29,6 +30,8 @@ pub struct AppendServer {
 struct OpenStream {
     group: Arc<Group>,
     requests: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+    /// Ends with the stream, which may be long before a replica whose disk hangs has answered.
+    _stop: DropGuard,
 }
 
 /// Why a stream ends here.
@@ -91,8 +94,8 @@ impl AppendServer {
             if group.replica() != route.to {
                 return Err(Refusal::NoReplica);
             }
-            let requests = self.open(id, &group);
-            self.streams.insert(id, OpenStream { group, requests });
+            let opened = self.open(id, group);
+            self.streams.insert(id, opened);
         }
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         if !request.entries.is_empty() && !stream.group.admission().takes_entries() {
@@ -104,11 +107,12 @@ impl AppendServer {
     }
 
     /// Hands a stream to its group and its responses to the connection.
-    fn open(&self, id: u64, group: &Group) -> mpsc::Sender<AppendEntriesRequest<TypeConfig>> {
+    fn open(&self, id: u64, group: Arc<Group>) -> OpenStream {
         let (requests, receiver) = mpsc::channel(STREAM_QUEUE_MAX);
         let responses = self.responses.clone();
         let results = group.raft().stream_append(ReceiverStream::new(receiver));
-        tokio::spawn(async move {
+        let stop = CancellationToken::new();
+        let responding = async move {
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
                 let response = match result {
@@ -121,8 +125,9 @@ impl AppendServer {
                     return;
                 }
             }
-        });
-        requests
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(responding));
+        OpenStream { group, requests, _stop: stop.drop_guard() }
     }
 }
 

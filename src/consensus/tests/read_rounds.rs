@@ -43,8 +43,12 @@ fn deadline() -> Instant {
 
 /// A group of three that node 3 leads, with its range; the other two are the test's.
 async fn leads_three(disks: &Disks) -> (Process, Arc<Group>, Voters) {
+    leads_three_at(disks, SLOW).await
+}
+
+async fn leads_three_at(disks: &Disks, timing: RaftTiming) -> (Process, Arc<Group>, Voters) {
     let (transport, mut voters) = Scripted::new();
-    let process = disks.start_among(Arc::new(transport), SLOW).await;
+    let process = disks.start_among(Arc::new(transport), timing).await;
     let own = replica(3, 1);
     let group = process.replicas.make(GROUP, own).await.unwrap();
     let [first, second] = followers();
@@ -143,6 +147,71 @@ async fn one_voter_that_follows_is_enough_of_three() {
     refuses.refuse(vote(9, followers()[0], false));
     follows.follow();
     read.await.unwrap();
+    disks.crash(process).await;
+}
+
+/// A leader that hands leadership over is silent, so that its voters elect another if the heir does not hear of it. Reads
+/// must not keep it alive: it appends nothing any more.
+#[tokio::test]
+async fn a_leader_that_is_silenced_confirms_no_reads() {
+    let disks = Disks::default();
+    let quick = RaftTiming {
+        heartbeat_interval_ms: 20,
+        election_timeout_min_ms: 100,
+        election_timeout_max_ms: 200,
+    };
+    let (process, group, mut voters) = leads_three_at(&disks, quick).await;
+    voters.follow_until(async { group.barrier(deadline()).await.unwrap() }).await;
+    group.transfer_leader(followers()[0]).await;
+    let refused = async {
+        loop {
+            if let Err(refused) = group.barrier(deadline()).await {
+                return refused;
+            }
+        }
+    };
+    let refused = voters.follow_until(refused).await;
+    assert!(matches!(refused, ReadError::NoQuorum { .. }), "{refused:?}");
+    let refused = group.barrier(deadline()).await.unwrap_err();
+    assert!(matches!(refused, ReadError::NoQuorum { .. }), "{refused:?}");
+    assert!(voters.none_is_asked(of_a_read), "questions keep voters from electing another");
+    disks.crash(process).await;
+}
+
+/// A voter that does not answer keeps what it was asked: it is asked once, however many reads come.
+#[tokio::test]
+async fn a_voter_that_owes_an_answer_is_not_asked_again() {
+    let disks = Disks::default();
+    let (process, group, mut voters) = leads_three(&disks).await;
+    let [first, second] = followers();
+    let mut read = std::pin::pin!(group.barrier(deadline()));
+    assert!(poll!(&mut read).is_pending());
+    let asked = voters.next_of_each(&[first, second], of_a_read).await;
+    let [answers, owed] = asked.try_into().ok().unwrap();
+    answers.follow();
+    read.await.unwrap();
+    for _ in 0..100 {
+        let mut read = std::pin::pin!(group.barrier(deadline()));
+        assert!(poll!(&mut read).is_pending());
+        let asked = voters.next(of_a_read).await;
+        assert_eq!(asked.to, first, "the other one has not answered yet");
+        asked.follow();
+        read.await.unwrap();
+    }
+
+    let mut read = std::pin::pin!(group.barrier(deadline()));
+    assert!(poll!(&mut read).is_pending());
+    let unanswered = voters.next(of_a_read).await;
+    owed.follow();
+    let again = voters.next(of_a_read).await;
+    assert_eq!(
+        again.to, second,
+        "what it says of an earlier read does not count, and it is asked anew"
+    );
+    assert!(poll!(&mut read).is_pending());
+    again.follow();
+    read.await.unwrap();
+    drop(unanswered);
     disks.crash(process).await;
 }
 

@@ -84,6 +84,23 @@ impl Voters {
         timeout(EVENTUALLY, following).await.expect("it is done while all follow")
     }
 
+    /// The next request that is wanted. The voters follow what else they are asked.
+    pub async fn next(&mut self, is_wanted: impl Fn(&Asked) -> bool) -> Asked {
+        loop {
+            let next = timeout(EVENTUALLY, self.asked.recv()).await.expect("voters are asked");
+            let asked = next.expect("the transport is there");
+            if is_wanted(&asked) {
+                return asked;
+            }
+            asked.follow();
+        }
+    }
+
+    /// Whether nothing that is wanted waits for an answer.
+    pub fn none_is_asked(&mut self, is_wanted: impl Fn(&Asked) -> bool) -> bool {
+        std::iter::from_fn(|| self.asked.try_recv().ok()).all(|asked| !is_wanted(&asked))
+    }
+
     /// The next request of each of these voters that is wanted. The voters follow what else they are asked.
     pub async fn next_of_each(
         &mut self,
@@ -92,12 +109,13 @@ impl Voters {
     ) -> Vec<Asked> {
         let mut found: Vec<Option<Asked>> = voters.iter().map(|_| None).collect();
         while found.iter().any(Option::is_none) {
-            let next = timeout(EVENTUALLY, self.asked.recv()).await.expect("voters are asked");
-            let asked = next.expect("the transport is there");
-            let place = voters.iter().position(|voter| *voter == asked.to);
-            match place.filter(|place| found[*place].is_none() && is_wanted(&asked)) {
-                Some(place) => found[place] = Some(asked),
-                None => asked.follow(),
+            let place_of = |asked: &Asked| {
+                let place = voters.iter().position(|voter| *voter == asked.to);
+                place.filter(|place| found[*place].is_none() && is_wanted(asked))
+            };
+            let asked = self.next(|asked| place_of(asked).is_some()).await;
+            if let Some(place) = place_of(&asked) {
+                found[place] = Some(asked);
             }
         }
         found.into_iter().flatten().collect()
