@@ -1,6 +1,6 @@
 //! Which node a call goes to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::{Error, Routing, proto, reason};
 
 /// How long a node that could not be reached is passed over.
 const UNREACHABLE_PASSED_OVER: Duration = Duration::from_secs(1);
-/// How long a node that answered "unavailable" is passed over: long enough to try another, short enough that a
-/// leader in the making is asked again soon.
+/// How much longer than it asks to wait a node that answered "unavailable" is passed over: long enough that the retry
+/// goes to another, short enough that a leader in the making is asked again soon.
 const UNAVAILABLE_PASSED_OVER: Duration = Duration::from_millis(200);
 
 /// Whom a call is about.
@@ -148,7 +148,7 @@ impl Router {
         self.lessons.load(Ordering::Relaxed) + self.born.elapsed().as_secs()
     }
 
-    /// Asks for the topology to be fetched anew.
+    /// Asks for the topology of another node.
     pub fn note_stale(&self) {
         self.stale.notify_one();
     }
@@ -169,6 +169,21 @@ impl Router {
     /// Where to go: the first candidate that did not fail lately, or the first of all if every one did.
     pub fn target(&self, destination: Destination<'_>) -> Target {
         let (group, candidates) = self.candidates(destination);
+        Target { address: self.first_usable(&candidates), group }
+    }
+
+    /// Whom to ask for the topology: after each node the next, all in turn, since one that is cut off from the others
+    /// goes on telling what it knew.
+    pub fn next_source(&self, last: Option<&Target>) -> Target {
+        let (group, mut nodes) = self.candidates(Destination::AnyNode);
+        let mut seen = HashSet::new();
+        nodes.retain(|address| seen.insert(address.clone()));
+        let place = last.and_then(|last| nodes.iter().position(|node| *node == last.address));
+        nodes.rotate_left(place.map_or(0, |place| place + 1));
+        Target { address: self.first_usable(&nodes), group }
+    }
+
+    fn first_usable(&self, candidates: &[Arc<str>]) -> Arc<str> {
         let now = Instant::now();
         let mut experience = self.experience();
         experience.passed_over.retain(|_, until| *until > now);
@@ -177,12 +192,13 @@ impl Router {
         let address = usable
             .or_else(soonest)
             .expect("the endpoints are among the candidates and there is one at least");
-        Target { address: address.clone(), group }
+        address.clone()
     }
 
     /// Learns from a failure where the next attempt should go.
     pub fn note_failure(&self, target: &Target, error: &Error) {
-        if error.is_transport() || error.reason() == reason::NOT_LEADER {
+        // A leader that cannot commit, because it is one no more, answers late or is overloaded: others know better.
+        if error.is_of_reach() || error.reason() == reason::OVERLOADED {
             self.note_stale();
         }
         self.lessons.fetch_add(1, Ordering::Relaxed);
@@ -201,8 +217,9 @@ impl Router {
         let pause = match error.code() {
             _ if error.is_transport() => UNREACHABLE_PASSED_OVER,
             tonic::Code::DeadlineExceeded => UNREACHABLE_PASSED_OVER,
-            tonic::Code::Unavailable => UNAVAILABLE_PASSED_OVER,
-            _ if error.reason() == reason::NOT_LEADER => UNAVAILABLE_PASSED_OVER,
+            tonic::Code::Unavailable => {
+                UNAVAILABLE_PASSED_OVER + error.retry_delay().unwrap_or_default()
+            }
             _ => return,
         };
         experience.passed_over.insert(target.address.clone(), Instant::now() + pause);

@@ -4,8 +4,9 @@ mod fake;
 
 use std::time::Duration;
 
-use fake::{Cluster, Mischief, not_leader, refused};
+use fake::{Cluster, Mischief, not_leader, passing, refused};
 use quorate_client::{Append, NewMessage, Session, SessionOptions, reason};
+use tonic::Code;
 
 fn numbered(conversation: &str, number: u64) -> Append {
     Append::new(conversation, "alice", NewMessage::text(number.to_string()))
@@ -91,6 +92,27 @@ async fn an_append_that_nobody_answers_fails_in_time_and_says_that_it_may_have_a
     let error = session.append(numbered("a", 0)).await.await.unwrap_err();
     assert_eq!(error.reason(), reason::DEADLINE_PASSED);
     assert!(error.may_have_taken_effect());
+}
+
+#[tokio::test]
+async fn a_leader_that_does_not_know_that_it_leads_no_more_is_left() {
+    for (code, reason, delay_ms) in [
+        (Code::Unavailable, reason::OUTCOME_UNKNOWN, 250),
+        (Code::ResourceExhausted, reason::OVERLOADED, 50),
+    ] {
+        let cluster = Cluster::start(3).await;
+        let options =
+            SessionOptions { append_timeout: Duration::from_secs(10), ..SessionOptions::default() };
+        let session = cluster.client().await.session(options).unwrap();
+        cluster.elect_unheard(2, 1);
+        cluster.node(1).always(Mischief::Fail(passing(code, reason, delay_ms)));
+        let (first, second) =
+            (session.append(numbered("a", 0)).await, session.append(numbered("a", 1)).await);
+        first.await.unwrap();
+        second.await.unwrap();
+        assert_eq!(cluster.log.payloads("a"), numbers(2));
+        assert_eq!(cluster.node(2).arrived().len(), 2);
+    }
 }
 
 #[tokio::test]

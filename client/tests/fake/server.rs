@@ -35,7 +35,10 @@ fn status(failure: proto::Failure) -> Status {
     metadata.insert("retryable".to_owned(), failure.retryable.to_string());
     let effect = failure.may_have_taken_effect.to_string();
     metadata.insert("may_have_taken_effect".to_owned(), effect);
-    let details = ErrorDetails::with_error_info(failure.reason, "quorate", metadata);
+    let mut details = ErrorDetails::with_error_info(failure.reason, "quorate", metadata);
+    if failure.retry_delay_ms > 0 {
+        details.set_retry_info(Some(Duration::from_millis(failure.retry_delay_ms)));
+    }
     Status::with_error_details(Code::from_i32(failure.code), failure.message, details)
 }
 
@@ -356,7 +359,7 @@ impl Cluster for Service {
         &self,
         _: Request<proto::WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
-        let topologies = WatchStream::new(self.0.topology.clone());
+        let topologies = WatchStream::new(self.0.topology.subscribe());
         let respond = |topology: proto::Topology| {
             let topology = (!topology.nodes.is_empty()).then_some(topology);
             Ok(proto::WatchTopologyResponse { topology })
