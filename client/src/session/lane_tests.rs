@@ -100,6 +100,21 @@ fn a_broken_lane_at_the_server_is_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_append_that_was_overtaken_on_its_way_here_waits_as_long_as_those_before_it() {
+    let (mut lane, _outcomes) = lane_of(2);
+    let (done, _outcome) = oneshot::channel();
+    let (sooner, later) = (Duration::from_millis(1), Duration::from_secs(2));
+    let began = Instant::now();
+    lane.push(Pending::new(proto::AppendRequest::default(), began + sooner, done, None));
+    send_all(&mut lane, 1);
+    for id in [1, 2] {
+        lane.succeed(id, proto::AppendResponse::default()).unwrap();
+    }
+    assert!(lane.expired(began + sooner).is_none());
+    assert!(lane.expired(began + later).is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_appends_deadline_is_the_lanes() {
     let (mut lane, _outcomes) = lane_of(2);
     assert!(lane.expired(Instant::now()).is_none());
