@@ -9,8 +9,8 @@ use crate::{Error, proto, reason};
 /// Encoded bytes of one request: gRPC's usual limit.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Elements of all lists in one request: twice those of the largest that can be valid, a batch of 1,000 messages with 32
-/// headers each. What is over the limits of its fields and under this one is told the field.
+/// Elements of all lists in one request: twice those of the largest that can be valid, a batch of 1,000 messages with
+/// 32 headers each. What is over the limits of its fields and under this one is told the field.
 pub const REQUEST_ELEMENTS_MAX: usize = 2 * 1_000 * (1 + 32);
 
 /// Refuses what no server takes, as a server does. The same for appends on a session and without one, so that none

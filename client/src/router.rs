@@ -166,7 +166,7 @@ impl Router {
         Some(self.topology.load().as_ref()?.group_of(conversation)?.group_id)
     }
 
-    /// Where to go: the first candidate that did not fail lately, or the first of all if every one did.
+    /// Where to go.
     pub fn target(&self, destination: Destination<'_>) -> Target {
         let (group, candidates) = self.candidates(destination);
         Target { address: self.first_usable(&candidates), group }
@@ -181,18 +181,6 @@ impl Router {
         let place = last.and_then(|last| nodes.iter().position(|node| *node == last.address));
         nodes.rotate_left(place.map_or(0, |place| place + 1));
         Target { address: self.first_usable(&nodes), group }
-    }
-
-    fn first_usable(&self, candidates: &[Arc<str>]) -> Arc<str> {
-        let now = Instant::now();
-        let mut experience = self.experience();
-        experience.passed_over.retain(|_, until| *until > now);
-        let usable = candidates.iter().find(|a| !experience.passed_over.contains_key(*a));
-        let soonest = || candidates.iter().min_by_key(|a| experience.passed_over.get(*a));
-        let address = usable
-            .or_else(soonest)
-            .expect("the endpoints are among the candidates and there is one at least");
-        address.clone()
     }
 
     /// Learns from a failure where the next attempt should go.
@@ -230,6 +218,19 @@ impl Router {
     /// Notes that a node answers.
     pub fn note_success(&self, address: &Arc<str>) {
         self.experience().passed_over.remove(address);
+    }
+
+    /// The first candidate that did not fail lately, or the one that may be asked again soonest if every one did.
+    fn first_usable(&self, candidates: &[Arc<str>]) -> Arc<str> {
+        let now = Instant::now();
+        let mut experience = self.experience();
+        experience.passed_over.retain(|_, until| *until > now);
+        let usable = candidates.iter().find(|a| !experience.passed_over.contains_key(*a));
+        let soonest = || candidates.iter().min_by_key(|a| experience.passed_over.get(*a));
+        let address = usable
+            .or_else(soonest)
+            .expect("the endpoints are among the candidates and there is one at least");
+        address.clone()
     }
 
     fn candidates(&self, destination: Destination<'_>) -> (Option<u64>, Vec<Arc<str>>) {
