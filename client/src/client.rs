@@ -12,7 +12,7 @@ use crate::proto::cluster_client::ClusterClient;
 use crate::proto::message_log_client::MessageLogClient;
 use crate::router::{Destination, Router, Target};
 use crate::topology_watch::{self, AbortOnDrop, TopologyWatch};
-use crate::{Append, ClientOptions, Error, message, proto};
+use crate::{Append, ClientOptions, Error, limits, message, proto};
 
 /// A connection to a cluster. Cheap to clone: clones share connections and what is known of the topology.
 ///
@@ -102,9 +102,11 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Whatever [`Error`] says; [`Error::may_have_taken_effect`] covers all attempts.
+    /// `LIMIT_EXCEEDED`, without being sent, for what is over [`limits`] as a whole; otherwise as the server says.
+    /// [`Error::may_have_taken_effect`] covers all attempts.
     pub async fn append(&self, append: Append) -> Result<proto::AppendResponse, Error> {
         let request = append.seal(message::now_us());
+        limits::check(&request)?;
         let destination = Destination::LeaderOf(&request.conversation);
         self.call(destination, Effect::Possible, |attempt| {
             let request = attempt.request(request.clone());

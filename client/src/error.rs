@@ -141,6 +141,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn with_metadata(mut self, key: &str, value: impl ToString) -> Self {
+        self.0.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
     /// Notes that this or an earlier attempt may have taken effect. Never takes the note back.
     pub(crate) fn with_effect(mut self, may_have_taken_effect: bool) -> Self {
         self.0.may_have_taken_effect |= may_have_taken_effect;

@@ -30,6 +30,7 @@ pub mod dial;
 mod error;
 mod feed;
 mod follow;
+pub mod limits;
 mod message;
 mod options;
 mod read;

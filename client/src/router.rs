@@ -1,6 +1,6 @@
 //! Which node a call goes to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::{Error, Routing, proto, reason};
 
 /// How long a node that could not be reached is passed over.
 const UNREACHABLE_PASSED_OVER: Duration = Duration::from_secs(1);
-/// How long a node that answered "unavailable" is passed over: long enough to try another, short enough that a
-/// leader in the making is asked again soon.
+/// How much longer than it asks to wait a node that answered "unavailable" is passed over: long enough that the retry
+/// goes to another, short enough that a leader in the making is asked again soon.
 const UNAVAILABLE_PASSED_OVER: Duration = Duration::from_millis(200);
 
 /// Whom a call is about.
@@ -148,7 +148,7 @@ impl Router {
         self.lessons.load(Ordering::Relaxed) + self.born.elapsed().as_secs()
     }
 
-    /// Asks for the topology to be fetched anew.
+    /// Asks for the topology of another node.
     pub fn note_stale(&self) {
         self.stale.notify_one();
     }
@@ -166,23 +166,27 @@ impl Router {
         Some(self.topology.load().as_ref()?.group_of(conversation)?.group_id)
     }
 
-    /// Where to go: the first candidate that did not fail lately, or the first of all if every one did.
+    /// Where to go.
     pub fn target(&self, destination: Destination<'_>) -> Target {
         let (group, candidates) = self.candidates(destination);
-        let now = Instant::now();
-        let mut experience = self.experience();
-        experience.passed_over.retain(|_, until| *until > now);
-        let usable = candidates.iter().find(|a| !experience.passed_over.contains_key(*a));
-        let soonest = || candidates.iter().min_by_key(|a| experience.passed_over.get(*a));
-        let address = usable
-            .or_else(soonest)
-            .expect("the endpoints are among the candidates and there is one at least");
-        Target { address: address.clone(), group }
+        Target { address: self.first_usable(&candidates), group }
+    }
+
+    /// Whom to ask for the topology: after each node the next, all in turn, since one that is cut off from the others
+    /// goes on telling what it knew.
+    pub fn next_source(&self, last: Option<&Target>) -> Target {
+        let (group, mut nodes) = self.candidates(Destination::AnyNode);
+        let mut seen = HashSet::new();
+        nodes.retain(|address| seen.insert(address.clone()));
+        let place = last.and_then(|last| nodes.iter().position(|node| *node == last.address));
+        nodes.rotate_left(place.map_or(0, |place| place + 1));
+        Target { address: self.first_usable(&nodes), group }
     }
 
     /// Learns from a failure where the next attempt should go.
     pub fn note_failure(&self, target: &Target, error: &Error) {
-        if error.is_transport() || error.reason() == reason::NOT_LEADER {
+        // A leader that cannot commit, because it is one no more, answers late or is overloaded: others know better.
+        if error.is_of_reach() || error.reason() == reason::OVERLOADED {
             self.note_stale();
         }
         self.lessons.fetch_add(1, Ordering::Relaxed);
@@ -201,8 +205,9 @@ impl Router {
         let pause = match error.code() {
             _ if error.is_transport() => UNREACHABLE_PASSED_OVER,
             tonic::Code::DeadlineExceeded => UNREACHABLE_PASSED_OVER,
-            tonic::Code::Unavailable => UNAVAILABLE_PASSED_OVER,
-            _ if error.reason() == reason::NOT_LEADER => UNAVAILABLE_PASSED_OVER,
+            tonic::Code::Unavailable => {
+                UNAVAILABLE_PASSED_OVER + error.retry_delay().unwrap_or_default()
+            }
             _ => return,
         };
         experience.passed_over.insert(target.address.clone(), Instant::now() + pause);
@@ -213,6 +218,19 @@ impl Router {
     /// Notes that a node answers.
     pub fn note_success(&self, address: &Arc<str>) {
         self.experience().passed_over.remove(address);
+    }
+
+    /// The first candidate that did not fail lately, or the one that may be asked again soonest if every one did.
+    fn first_usable(&self, candidates: &[Arc<str>]) -> Arc<str> {
+        let now = Instant::now();
+        let mut experience = self.experience();
+        experience.passed_over.retain(|_, until| *until > now);
+        let usable = candidates.iter().find(|a| !experience.passed_over.contains_key(*a));
+        let soonest = || candidates.iter().min_by_key(|a| experience.passed_over.get(*a));
+        let address = usable
+            .or_else(soonest)
+            .expect("the endpoints are among the candidates and there is one at least");
+        address.clone()
     }
 
     fn candidates(&self, destination: Destination<'_>) -> (Option<u64>, Vec<Arc<str>>) {

@@ -68,6 +68,56 @@ async fn a_dead_leader_is_passed_over_for_a_while() {
     assert_eq!(&*router.target(Destination::LeaderOf("c")).address, "n2:1");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_asks_to_wait_is_not_the_one_that_is_tried_next() {
+    let router = router(Routing::Leader);
+    let target = router.target(Destination::LeaderOf("c"));
+    let error = Error::from_failure(proto::Failure {
+        code: Code::Unavailable.into(),
+        reason: reason::OUTCOME_UNKNOWN.to_owned(),
+        retryable: true,
+        retry_delay_ms: 250,
+        ..proto::Failure::default()
+    });
+    router.note_failure(&target, &error);
+    tokio::time::advance(error.retry_delay().unwrap()).await;
+    assert_ne!(router.target(Destination::LeaderOf("c")).address, target.address);
+    tokio::time::advance(UNAVAILABLE_PASSED_OVER).await;
+    assert_eq!(router.target(Destination::LeaderOf("c")).address, target.address);
+}
+
+#[tokio::test]
+async fn what_a_leader_that_is_cut_off_may_answer_makes_its_topology_stale() {
+    let router = router(Routing::Leader);
+    let target = router.target(Destination::LeaderOf("c"));
+    for (code, reason, makes_stale) in [
+        (Code::Unavailable, reason::OUTCOME_UNKNOWN, true),
+        (Code::Unavailable, reason::EXPIRED, true),
+        (Code::ResourceExhausted, reason::OVERLOADED, true),
+        (Code::ResourceExhausted, reason::DISK_LOW, false),
+        (Code::FailedPrecondition, reason::WRONG_TAIL, false),
+    ] {
+        let (code, reason) = (code.into(), reason.to_owned());
+        let failure = proto::Failure { code, reason, ..proto::Failure::default() };
+        router.note_failure(&target, &Error::from_failure(failure.clone()));
+        assert_eq!(router.stale().now_or_never().is_some(), makes_stale, "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_node_is_asked_for_the_topology_in_turn() {
+    let router = router(Routing::Leader);
+    let mut last = None;
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        let source = router.next_source(last.as_ref());
+        asked.push(source.address.to_string());
+        last = Some(source);
+    }
+    // The endpoints come first.
+    assert_eq!(asked, ["n1:1", "n3:1", "n2:1", "n1:1"]);
+}
+
 #[tokio::test]
 async fn with_every_node_dead_there_is_still_a_target() {
     let router = router(Routing::Leader);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tonic::{Code, Streaming};
 
 use crate::backoff::Backoff;
@@ -14,8 +15,13 @@ use crate::error::Effect;
 use crate::router::{Destination, Target};
 use crate::{Client, Error, Routing, channels, proto, reason};
 
-/// A topology is fetched anew this often at most, however many calls ask for it.
-const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+/// The shortest pause after a node that could not tell its topology.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// How long one node is followed at least, however many calls find stale what it told.
+const FOLLOWED_MIN: Duration = Duration::from_millis(100);
+/// The same once those who were asked after it were found stale as well, twice as long each time: then it is the
+/// cluster that is in trouble, and not for clients to be a burden to it.
+const FOLLOWED_MIN_MAX: Duration = Duration::from_secs(2);
 
 /// How long a node may take to tell its topology while one is known: a node that has just started may have none yet,
 /// and another one has. Doubled, up to `attempt_timeout`, each time that it was not enough.
@@ -93,31 +99,44 @@ impl Drop for AbortOnDrop {
 async fn keep_current(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(&shared.options);
     let mut patience = PATIENCE_FIRST;
+    let mut followed_min = FOLLOWED_MIN;
+    let mut last = None;
     loop {
-        let target = shared.router.target(Destination::AnyNode);
+        if last.is_some() {
+            // What was found stale so far was told by others than the next.
+            let _ = shared.router.stale().now_or_never();
+        }
+        let target = shared.router.next_source(last.as_ref());
         patience = patience.min(shared.options.attempt_timeout);
-        let delay = match open(&shared, &target, patience).await {
+        let error = match open(&shared, &target, patience).await {
             Ok(stream) => {
                 backoff.reset();
                 patience = PATIENCE_FIRST;
-                match follow(&shared, stream).await {
-                    Ended::Stale => REFRESH_PAUSE,
-                    Ended::Broken(error) => {
-                        shared.router.note_failure(&target, &error);
-                        backoff.next_delay(&error)
+                let opened = Instant::now();
+                match follow(&shared, stream, opened + followed_min).await {
+                    Ended::Stale => {
+                        let was_good = opened.elapsed() > 2 * FOLLOWED_MIN_MAX;
+                        followed_min = match was_good {
+                            true => FOLLOWED_MIN,
+                            false => (2 * followed_min).min(FOLLOWED_MIN_MAX),
+                        };
+                        last = Some(target);
+                        continue;
                     }
+                    Ended::Broken(error) => error,
                 }
             }
             Err(error) => {
                 tracing::debug!(address = %target.address, %error, "no topology");
-                shared.router.note_failure(&target, &error);
                 if error.code() == Code::DeadlineExceeded {
                     patience *= 2;
                 }
-                backoff.next_delay(&error)
+                error
             }
         };
-        sleep(delay.max(REFRESH_PAUSE)).await;
+        shared.router.note_failure(&target, &error);
+        last = Some(target);
+        sleep(backoff.next_delay(&error).max(PAUSE_MIN)).await;
     }
 }
 
@@ -156,12 +175,21 @@ enum Ended {
     Broken(Error),
 }
 
-/// Takes topologies as they come, until the stream breaks or a call finds the topology stale.
-async fn follow(shared: &Shared, mut stream: Streaming<proto::WatchTopologyResponse>) -> Ended {
+/// Takes topologies as they come, until the stream breaks or, once it has been followed for long enough, a call finds
+/// the topology stale.
+async fn follow(
+    shared: &Shared,
+    mut stream: Streaming<proto::WatchTopologyResponse>,
+    long_enough: Instant,
+) -> Ended {
     loop {
+        let stale = async {
+            sleep_until(long_enough).await;
+            shared.router.stale().await;
+        };
         let response = tokio::select! {
             response = stream.message() => response,
-            () = shared.router.stale() => return Ended::Stale,
+            () = stale => return Ended::Stale,
         };
         match response {
             Ok(Some(response)) => {

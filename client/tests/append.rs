@@ -4,8 +4,9 @@ mod fake;
 
 use std::time::Duration;
 
-use fake::{Cluster, Mischief, dead_address, not_leader, refused};
+use fake::{Cluster, Mischief, dead_address, not_leader, passing, refused};
 use quorate_client::{Append, Client, ClientOptions, NewMessage, Read, Routing, Start, reason};
+use tonic::Code;
 
 fn hello() -> Append {
     Append::new("c", "alice", NewMessage::text("hello"))
@@ -121,6 +122,26 @@ async fn a_changed_leader_is_learnt_without_a_failure() {
     while topologies.next().await.groups[0].leader_node_id != 2 {}
     client.append(hello()).await.unwrap();
     assert_eq!(cluster.node(2).arrived().len(), 1);
+}
+
+#[tokio::test]
+async fn a_leader_that_does_not_know_that_it_leads_no_more_is_left() {
+    let failures = [
+        passing(Code::Unavailable, reason::OUTCOME_UNKNOWN, 250),
+        passing(Code::Unavailable, reason::EXPIRED, 250),
+        passing(Code::ResourceExhausted, reason::OVERLOADED, 50),
+    ];
+    for failure in failures {
+        let cluster = Cluster::start(3).await;
+        // It alone is where the topology is learnt.
+        let mut options = cluster.options();
+        options.endpoints.truncate(1);
+        let client = Client::connect(options).await.unwrap();
+        cluster.elect_unheard(2, 1);
+        cluster.node(1).always(Mischief::Fail(failure));
+        client.append(hello()).await.unwrap();
+        assert_eq!(cluster.node(2).arrived().len(), 1);
+    }
 }
 
 #[tokio::test]

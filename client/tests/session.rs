@@ -4,8 +4,9 @@ mod fake;
 
 use std::time::Duration;
 
-use fake::{Cluster, Mischief, not_leader, refused};
+use fake::{Cluster, Mischief, not_leader, passing, refused};
 use quorate_client::{Append, NewMessage, Session, SessionOptions, reason};
+use tonic::Code;
 
 fn numbered(conversation: &str, number: u64) -> Append {
     Append::new(conversation, "alice", NewMessage::text(number.to_string()))
@@ -82,6 +83,44 @@ async fn a_final_failure_closes_one_lane_until_it_is_resumed() {
 }
 
 #[tokio::test]
+async fn an_append_that_no_server_takes_closes_its_own_lane_only() {
+    const MIB: usize = 1024 * 1024;
+    let sized = |bytes| Append::new("a", "alice", NewMessage::new(vec![b'x'; bytes]));
+    let cluster = Cluster::start(1).await;
+    let session = session(&cluster).await;
+    let before = session.append(numbered("a", 0)).await;
+    // The largest that goes out: it has an id and so on beside its payload.
+    let largest = session.append(sized(4 * MIB - 256)).await;
+    let oversized = session.append(sized(5 * MIB)).await;
+    let behind = session.append(numbered("a", 1)).await;
+    let mut others = Vec::new();
+    for number in 0..20 {
+        others.push(session.append(numbered("b", number)).await);
+    }
+
+    before.await.unwrap();
+    largest.await.unwrap();
+    let error = oversized.await.unwrap_err();
+    assert_eq!(error.reason(), reason::LIMIT_EXCEEDED);
+    assert_eq!(
+        (error.metadata("field"), error.metadata("limit")),
+        (Some("request"), Some("4194304"))
+    );
+    assert!(!error.retryable() && !error.may_have_taken_effect());
+    assert_eq!(behind.await.unwrap_err().reason(), reason::LANE_BROKEN);
+    for other in others {
+        other.await.unwrap();
+    }
+    assert_eq!(cluster.log.payloads("b"), numbers(20));
+    session.resume("a").await;
+    assert_eq!(session.append(numbered("a", 2)).await.await.unwrap().first_seq, 3);
+
+    // The same without a session.
+    let error = cluster.client().await.append(sized(5 * MIB)).await.unwrap_err();
+    assert_eq!(error.reason(), reason::LIMIT_EXCEEDED);
+}
+
+#[tokio::test]
 async fn an_append_that_nobody_answers_fails_in_time_and_says_that_it_may_have_arrived() {
     let cluster = Cluster::start(1).await;
     cluster.node(1).plan([Mischief::Stall]);
@@ -91,6 +130,27 @@ async fn an_append_that_nobody_answers_fails_in_time_and_says_that_it_may_have_a
     let error = session.append(numbered("a", 0)).await.await.unwrap_err();
     assert_eq!(error.reason(), reason::DEADLINE_PASSED);
     assert!(error.may_have_taken_effect());
+}
+
+#[tokio::test]
+async fn a_leader_that_does_not_know_that_it_leads_no_more_is_left() {
+    for (code, reason, delay_ms) in [
+        (Code::Unavailable, reason::OUTCOME_UNKNOWN, 250),
+        (Code::ResourceExhausted, reason::OVERLOADED, 50),
+    ] {
+        let cluster = Cluster::start(3).await;
+        let options =
+            SessionOptions { append_timeout: Duration::from_secs(10), ..SessionOptions::default() };
+        let session = cluster.client().await.session(options).unwrap();
+        cluster.elect_unheard(2, 1);
+        cluster.node(1).always(Mischief::Fail(passing(code, reason, delay_ms)));
+        let (first, second) =
+            (session.append(numbered("a", 0)).await, session.append(numbered("a", 1)).await);
+        first.await.unwrap();
+        second.await.unwrap();
+        assert_eq!(cluster.log.payloads("a"), numbers(2));
+        assert_eq!(cluster.node(2).arrived().len(), 2);
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use quorate_client::Dial;
+use quorate_client::limits::REQUEST_BYTES_MAX;
 use quorate_client::proto::message_log_client::MessageLogClient;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
@@ -313,10 +314,9 @@ async fn serve_clients(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("the API's descriptors")?;
-    let routes = Routes::new(message_log(node, stopping.clone()))
-        .add_service(cluster)
-        .add_service(health_service)
-        .add_service(reflection);
+    let log = message_log(node, stopping.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let routes =
+        Routes::new(log).add_service(cluster).add_service(health_service).add_service(reflection);
     let server = server()
         .max_concurrent_streams(limits::CONNECTION_CALLS_MAX)
         .accept_http1(true)

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use prost::Message;
 use prost::bytes::Buf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use quorate_client::limits::REQUEST_ELEMENTS_MAX;
 use quorate_client::proto::{
     AppendRequest, BatchReadRequest, DescribeClusterRequest, DescribeRequest, FollowRequest,
     GetOutcomeRequest, InitRequest, ListRequest, ReadRequest, ReplaceRequest, SessionRequest,
@@ -16,7 +17,6 @@ use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use super::{CallError, memory};
-use crate::types::limits::REQUEST_ELEMENTS_MAX;
 
 /// What a request repeats, and what it may hold on to.
 pub trait Counted {
@@ -217,6 +217,8 @@ mod tests {
     #[test]
     fn the_largest_valid_batch_is_far_below_the_limit_which_is_for_all_of_a_request() {
         let is_taken = |request: &AppendRequest| counted_in(request) <= REQUEST_ELEMENTS_MAX;
+        let valid = limits::BATCH_MESSAGES_MAX * (1 + limits::HEADERS_MAX);
+        assert_eq!(REQUEST_ELEMENTS_MAX, 2 * valid);
         assert!(is_taken(&append(limits::BATCH_MESSAGES_MAX, limits::HEADERS_MAX)));
         assert!(is_taken(&append(REQUEST_ELEMENTS_MAX, 0)));
         assert!(!is_taken(&append(REQUEST_ELEMENTS_MAX + 1, 0)));

@@ -20,13 +20,9 @@ pub const HEADER_NAME_BYTES_MAX: usize = 128;
 pub const HEADER_BYTES_MAX: usize = 8 * 1024;
 /// Messages of one batch.
 pub const BATCH_MESSAGES_MAX: usize = 1_000;
-/// Payload and header bytes of one batch. Below gRPC's default decoding limit of 4 MiB with room for envelopes.
+/// Payload and header bytes of one batch. Below what is decoded of one request (`quorate_client::limits`), with room
+/// for envelopes.
 pub const BATCH_BYTES_MAX: usize = 3 * 1024 * 1024;
-
-/// Elements of all lists in a request that is decoded at all: twice those of the largest that can be valid, a batch of
-/// [`BATCH_MESSAGES_MAX`] with all [`HEADERS_MAX`] headers. What is over the limits of its fields and under this one is
-/// told the field.
-pub const REQUEST_ELEMENTS_MAX: usize = 2 * BATCH_MESSAGES_MAX * (1 + HEADERS_MAX);
 
 /// Encoded bytes that one Raft entry gathers before it is proposed: large enough to fill an fsync, small enough
 /// that replication of one entry does not delay a heartbeat. One batch over it still makes an entry of its own.

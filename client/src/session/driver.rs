@@ -179,7 +179,7 @@ impl Driver {
         }
     }
 
-    /// After a success: sends what waits, or forgets a lane without anything outstanding.
+    /// After a success: goes on with what waits, or forgets a lane without anything outstanding.
     fn go_on(&mut self, conversation: &Arc<str>) {
         let Some(traffic) = self.lanes.get_mut(conversation) else { return };
         if !traffic.lane.is_in_flight() {
@@ -187,7 +187,7 @@ impl Driver {
         }
         if traffic.lane.is_empty() {
             self.lanes.remove(conversation);
-        } else if traffic.lane.has_unsent() {
+        } else {
             self.send(conversation);
         }
     }
@@ -313,11 +313,18 @@ impl Driver {
         }
     }
 
-    /// Sends what a lane has to send, as far as its route takes it.
+    /// Sends what a lane has to send, as far as its route takes it and up to what no server would take.
     fn send(&mut self, conversation: &Arc<str>) {
         loop {
             let Some(traffic) = self.lanes.get_mut(conversation) else { return };
-            if traffic.paused_until.is_some() || !traffic.lane.has_unsent() {
+            if traffic.paused_until.is_some() {
+                return;
+            }
+            if let Some(refusal) = traffic.lane.refusal() {
+                traffic.lane.break_off(refusal.clone());
+                return self.close(conversation, refusal);
+            }
+            if !traffic.lane.has_unsent() {
                 return;
             }
             let Some(route) = self.route(conversation) else { return };

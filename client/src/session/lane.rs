@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::{Error, proto, reason};
+use crate::{Error, limits, proto, reason};
 
 /// A request's share of the session's window, given back when it is dropped.
 pub(super) struct Room {
@@ -26,6 +26,8 @@ pub(super) struct Pending {
     uncertain: bool,
     /// What the last attempt met.
     last_error: Option<Error>,
+    /// Why it is not to be sent at all.
+    refusal: Option<Error>,
 }
 
 impl Pending {
@@ -35,6 +37,7 @@ impl Pending {
         done: oneshot::Sender<Result<proto::AppendResponse, Error>>,
         room: impl Into<Option<Room>>,
     ) -> Self {
+        let refusal = limits::check(&request).err();
         Pending {
             request,
             deadline,
@@ -43,6 +46,7 @@ impl Pending {
             request_id: 0,
             uncertain: false,
             last_error: None,
+            refusal,
         }
     }
 
@@ -92,8 +96,12 @@ impl Lane {
         Lane { queue: VecDeque::new(), sent: 0, reset }
     }
 
-    pub fn push(&mut self, pending: Pending) {
-        debug_assert!(self.queue.back().is_none_or(|last| last.deadline <= pending.deadline));
+    /// Takes an append behind the others. Its deadline is no earlier than theirs: whoever hands in appends at the same
+    /// time as others need not have them come in the order of their clocks.
+    pub fn push(&mut self, mut pending: Pending) {
+        if let Some(last) = self.queue.back() {
+            pending.deadline = pending.deadline.max(last.deadline);
+        }
         self.queue.push_back(pending);
     }
 
@@ -101,8 +109,14 @@ impl Lane {
         self.queue.is_empty()
     }
 
+    /// Whether there is something to send now. What is refused waits for everything before it.
     pub fn has_unsent(&self) -> bool {
-        self.sent < self.queue.len()
+        self.queue.get(self.sent).is_some_and(|next| next.refusal.is_none())
+    }
+
+    /// Why the lane cannot go on, if its first append is not to be sent at all.
+    pub fn refusal(&self) -> Option<Error> {
+        self.queue.front()?.refusal.clone()
     }
 
     pub fn is_in_flight(&self) -> bool {
@@ -111,7 +125,7 @@ impl Lane {
 
     /// The next request to send, under this id. [`Lane::mark_sent`] says that it went out.
     pub fn next_request(&self, request_id: u64) -> Option<proto::SessionRequest> {
-        let pending = self.queue.get(self.sent)?;
+        let pending = self.queue.get(self.sent).filter(|next| next.refusal.is_none())?;
         Some(proto::SessionRequest {
             request_id,
             append: Some(pending.request.clone()),

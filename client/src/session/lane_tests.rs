@@ -99,6 +99,49 @@ fn a_broken_lane_at_the_server_is_sent_again() {
     assert!(matches!(lane.fail(1, &broken), Ok(Failed::Again)));
 }
 
+/// An append that no server takes.
+fn oversized() -> (Pending, Outcome) {
+    let (done, outcome) = oneshot::channel();
+    let payload = vec![0; limits::REQUEST_BYTES_MAX].into();
+    let messages = vec![proto::NewMessage { payload, ..Default::default() }];
+    let request = proto::AppendRequest { messages, ..Default::default() };
+    (Pending::new(request, Instant::now() + Duration::from_secs(9), done, None), outcome)
+}
+
+#[tokio::test]
+async fn what_no_server_takes_stops_its_lane_behind_what_is_before_it() {
+    let (mut lane, mut outcomes) = lane_of(2);
+    let (pending, refused) = oversized();
+    lane.push(pending);
+    assert_eq!(send_all(&mut lane, 1).len(), 2);
+    assert!(!lane.has_unsent() && lane.refusal().is_none());
+    for id in [1, 2] {
+        lane.succeed(id, proto::AppendResponse::default()).unwrap();
+        assert!(outcomes.remove(0).await.unwrap().is_ok());
+    }
+    let refusal = lane.refusal().expect("it is the first now");
+    lane.break_off(refusal);
+    let error = refused.await.unwrap().unwrap_err();
+    assert_eq!(error.reason(), reason::LIMIT_EXCEEDED);
+    assert!(!error.may_have_taken_effect());
+    assert!(lane.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_was_overtaken_on_its_way_here_waits_as_long_as_those_before_it() {
+    let (mut lane, _outcomes) = lane_of(2);
+    let (done, _outcome) = oneshot::channel();
+    let (sooner, later) = (Duration::from_millis(1), Duration::from_secs(2));
+    let began = Instant::now();
+    lane.push(Pending::new(proto::AppendRequest::default(), began + sooner, done, None));
+    send_all(&mut lane, 1);
+    for id in [1, 2] {
+        lane.succeed(id, proto::AppendResponse::default()).unwrap();
+    }
+    assert!(lane.expired(began + sooner).is_none());
+    assert!(lane.expired(began + later).is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_appends_deadline_is_the_lanes() {
     let (mut lane, _outcomes) = lane_of(2);

@@ -93,6 +93,9 @@ impl Session {
     /// Hands in an append, after waiting for room in the window, and returns what will tell its outcome. The place
     /// in the lane is taken when this returns.
     ///
+    /// What is over [`limits`](crate::limits) as a whole is not sent: it fails with `LIMIT_EXCEEDED` once everything
+    /// before it in its lane is committed.
+    ///
     /// Cancel safe: dropped before it returns, nothing was handed in. Dropping the handle withdraws nothing.
     pub async fn append(&self, append: Append) -> AppendHandle {
         let request = append.seal(now_us());

@@ -48,12 +48,15 @@ pub struct Node {
     pub id: u64,
     pub proxy: Proxy,
     pub mischief: Mutex<VecDeque<Mischief>>,
+    /// What it does when nothing is planned.
+    habit: Mutex<Mischief>,
     /// Every append as it arrived, in order, over both RPCs.
     pub arrived: Mutex<Vec<proto::AppendRequest>>,
     /// Every change of a subscription as it arrived.
     pub changes: Mutex<Vec<proto::subscribe_request::Change>>,
     log: Arc<Log>,
-    topology: watch::Receiver<proto::Topology>,
+    /// As this node knows it.
+    topology: watch::Sender<proto::Topology>,
 }
 
 impl Node {
@@ -67,7 +70,13 @@ impl Node {
     }
 
     fn next_mischief(&self) -> Mischief {
-        self.mischief.lock().unwrap().pop_front().unwrap_or(Mischief::Nothing)
+        let planned = self.mischief.lock().unwrap().pop_front();
+        planned.unwrap_or_else(|| self.habit.lock().unwrap().clone())
+    }
+
+    /// Plans what it does from now on whenever nothing else is planned.
+    pub fn always(&self, mischief: Mischief) {
+        *self.habit.lock().unwrap() = mischief;
     }
 
     pub fn arrived(&self) -> MutexGuard<'_, Vec<proto::AppendRequest>> {
@@ -83,13 +92,11 @@ impl Node {
 pub struct Cluster {
     pub nodes: Vec<Arc<Node>>,
     pub log: Arc<Log>,
-    topology: watch::Sender<proto::Topology>,
 }
 
 impl Cluster {
     pub async fn start(count: u64) -> Cluster {
         let log = Arc::new(Log::default());
-        let topology = watch::Sender::new(proto::Topology::default());
         let mut nodes = Vec::new();
         for id in 1..=count {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -98,10 +105,11 @@ impl Cluster {
                 id,
                 proxy,
                 mischief: Mutex::default(),
+                habit: Mutex::new(Mischief::Nothing),
                 arrived: Mutex::default(),
                 changes: Mutex::default(),
                 log: log.clone(),
-                topology: topology.subscribe(),
+                topology: watch::Sender::new(proto::Topology::default()),
             });
             let (messages, cluster) = server::services(node.clone());
             let serving = Server::builder()
@@ -111,18 +119,31 @@ impl Cluster {
             tokio::spawn(serving);
             nodes.push(node);
         }
-        let cluster = Cluster { nodes, log, topology };
+        let cluster = Cluster { nodes, log };
         cluster.elect(1);
         cluster
     }
 
     /// Makes the nodes belong to no cluster, until one is elected.
     pub fn dissolve(&self) {
-        self.topology.send_replace(proto::Topology::default());
+        self.nodes.iter().for_each(|node| drop(node.topology.send_replace(Default::default())));
     }
 
     /// Makes a node the leader and tells whoever watches the topology.
     pub fn elect(&self, leader_node_id: u64) {
+        self.elect_unheard(leader_node_id, None);
+    }
+
+    /// The same, and this node does not hear of it.
+    pub fn elect_unheard(&self, leader_node_id: u64, deaf: impl Into<Option<u64>>) {
+        let (topology, deaf) = (self.topology(leader_node_id), deaf.into());
+        for node in self.nodes.iter().filter(|node| Some(node.id) != deaf) {
+            node.topology.send_replace(topology.clone());
+        }
+    }
+
+    /// Who leads is no part of what has a version, as in the real one.
+    fn topology(&self, leader_node_id: u64) -> proto::Topology {
         let replicas = self.nodes.iter().map(|n| proto::Replica { node_id: n.id, incarnation: 1 });
         let nodes = self.nodes.iter().map(|node| proto::Node {
             node_id: node.id,
@@ -136,15 +157,12 @@ impl Cluster {
             active: true,
             ..proto::Group::default()
         };
-        let nodes = nodes.collect();
-        self.topology.send_modify(|topology| {
-            *topology = proto::Topology {
-                version: topology.version + 1,
-                nodes,
-                groups: vec![group],
-                ..proto::Topology::default()
-            };
-        });
+        proto::Topology {
+            version: 1,
+            nodes: nodes.collect(),
+            groups: vec![group],
+            ..proto::Topology::default()
+        }
     }
 
     pub fn node(&self, id: u64) -> &Node {
@@ -197,6 +215,17 @@ pub fn refused(reason: &str) -> proto::Failure {
     proto::Failure {
         code: tonic::Code::InvalidArgument.into(),
         reason: reason.to_owned(),
+        ..proto::Failure::default()
+    }
+}
+
+/// A failure that passes, for a node that is asked again after the delay.
+pub fn passing(code: tonic::Code, reason: &str, retry_delay_ms: u64) -> proto::Failure {
+    proto::Failure {
+        code: code.into(),
+        reason: reason.to_owned(),
+        retryable: true,
+        retry_delay_ms,
         ..proto::Failure::default()
     }
 }

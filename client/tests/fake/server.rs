@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use quorate_client::proto;
 use quorate_client::proto::cluster_server::{Cluster, ClusterServer};
 use quorate_client::proto::delivery::{CaughtUp, Gap, Heartbeat, Kind, Messages};
 use quorate_client::proto::message_log_server::{MessageLog, MessageLogServer};
@@ -12,6 +11,7 @@ use quorate_client::proto::session_response::Result as Answer;
 use quorate_client::proto::start::At;
 use quorate_client::proto::subscribe_request::Change;
 use quorate_client::proto::subscribe_response::{Ended, Kind as Subscribed};
+use quorate_client::{limits, proto};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -27,7 +27,8 @@ type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct Service(Arc<Node>);
 
 pub fn services(node: Arc<Node>) -> (MessageLogServer<Service>, ClusterServer<Service>) {
-    (MessageLogServer::new(Service(node.clone())), ClusterServer::new(Service(node)))
+    let log = MessageLogServer::new(Service(node.clone()));
+    (log.max_decoding_message_size(limits::REQUEST_BYTES_MAX), ClusterServer::new(Service(node)))
 }
 
 fn status(failure: proto::Failure) -> Status {
@@ -35,7 +36,10 @@ fn status(failure: proto::Failure) -> Status {
     metadata.insert("retryable".to_owned(), failure.retryable.to_string());
     let effect = failure.may_have_taken_effect.to_string();
     metadata.insert("may_have_taken_effect".to_owned(), effect);
-    let details = ErrorDetails::with_error_info(failure.reason, "quorate", metadata);
+    let mut details = ErrorDetails::with_error_info(failure.reason, "quorate", metadata);
+    if failure.retry_delay_ms > 0 {
+        details.set_retry_info(Some(Duration::from_millis(failure.retry_delay_ms)));
+    }
     Status::with_error_details(Code::from_i32(failure.code), failure.message, details)
 }
 
@@ -84,7 +88,16 @@ impl MessageLog for Service {
         let (out, responses) = mpsc::channel(16);
         tokio::spawn(async move {
             let mut broken = HashSet::new();
-            while let Some(Ok(request)) = requests.next().await {
+            while let Some(request) = requests.next().await {
+                let request = match request {
+                    Ok(request) => request,
+                    // As the real one ends it: after such a request nothing can be told apart any more.
+                    Err(read) if read.code() == Code::OutOfRange => {
+                        let refused = status(super::refused("LIMIT_EXCEEDED"));
+                        return drop(out.send(Err(refused)).await);
+                    }
+                    Err(_) => return,
+                };
                 let append = request.append.unwrap();
                 let lane = append.conversation.clone();
                 if request.reset_lane {
@@ -356,7 +369,7 @@ impl Cluster for Service {
         &self,
         _: Request<proto::WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
-        let topologies = WatchStream::new(self.0.topology.clone());
+        let topologies = WatchStream::new(self.0.topology.subscribe());
         let respond = |topology: proto::Topology| {
             let topology = (!topology.nodes.is_empty()).then_some(topology);
             Ok(proto::WatchTopologyResponse { topology })

@@ -9,6 +9,7 @@ use quorate::service::{
     Call, CallError, Effect, Operation, convert, counted, page_token, validate,
 };
 use quorate::types::{NodeId, Timestamp, limits};
+use quorate_client::limits::REQUEST_ELEMENTS_MAX;
 use quorate_client::proto;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::{Code, Status};
@@ -54,7 +55,7 @@ fn same_count(body: &[u8], request: &proto::AppendRequest) {
 }
 
 /// Counting ends here.
-const COUNTED_MAX: usize = limits::REQUEST_ELEMENTS_MAX + 1;
+const COUNTED_MAX: usize = REQUEST_ELEMENTS_MAX + 1;
 
 /// One level more. Where an append comes in pieces each of them is counted.
 fn session(body: &[u8]) {
