@@ -75,6 +75,8 @@ pub struct Group {
     incoming: watch::Sender<u64>,
     /// Held across each change of membership that this replica makes, with what it looks at first.
     pub(super) changing: tokio::sync::Mutex<()>,
+    transport: Arc<dyn RaftTransport>,
+    timing: RaftTiming,
     observer: Arc<dyn ConsensusObserver>,
 }
 
@@ -86,7 +88,7 @@ impl Group {
         let replica = applied.replica();
         let source = SnapshotSource::new(id, applied.clone());
         let voters = Voters::new(transport.clone(), id, replica, timing);
-        let network = GroupNetwork::new(transport, id, replica);
+        let network = GroupNetwork::new(transport.clone(), id, replica);
         let config = super::config::raft_config(id, &timing);
         let machine = GroupStateMachine::new(source.clone());
         let raft = Raft::new(replica, config, network, log.clone(), machine)
@@ -104,6 +106,8 @@ impl Group {
             read_index: ReadIndex::start(id, raft.clone(), voters, clock, remote, timing.lease()),
             last_barrier: Mutex::new(None),
             changing: tokio::sync::Mutex::default(),
+            transport,
+            timing,
             raft,
             log,
             applied,
@@ -113,6 +117,11 @@ impl Group {
             incoming: watch::Sender::new(0),
             observer,
         }))
+    }
+
+    /// The voters, to be asked by this replica.
+    pub(super) fn voters(&self) -> Voters {
+        Voters::new(self.transport.clone(), self.id, self.replica, self.timing)
     }
 
     /// Which group.

@@ -16,6 +16,7 @@ use openraft::impls::EmptyNode;
 use tokio::time::Instant;
 
 use super::Group;
+use super::leadership::Lead;
 use super::raft_types::{RaftMembership, RaftStoredMembership, TypeConfig};
 use crate::types::{LogIndex, NodeId, ReplicaId};
 
@@ -31,12 +32,16 @@ pub enum MembershipChangeError {
     /// The group cannot make the change now; it may be made all the same. Every step can be repeated.
     #[error("the change was not made: {0}")]
     NotMade(String),
-    /// The node has a newer replica: somebody else has made one meanwhile.
-    #[error("the group has a newer replica {0} of that node")]
+    /// The node has a newer replica, or is to have one: somebody else has begun to make it meanwhile.
+    #[error("there is a newer replica {0} of that node, or is to be")]
     Newer(ReplicaId),
+    /// There is nobody to copy the group's data from.
+    #[error("the group has no other voter")]
+    Last,
 }
 
-type ChangeResult = Result<(), MembershipChangeError>;
+/// What became of a change.
+pub type ChangeResult = Result<(), MembershipChangeError>;
 
 impl Group {
     /// Gives a new group its first members; nothing happens if it has them. Only while the topology says that the
@@ -49,26 +54,66 @@ impl Group {
         }
     }
 
-    /// Removes every older replica of `kept`'s node.
-    pub async fn remove_older(&self, kept: ReplicaId) -> ChangeResult {
+    /// Removes every older replica of `kept`'s node from a group that is to have `size` voters.
+    pub async fn remove_older(&self, kept: ReplicaId, size: usize) -> ChangeResult {
         let _one_at_a_time = self.changing.lock().await;
-        let membership = self.settled_for(kept).await?;
-        let is_older = |id: &ReplicaId| id.node == kept.node && id.incarnation < kept.incarnation;
-        let voters: BTreeSet<_> = membership.voter_ids().filter(is_older).collect();
+        let voters = self.removable(kept, size).await?;
         if !voters.is_empty() {
             self.change(ChangeMembers::RemoveVoters(voters)).await?;
         }
-        let membership = self.settled_for(kept).await?;
-        let learners: BTreeSet<_> = membership.learner_ids().filter(is_older).collect();
+        let learners = self.settled_for(kept).await?;
+        let learners = learners.learner_ids().filter(|id| id.is_older_than(kept));
+        let learners: BTreeSet<_> = learners.collect();
         if !learners.is_empty() {
             self.change(ChangeMembers::RemoveNodes(learners)).await?;
         }
         Ok(())
     }
 
-    /// Makes a replica a learner, unless it is a member already.
-    pub async fn add_learner(&self, replica: ReplicaId) -> ChangeResult {
+    /// Whether `remove_older` could be done now.
+    pub async fn check_removal(&self, kept: ReplicaId, size: usize) -> ChangeResult {
         let _one_at_a_time = self.changing.lock().await;
+        self.removable(kept, size).await.map(|_| ())
+    }
+
+    /// The voters that are older than `kept`. Removing them cannot be taken back, and the group goes on only if those who
+    /// remain can agree: as many as a majority of the whole group, most of whom answer now.
+    async fn removable(
+        &self,
+        kept: ReplicaId,
+        size: usize,
+    ) -> Result<BTreeSet<ReplicaId>, MembershipChangeError> {
+        let membership = self.settled_for(kept).await?;
+        let voters = membership.voter_ids();
+        let (older, remaining): (BTreeSet<_>, BTreeSet<_>) =
+            voters.partition(|voter| voter.is_older_than(kept));
+        if older.is_empty() {
+            return Ok(older);
+        }
+        if remaining.is_empty() {
+            return Err(MembershipChangeError::Last);
+        }
+        let not_now = |reason: String| Err(MembershipChangeError::NotMade(reason));
+        if remaining.len() <= size / 2 {
+            return not_now(format!("of {size} voters only {} would remain", remaining.len()));
+        }
+        let vote = self.raft().server_metrics().borrow_watched().vote;
+        let remain = Lead { vote, index: LogIndex(0), configs: vec![remaining] };
+        match self.voters().confirm(&remain).await {
+            Ok(()) => Ok(older),
+            Err(reason) => not_now(format!("those who would remain do not agree: {reason}")),
+        }
+    }
+
+    /// Makes a replica a learner, unless it is a member already. `ensure_wanted` is asked while nobody else can change the
+    /// membership.
+    pub async fn add_learner(
+        &self,
+        replica: ReplicaId,
+        ensure_wanted: impl AsyncFnOnce() -> ChangeResult,
+    ) -> ChangeResult {
+        let _one_at_a_time = self.changing.lock().await;
+        ensure_wanted().await?;
         if self.settled_for(replica).await?.get_node(&replica).is_some() {
             return Ok(());
         }
@@ -76,9 +121,15 @@ impl Group {
         added.map(|_| ()).map_err(not_made)
     }
 
-    /// Makes a learner a voter, unless it is one already.
-    pub async fn promote(&self, replica: ReplicaId) -> ChangeResult {
+    /// Makes a learner a voter, unless it is one already. `ensure_wanted` as above: were the topology to want a newer one
+    /// by now, this one may be removed, data and all, without another look at the membership.
+    pub async fn promote(
+        &self,
+        replica: ReplicaId,
+        ensure_wanted: impl AsyncFnOnce() -> ChangeResult,
+    ) -> ChangeResult {
         let _one_at_a_time = self.changing.lock().await;
+        ensure_wanted().await?;
         if self.settled_for(replica).await?.voter_ids().any(|voter| voter == replica) {
             return Ok(());
         }
@@ -130,9 +181,7 @@ impl Group {
         replica: ReplicaId,
     ) -> Result<RaftMembership, MembershipChangeError> {
         let membership = self.settled().await?;
-        let is_newer =
-            |id: &ReplicaId| id.node == replica.node && id.incarnation > replica.incarnation;
-        let newer = membership.nodes().map(|(id, _)| *id).find(is_newer);
+        let newer = membership.nodes().map(|(id, _)| *id).find(|id| replica.is_older_than(*id));
         match newer {
             Some(newer) => Err(MembershipChangeError::Newer(newer)),
             None => Ok(membership),

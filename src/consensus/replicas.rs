@@ -167,8 +167,25 @@ impl Replicas {
     }
 
     /// Makes a blank replica, or returns the one that stands. The caller vouches that this replica id has never
-    /// voted or acknowledged: it comes from the topology while the replica is being created or joining.
-    pub async fn make(&self, id: GroupId, replica: ReplicaId) -> Result<Arc<Group>, ReplicaError> {
+    /// voted or acknowledged: it comes from the topology while the replica is being created or joining. Cancel safe: what
+    /// has begun goes on.
+    pub async fn make(
+        self: &Arc<Self>,
+        id: GroupId,
+        replica: ReplicaId,
+    ) -> Result<Arc<Group>, ReplicaError> {
+        let replicas = self.clone();
+        let making = tokio::spawn(async move { replicas.make_uncancelled(id, replica).await });
+        making.await.unwrap_or_else(|ended| {
+            Err(ReplicaError::NotStarted { group: id, reason: ended.to_string() })
+        })
+    }
+
+    async fn make_uncancelled(
+        &self,
+        id: GroupId,
+        replica: ReplicaId,
+    ) -> Result<Arc<Group>, ReplicaError> {
         let _one_at_a_time = self.making.lock().await;
         if let Some(row) = self.stored_row(id)? {
             if row.replica > replica {
@@ -191,8 +208,9 @@ impl Replicas {
         self.durably(move || write_row(engine.as_ref(), id, &stored)).await?;
         let log = GroupLog::new(id, self.log.clone(), self.writer.clone(), None);
         let applied = Arc::new(Applied::open(id, self.state.clone(), row));
+        let group = self.start(id, log, applied).await?;
         self.problems.lock().expect("no panic while locked").remove(&id);
-        self.start(id, log, applied).await
+        Ok(group)
     }
 
     /// Removes what an older incarnation had applied, and its row, without which nothing starts here. Only then goes
@@ -296,10 +314,13 @@ impl Replicas {
     /// Notes that a replica which the topology wants does not stand here, and is not to be made by this node alone: its
     /// data was lost, or somebody has begun to replace it. It may have voted.
     pub fn note_missing(&self, id: GroupId, replica: ReplicaId) {
-        if self.problem_of(id).is_none() {
+        // Held across the look at the groups: a replica that is being made is among them before its problem goes.
+        let mut problems = self.problems.lock().expect("no panic while locked");
+        let stands = self.get(id).is_some_and(|standing| standing.replica() == replica);
+        if !stands && !problems.contains_key(&id) {
             let reason = "its data is not here; run `quorate node replace` for this node";
             tracing::error!(group = %id, %replica, "a replica is missing");
-            self.note_problem(id, Problem { replica, role: "missing", reason: reason.to_owned() });
+            problems.insert(id, Problem { replica, role: "missing", reason: reason.to_owned() });
         }
     }
 

@@ -20,6 +20,17 @@ pub fn read_topology(view: &dyn View) -> Result<Option<Topology>, StorageError> 
 }
 
 impl Topology {
+    /// Which making of a node's replica of a group is wanted; none if it is to have none.
+    pub fn incarnation(&self, group: GroupId, node: NodeId) -> Option<Incarnation> {
+        if group.is_meta() {
+            let node = self.nodes.iter().find(|known| known.id == node);
+            return node.map(|node| node.meta_incarnation);
+        }
+        let group = self.groups.iter().find(|known| known.id == group)?;
+        let replica = group.replicas.iter().find(|replica| replica.node == node);
+        replica.map(|replica| replica.incarnation)
+    }
+
     fn node_mut(&mut self, id: NodeId) -> Result<&mut TopologyNode, TopologyRefusal> {
         let node = self.nodes.iter_mut().find(|node| node.id == id);
         node.ok_or_else(|| not_found(format!("node {id}")))

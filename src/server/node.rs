@@ -231,7 +231,7 @@ fn remedy(node: NodeId) -> String {
 }
 
 /// A node that was taken into a cluster had a replica of the meta group. If it is gone, its data was lost.
-async fn note_lost_meta_replica(replicas: &Replicas, identity: &crate::storage::Identity) {
+async fn note_lost_meta_replica(replicas: &Arc<Replicas>, identity: &crate::storage::Identity) {
     let Some(incarnation) = identity.meta_incarnation else { return };
     if replicas.get(GroupId::META).is_none() {
         let replica = crate::types::ReplicaId { node: identity.node, incarnation };

@@ -12,7 +12,7 @@ use super::wanted::{confirmed, may_be_blank};
 use crate::consensus::{MembershipChangeError, Replicas};
 use crate::log::{Command, Outcome, Topology};
 use crate::seams::planted;
-use crate::service::cluster::{decode_change, own_status};
+use crate::service::cluster::{META_VOTERS_MAX, decode_change, own_status};
 use crate::storage::{DataDir, DiskMark, Identity};
 use crate::transport::proto::AdoptReply;
 use crate::transport::proto::change_membership_request::Step;
@@ -63,6 +63,10 @@ impl Operations {
     /// if that is gone later, it was lost.
     async fn take_adoption(&self, adoption: Adoption) -> Result<AdoptReply, OperationError> {
         let _one_at_a_time = self.adopting.lock().await;
+        if adoption.process != self.peers.introduction().process() {
+            // What was seen of the other process says nothing of what this one has (G1).
+            return Err(unavailable("the node has been started anew meanwhile"));
+        }
         let known = self.peers.introduction().cluster();
         if known.is_some_and(|known| known != adoption.cluster) {
             let node = self.replicas.node();
@@ -131,8 +135,8 @@ impl Operations {
         let is_wanted = |topology: &Topology| may_be_blank(topology, group, replica);
         let wanted = topology.wait_for(|topology| topology.as_deref().is_some_and(is_wanted));
         let is_seen = matches!(timeout_at(deadline, wanted).await, Ok(Ok(_)));
-        let confirmed = if is_seen { confirmed(&self.replicas, deadline).await } else { None };
-        if !confirmed.is_some_and(|topology| is_wanted(&topology)) {
+        let confirmed = if is_seen { confirmed(&self.replicas, deadline).await } else { Ok(None) };
+        if !confirmed.map_err(unavailable)?.is_some_and(|topology| is_wanted(&topology)) {
             return Err(unavailable(format!(
                 "the topology here does not want replica {replica} of group {group} to be made"
             )));
@@ -160,17 +164,49 @@ impl Operations {
         replica: ReplicaId,
     ) -> Result<(), OperationError> {
         let found = self.replicas.get(group);
-        let group = found.ok_or_else(|| unavailable(format!("no replica of group {group}")))?;
+        let standing = found.ok_or_else(|| unavailable(format!("no replica of group {group}")))?;
+        let is_wanted = async || self.ensure_wanted(group, replica).await;
         let changed = match step {
-            Step::Remove => group.remove_older(replica).await,
-            Step::AddLearner => group.add_learner(replica).await,
-            Step::Promote => group.promote(replica).await,
+            Step::CheckRemoval => standing.check_removal(replica, self.voters_of(group)?).await,
+            Step::Remove => standing.remove_older(replica, self.voters_of(group)?).await,
+            Step::AddLearner => standing.add_learner(replica, is_wanted).await,
+            Step::Promote => standing.promote(replica, is_wanted).await,
             Step::Unspecified => return Err(refused("no step")),
         };
         changed.map_err(|error| match error {
-            MembershipChangeError::Newer(_) => refused(error),
+            MembershipChangeError::Newer(_) | MembershipChangeError::Last => refused(error),
             error => unavailable(error),
         })
+    }
+
+    /// How many voters a group has while nothing is being replaced.
+    fn voters_of(&self, group: GroupId) -> Result<usize, OperationError> {
+        let topology = self.replicas.topology().borrow().clone();
+        let topology = topology.ok_or_else(|| unavailable("the topology is not known here"))?;
+        if group.is_meta() {
+            return Ok(topology.nodes.len().min(META_VOTERS_MAX));
+        }
+        let known = topology.groups.iter().find(|known| known.id == group);
+        known.map(|known| known.replicas.len()).ok_or_else(|| refused("there is no such group"))
+    }
+
+    /// Whether the topology wants a replica, as of now. While a cluster is being made there is none to ask.
+    async fn ensure_wanted(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+    ) -> Result<(), MembershipChangeError> {
+        let deadline = Instant::now() + TOPOLOGY_TIMEOUT;
+        let confirmed = confirmed(&self.replicas, deadline).await;
+        let topology = confirmed.map_err(MembershipChangeError::NotMade)?;
+        let wanted = topology.map(|topology| topology.incarnation(group, replica.node));
+        match wanted {
+            Some(Some(wanted)) if wanted != replica.incarnation => {
+                let wanted = ReplicaId { node: replica.node, incarnation: wanted };
+                Err(MembershipChangeError::Newer(wanted))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

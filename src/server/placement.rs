@@ -59,8 +59,14 @@ impl Placement {
             self.settle(&mut unsettled).await;
             if wanted.groups.iter().any(|group| !group.active) {
                 let deadline = Instant::now() + STEP_TIMEOUT;
-                let Some(confirmed) = confirmed(&self.replicas, deadline).await else { continue };
-                wanted = confirmed;
+                match confirmed(&self.replicas, deadline).await {
+                    Ok(Some(confirmed)) => wanted = confirmed,
+                    Ok(None) => continue,
+                    Err(reason) => {
+                        tracing::debug!(reason, "what is wanted is not known yet");
+                        continue;
+                    }
+                }
             }
             self.peers.set_addresses(other_addresses(&wanted, self.replicas.node()));
             for group in &wanted.groups {
@@ -140,7 +146,7 @@ impl Placement {
         for replica in group.replicas.iter().filter(|replica| replica.node != replicas.node()) {
             let operations = self.operations.as_ref();
             let statuses = replica_statuses(replicas, peers, operations, replica.node).await;
-            let status = statuses.ok().and_then(|mut statuses| statuses.remove(&group.id));
+            let status = statuses.ok().and_then(|(_, mut statuses)| statuses.remove(&group.id));
             let is_blank = |status: ReplicaStatus| {
                 status.incarnation == replica.incarnation.0 && status.term == 0
             };

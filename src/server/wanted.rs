@@ -25,19 +25,21 @@ pub fn may_be_blank(topology: &Topology, group: GroupId, replica: ReplicaId) -> 
     })
 }
 
-/// The topology as of now, confirmed by the meta group's leader; none if that is not to be had in time.
+/// The topology as of now, confirmed by the meta group's leader; none while the cluster is being made.
 ///
 /// A node that was wiped replays the meta group's log, and so sees again how its groups were being created. Were it to
 /// believe that, it would make blank replicas under ids that have voted.
-pub async fn confirmed(replicas: &Replicas, deadline: Instant) -> Option<Arc<Topology>> {
-    let meta = replicas.get(GroupId::META)?;
-    if let Err(error) = meta.barrier(deadline).await {
-        tracing::debug!(%error, "the topology is not confirmed yet");
-        return None;
-    }
-    if let Err(error) = replicas.refresh_topology() {
-        tracing::error!(%error, "the topology cannot be read");
-        return None;
-    }
-    replicas.topology().borrow().clone()
+///
+/// # Errors
+/// It cannot be confirmed in time, or not be read.
+pub async fn confirmed(
+    replicas: &Replicas,
+    deadline: Instant,
+) -> Result<Option<Arc<Topology>>, String> {
+    let meta = replicas.get(GroupId::META).ok_or("no meta replica here")?;
+    let barrier = meta.barrier(deadline).await;
+    barrier.map_err(|error| format!("the topology is not confirmed: {error}"))?;
+    let read = replicas.refresh_topology();
+    read.map_err(|error| format!("the topology cannot be read: {error}"))?;
+    Ok(replicas.topology().borrow().clone())
 }

@@ -87,6 +87,11 @@ impl Introduction {
         self.node
     }
 
+    /// This process: drawn anew at each start.
+    pub fn process(&self) -> u64 {
+        self.process_id
+    }
+
     /// The cluster, once there is one.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster.get().copied()

@@ -32,6 +32,8 @@ pub struct Adoption {
     pub meta_incarnation: Incarnation,
     /// Where the nodes are.
     pub peers: Vec<(NodeId, String)>,
+    /// The process of the node whose status this was decided by.
+    pub process: u64,
 }
 
 /// Why an operation was not carried out.
@@ -203,6 +205,7 @@ impl peer_server::Peer for PeerServer {
                 .ok_or_else(|| Status::invalid_argument("cluster_id is not 16 bytes"))?,
             meta_incarnation: Incarnation(request.meta_incarnation),
             peers: request.peers.into_iter().map(|p| (NodeId(p.node), p.address)).collect(),
+            process: request.process_id,
         };
         let reply = self.operations.adopt(adoption).await.map_err(operation)?;
         Ok(Response::new(reply))
@@ -251,6 +254,7 @@ impl peer_server::Peer for PeerServer {
         Ok(Response::new(proto::StatusReply {
             cluster_id: self.own.cluster().map(cluster_to_wire).unwrap_or_default(),
             status: self.operations.status(),
+            process_id: self.own.process(),
         }))
     }
 

@@ -100,6 +100,13 @@ pub struct ReplicaId {
     pub incarnation: Incarnation,
 }
 
+impl ReplicaId {
+    /// Whether it is an earlier making of the same node's replica.
+    pub fn is_older_than(&self, other: ReplicaId) -> bool {
+        self.node == other.node && self.incarnation < other.incarnation
+    }
+}
+
 impl fmt::Display for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.node, self.incarnation)

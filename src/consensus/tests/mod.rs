@@ -1,4 +1,5 @@
-//! Replicas without a network: what crashes leave on disk, what a leader refuses, and what confirms a read.
+//! Replicas without a network: what crashes leave on disk, what a leader refuses, what confirms a read, and who is taken
+//! out of a group.
 
 mod fit_to_lead;
 mod fixture;
@@ -8,5 +9,6 @@ mod mortal;
 mod overloaded;
 mod purging;
 mod read_rounds;
+mod removal;
 mod scripted;
 mod snapshot_hold;

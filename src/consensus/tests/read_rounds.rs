@@ -1,33 +1,19 @@
 //! What confirms a read: answers to what was asked after it had arrived, and no others (G3, G10).
 
-use std::sync::Arc;
-
 use futures::poll;
+use openraft::RaftMetrics;
 use openraft::raft::{AppendEntriesResponse, VoteRequest};
-use openraft::{RaftMetrics, ServerState};
 use tokio::time::{Instant, timeout};
 
-use super::fixture::{EVENTUALLY, GROUP, append_to, names, range_of, replica};
-use super::scripted::{Asked, Scripted, Voters};
+use super::fixture::{EVENTUALLY, GROUP, append_to, names, replica};
+use super::scripted::{Asked, followers, leads_three, leads_three_at};
 use crate::consensus::leadership::question;
 use crate::consensus::network::Lane;
 use crate::consensus::raft_types::{RaftVote, TypeConfig, to_raft_vote};
-use crate::consensus::solitary::{Disks, Process};
-use crate::consensus::{Group, RaftTiming, ReadError};
-use crate::log::{Command, Outcome};
+use crate::consensus::solitary::Disks;
+use crate::consensus::{RaftTiming, ReadError};
 use crate::storage::records::VoteRecord;
 use crate::types::{ReplicaId, Term};
-
-/// So slow that a heartbeat within a test is one that a read has asked for.
-const SLOW: RaftTiming = RaftTiming {
-    heartbeat_interval_ms: 300_000,
-    election_timeout_min_ms: 600_000,
-    election_timeout_max_ms: 900_000,
-};
-
-fn followers() -> [ReplicaId; 2] {
-    [replica(1, 1), replica(2, 1)]
-}
 
 fn vote(term: u64, candidate: ReplicaId, committed: bool) -> RaftVote {
     to_raft_vote(&VoteRecord { term: Term(term), candidate, committed })
@@ -39,28 +25,6 @@ fn of_a_read(asked: &Asked) -> bool {
 
 fn deadline() -> Instant {
     Instant::now() + EVENTUALLY
-}
-
-/// A group of three that node 3 leads, with its range; the other two are the test's.
-async fn leads_three(disks: &Disks) -> (Process, Arc<Group>, Voters) {
-    leads_three_at(disks, SLOW).await
-}
-
-async fn leads_three_at(disks: &Disks, timing: RaftTiming) -> (Process, Arc<Group>, Voters) {
-    let (transport, mut voters) = Scripted::new();
-    let process = disks.start_among(Arc::new(transport), timing).await;
-    let own = replica(3, 1);
-    let group = process.replicas.make(GROUP, own).await.unwrap();
-    let [first, second] = followers();
-    group.initialize(vec![first, second, own]).await.unwrap();
-    let begun = async {
-        let elected = group.raft().wait(Some(EVENTUALLY));
-        elected.state(ServerState::Leader, "the others vote for it").await.unwrap();
-        let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
-        assert_eq!(group.propose(configure, deadline()).await.unwrap(), Outcome::Done);
-    };
-    voters.follow_until(begun).await;
-    (process, group, voters)
 }
 
 /// A leader was paused while both others answered an append, elected a newer leader, and acknowledged more. It goes on,

@@ -1,24 +1,27 @@
 //! Voters whose answers a test gives.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use openraft::ServerState;
 use openraft::errors::RPCError;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::fixture::EVENTUALLY;
-use crate::consensus::SnapshotSource;
+use super::fixture::{EVENTUALLY, GROUP, range_of, replica};
 use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
 use crate::consensus::raft_types::{RaftLogId, RaftVote, TypeConfig};
-use crate::consensus::solitary::nobody;
+use crate::consensus::solitary::{Disks, Process, nobody};
+use crate::consensus::{Group, RaftTiming, SnapshotSource};
+use crate::log::{Command, Outcome};
 use crate::types::ReplicaId;
 
 /// Requests on one stream, or of all voters, that wait for an answer.
@@ -72,16 +75,29 @@ impl Voters {
 
     /// All voters follow until `done` is.
     pub async fn follow_until<T>(&mut self, done: impl Future<Output = T>) -> T {
+        self.answer_until(|_| true, done).await
+    }
+
+    /// Voters follow where a request reaches them, until `done` is.
+    pub async fn answer_until<T>(
+        &mut self,
+        reaches: impl Fn(&Asked) -> bool,
+        done: impl Future<Output = T>,
+    ) -> T {
         let following = async {
             let mut done = std::pin::pin!(done);
             loop {
                 tokio::select! {
                     result = &mut done => return result,
-                    Some(asked) = self.asked.recv() => asked.follow(),
+                    Some(asked) = self.asked.recv() => {
+                        if reaches(&asked) {
+                            asked.follow();
+                        }
+                    }
                 }
             }
         };
-        timeout(EVENTUALLY, following).await.expect("it is done while all follow")
+        timeout(EVENTUALLY, following).await.expect("it is done while those who are reached follow")
     }
 
     /// The next request that is wanted. The voters follow what else they are asked.
@@ -194,4 +210,41 @@ impl RaftTransport for Scripted {
             }
         })
     }
+}
+
+/// So slow that a heartbeat within a test is one that a read has asked for.
+pub const SLOW: RaftTiming = RaftTiming {
+    heartbeat_interval_ms: 300_000,
+    election_timeout_min_ms: 600_000,
+    election_timeout_max_ms: 900_000,
+};
+
+/// Nodes 1 and 2.
+pub fn followers() -> [ReplicaId; 2] {
+    [replica(1, 1), replica(2, 1)]
+}
+
+/// A group of three that node 3 leads, with its range; the other two are the test's.
+pub async fn leads_three(disks: &Disks) -> (Process, Arc<Group>, Voters) {
+    leads_three_at(disks, SLOW).await
+}
+
+pub async fn leads_three_at(disks: &Disks, timing: RaftTiming) -> (Process, Arc<Group>, Voters) {
+    let (transport, mut voters) = Scripted::new();
+    let process = disks.start_among(Arc::new(transport), timing).await;
+    let own = replica(3, 1);
+    let group = process.replicas.make(GROUP, own).await.unwrap();
+    let [first, second] = followers();
+    group.initialize(vec![first, second, own]).await.unwrap();
+    let begun = async {
+        let elected = group.raft().wait(Some(EVENTUALLY));
+        elected.state(ServerState::Leader, "the others vote for it").await.unwrap();
+        let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
+        assert_eq!(
+            group.propose(configure, Instant::now() + EVENTUALLY).await.unwrap(),
+            Outcome::Done
+        );
+    };
+    voters.follow_until(begun).await;
+    (process, group, voters)
 }

@@ -74,7 +74,7 @@ impl ClusterApi {
     }
 }
 
-/// How the replicas of a node are, by its own account.
+/// Which process a node is, and how its replicas are, by its own account.
 ///
 /// # Errors
 /// It does not answer, or not in words that are understood.
@@ -83,19 +83,20 @@ pub async fn replica_statuses(
     peers: &Peers,
     operations: &dyn NodeOperations,
     node: NodeId,
-) -> Result<BTreeMap<GroupId, ReplicaStatus>, ClusterError> {
-    let encoded = if node == replicas.node() {
-        operations.status()
+) -> Result<(u64, BTreeMap<GroupId, ReplicaStatus>), ClusterError> {
+    let (process, encoded) = if node == replicas.node() {
+        (peers.introduction().process(), operations.status())
     } else {
         let mut client = peers.client(node)?;
         let hello = Some(peers.introduction().hello(node));
         let reply = client.status(proto::StatusRequest { hello }).await;
-        reply.map_err(|status| PeerError::Failed { node, status })?.into_inner().status
+        let reply = reply.map_err(|status| PeerError::Failed { node, status })?.into_inner();
+        (reply.process_id, reply.status)
     };
     let status = NodeStatus::decode(encoded);
     let status = status.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
     let replicas = status.replicas.into_iter();
-    Ok(replicas.map(|replica| (GroupId(replica.group_id), replica)).collect())
+    Ok((process, replicas.map(|replica| (GroupId(replica.group_id), replica)).collect()))
 }
 
 /// The node whose replica of a group says that it leads, in the newest term if several do: one that was removed may never
@@ -109,7 +110,8 @@ pub async fn leader_of(
     let topology = replicas.topology().borrow().clone()?;
     let ask = async |node: NodeId| {
         let asked = replica_statuses(replicas, peers, operations, node);
-        let status = timeout(STATUS_TIMEOUT, asked).await.ok()?.ok()?.remove(&group)?;
+        let (_, mut statuses) = timeout(STATUS_TIMEOUT, asked).await.ok()?.ok()?;
+        let status = statuses.remove(&group)?;
         (status.role == "leader").then_some((status.term, node))
     };
     let said = join_all(topology.nodes.iter().map(|node| ask(node.id))).await;

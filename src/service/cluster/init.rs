@@ -36,13 +36,13 @@ impl ClusterApi {
         if let Some(topology) = self.replicas.topology().borrow().clone() {
             return same_cluster(&topology, &plan);
         }
-        let cluster = self.free_cluster_id(&plan).await?;
+        let (cluster, processes) = self.free_cluster_id(&plan).await?;
         let mut nodes = Vec::with_capacity(plan.nodes.len());
         // This node first: it then keeps the id for whoever has to finish the work.
         let own = self.replicas.node();
         let others = plan.nodes.keys().copied().filter(|node| *node != own);
         for node in std::iter::once(own).chain(others) {
-            nodes.push(self.adopt(node, cluster, &plan).await?);
+            nodes.push(self.adopt(node, cluster, processes[&node], &plan).await?);
         }
         nodes.sort_by_key(|node| node.id);
         self.start_meta_group(&nodes).await?;
@@ -93,8 +93,14 @@ impl ClusterApi {
         Ok(Plan { nodes, groups, replication_factor })
     }
 
-    /// The id of a cluster whose making was cut off, or a new one; refused if a node belongs elsewhere.
-    async fn free_cluster_id(&self, plan: &Plan) -> Result<ClusterId, ClusterError> {
+    /// The id of a cluster whose making was cut off, or a new one; refused if a node belongs elsewhere. And which process
+    /// each node is.
+    async fn free_cluster_id(
+        &self,
+        plan: &Plan,
+    ) -> Result<(ClusterId, BTreeMap<NodeId, u64>), ClusterError> {
+        let own = self.peers.introduction().process();
+        let mut processes = BTreeMap::from([(self.replicas.node(), own)]);
         let begun = self.peers.introduction().cluster();
         let own = NodeStatus::decode(self.operations.status()).map_err(malformed)?;
         let mut has_votes = has_begun(&own);
@@ -106,6 +112,7 @@ impl ClusterApi {
                 proto::StatusRequest { hello: Some(self.peers.introduction().hello(*node)) };
             let reply = client.status(request).await.map_err(|status| failed(*node, status))?;
             let reply = reply.into_inner();
+            processes.insert(*node, reply.process_id);
             let theirs = reply.cluster_id;
             let ours = begun.map(|cluster| cluster.0.to_be_bytes().to_vec()).unwrap_or_default();
             if theirs.is_empty() {
@@ -125,7 +132,7 @@ impl ClusterApi {
             );
             return Err(ClusterError::Refused(message));
         }
-        Ok(begun.unwrap_or_else(|| ClusterId(rand::random())))
+        Ok((begun.unwrap_or_else(|| ClusterId(rand::random())), processes))
     }
 
     /// Takes a node into the cluster and learns its addresses.
@@ -133,10 +140,11 @@ impl ClusterApi {
         &self,
         node: NodeId,
         cluster: ClusterId,
+        process: u64,
         plan: &Plan,
     ) -> Result<TopologyNode, ClusterError> {
         let peers = plan.nodes.iter().map(|(node, address)| (*node, address.clone())).collect();
-        let adoption = Adoption { cluster, meta_incarnation: FIRST, peers };
+        let adoption = Adoption { cluster, meta_incarnation: FIRST, peers, process };
         let reply = self.adopt_node(node, adoption, &plan.nodes[&node]).await?;
         Ok(TopologyNode {
             id: node,
@@ -163,6 +171,7 @@ impl ClusterApi {
             hello: Some(self.peers.introduction().hello(node)),
             cluster_id: bytes::Bytes::copy_from_slice(&adoption.cluster.0.to_be_bytes()),
             meta_incarnation: adoption.meta_incarnation.0,
+            process_id: adoption.process,
             peers: peers
                 .map(|(node, address)| proto::PeerAddress { node: node.0, address })
                 .collect(),

@@ -100,9 +100,12 @@ impl ClusterApi {
         all: bool,
         progress: &Progress,
     ) -> Result<(), ClusterError> {
-        let status = self.replica_statuses(node).await?.remove(&group);
-        let wanted = wanted_incarnation(self.known_topology()?.as_ref(), group, node)?;
-        let standing = status.filter(|status| {
+        let (process, mut statuses) = self.replica_statuses(node).await?;
+        let wanted = self.known_topology()?.incarnation(group, node);
+        let wanted = wanted.ok_or_else(|| {
+            ClusterError::Refused(format!("group {group} has no replica on node {node}"))
+        })?;
+        let standing = statuses.remove(&group).filter(|status| {
             status.incarnation == wanted.0
                 && !["damaged", "missing", "stopped"].contains(&status.role.as_str())
         });
@@ -118,14 +121,22 @@ impl ClusterApi {
             }
             _ => {
                 let incarnation = Incarnation(wanted.0 + 1);
+                // What is renewed has to be removed: before it is known that it can be, nothing is changed.
+                let renewed = ReplicaId { node, incarnation };
+                let check = Step::CheckRemoval;
+                self.change_membership(group, check, renewed, step_deadline()).await?;
                 let renewal = TopologyChange::RenewReplica { group, node, incarnation };
                 self.change_topology(renewal, step_deadline()).await?;
-                (ReplicaId { node, incarnation }, false)
+                (renewed, false)
             }
         };
         progress.tell(group, "removing", 0, 0).await?;
         self.change_membership(group, Step::Remove, replica, step_deadline()).await?;
-        self.make(group, replica, is_made).await?;
+        match group.is_meta() {
+            // Also one that is made: whoever made it may have been cut off before the node knew where it belongs.
+            true => self.adopt_again(replica, process).await?,
+            false => self.make(group, replica, is_made).await?,
+        }
         self.join(group, replica, progress).await
     }
 
@@ -136,11 +147,8 @@ impl ClusterApi {
         replica: ReplicaId,
         is_made: bool,
     ) -> Result<(), ClusterError> {
-        match (group.is_meta(), is_made) {
-            (true, true) => return Ok(()),
-            (true, false) => return self.adopt_again(replica).await,
-            (false, true) => {}
-            (false, false) => self.ensure_replica(group, replica).await?,
+        if !is_made {
+            self.ensure_replica(group, replica).await?;
         }
         let ReplicaId { node, incarnation } = replica;
         let made = TopologyChange::ReplicaMade { group, node, incarnation };
@@ -175,7 +183,15 @@ impl ClusterApi {
         let mut last_applied = 0;
         let mut stalled_at = Instant::now() + STEP_TIMEOUT;
         loop {
-            let status = self.replica_statuses(replica.node).await?.remove(&group);
+            let (_, mut statuses) = self.replica_statuses(replica.node).await?;
+            let status = statuses.remove(&group);
+            if let Some(other) = status.as_ref().map(|status| status.incarnation)
+                && other > replica.incarnation.0
+            {
+                let message =
+                    format!("group {group}: somebody else has made replica {other} there");
+                return Err(ClusterError::Refused(message));
+            }
             let applied = status.map_or(0, |status| status.applied_index);
             progress.tell(group, "catching_up", applied, target).await?;
             if applied >= target {
@@ -205,11 +221,11 @@ impl ClusterApi {
     async fn replica_statuses(
         &self,
         node: NodeId,
-    ) -> Result<BTreeMap<GroupId, ReplicaStatus>, ClusterError> {
+    ) -> Result<(u64, BTreeMap<GroupId, ReplicaStatus>), ClusterError> {
         replica_statuses(&self.replicas, &self.peers, self.operations.as_ref(), node).await
     }
 
-    async fn adopt_again(&self, replica: ReplicaId) -> Result<(), ClusterError> {
+    async fn adopt_again(&self, replica: ReplicaId, process: u64) -> Result<(), ClusterError> {
         let topology = self.known_topology()?;
         let address = topology.nodes.iter().find(|node| node.id == replica.node);
         let address = address.map(|node| node.peer_address.clone()).unwrap_or_default();
@@ -217,6 +233,7 @@ impl ClusterApi {
             cluster: topology.cluster,
             meta_incarnation: replica.incarnation,
             peers: topology.nodes.iter().map(|node| (node.id, node.peer_address.clone())).collect(),
+            process,
         };
         self.adopt_node(replica.node, adoption, &address).await.map(|_| ())
     }
@@ -321,21 +338,4 @@ impl ClusterApi {
 
 fn step_deadline() -> Instant {
     Instant::now() + STEP_TIMEOUT
-}
-
-fn wanted_incarnation(
-    topology: &Topology,
-    group: GroupId,
-    node: NodeId,
-) -> Result<Incarnation, ClusterError> {
-    let found = if group.is_meta() {
-        topology.nodes.iter().find(|known| known.id == node).map(|known| known.meta_incarnation)
-    } else {
-        let group = topology.groups.iter().find(|known| known.id == group);
-        let replica = group.and_then(|g| g.replicas.iter().find(|replica| replica.node == node));
-        replica.map(|replica| replica.incarnation)
-    };
-    found.ok_or_else(|| {
-        ClusterError::Refused(format!("group {group} has no replica on node {node}"))
-    })
 }

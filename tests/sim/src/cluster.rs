@@ -140,7 +140,14 @@ impl World {
             lasting: Vec::new(),
             leader_deaths_in_flight: 0,
         };
-        crew::add(&mut world.sim, &world.plan, groups, randomness);
+        let operators = crew::add(&mut world.sim, &world.plan, groups, randomness);
+        // Not beside operators, who may have taken one of three out already. Drawn last, so that what known seeds have
+        // found stays where it was.
+        if operators == 0 && randomness.random_ratio(1, 3) {
+            crew::add_replacers(&mut world.sim, &world.plan, randomness);
+            world.to_come.extend(faults::plan_wipes(randomness, nodes, begin, begin + WORK));
+            world.to_come.sort_by_key(|fault| fault.from);
+        }
         world
     }
 
@@ -227,6 +234,9 @@ impl World {
         if self.lasting.iter().any(|other| other.what.clashes_with(fault.what)) {
             return false;
         }
+        if fault.what == What::Wipe {
+            return self.wipe(fault.nodes[0]);
+        }
         let shared = self.plan.shared.clone();
         match fault.what {
             What::Crash => {
@@ -276,6 +286,7 @@ impl World {
                     });
                 }
             }
+            What::Wipe => {}
             What::SlowDisk => {
                 for node in &fault.nodes {
                     self.machine(*node).set_slowest(Some(Duration::from_millis(900)));
@@ -284,6 +295,22 @@ impl World {
         }
         tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "begins");
         self.lasting.push(fault);
+        true
+    }
+
+    /// One node at a time loses its data, and none while a replica is on its way: more than a minority would be gone.
+    fn wipe(&mut self, node: u64) -> bool {
+        let shared = self.plan.shared.clone();
+        let is_whole = shared.wiped().is_none() && shared.replacing() == 0;
+        if !is_whole || !memberships::differences(&self.machines).is_empty() {
+            return false;
+        }
+        let machine = self.machine(node).clone();
+        self.sim.crash(machine.name());
+        machine.wipe();
+        shared.set_wiped(Some(node));
+        self.start(&[node]);
+        tracing::info!(node, "has lost its disk");
         true
     }
 
@@ -329,6 +356,7 @@ impl World {
                     self.machine(*node).set_free_bytes(u64::MAX);
                 }
             }
+            What::Wipe => {}
             What::SlowDisk => {
                 for node in &fault.nodes {
                     self.machine(*node).set_slowest(None);

@@ -7,8 +7,9 @@ use turmoil::Sim;
 use crate::workload::{self, Plan};
 use crate::{keeper, operator};
 
-/// Adds everybody: who makes the cluster and reads it at the end, clients of every kind, and operators in some.
-pub fn add(sim: &mut Sim<'static>, plan: &Plan, groups: u32, randomness: &mut SmallRng) {
+/// Adds everybody: who makes the cluster and reads it at the end, clients of every kind, and operators in some. How many
+/// operators there are.
+pub fn add(sim: &mut Sim<'static>, plan: &Plan, groups: u32, randomness: &mut SmallRng) -> u64 {
     let nodes = plan.nodes;
     let keeping = plan.clone();
     sim.client("keeper", async move {
@@ -54,4 +55,17 @@ pub fn add(sim: &mut Sim<'static>, plan: &Plan, groups: u32, randomness: &mut Sm
         workload::subscribe(subscriber, node).await;
         Ok(())
     });
+    operators
+}
+
+/// Adds whoever replaces nodes that lose their disks. Two know nothing of each other.
+pub fn add_replacers(sim: &mut Sim<'static>, plan: &Plan, randomness: &mut SmallRng) {
+    for number in 0..randomness.random_range(1..=2) {
+        let (plan, seed) = (plan.clone(), randomness.random());
+        plan.shared.change_working(1);
+        sim.client(format!("replacer{number}"), async move {
+            operator::replace_wiped(plan, seed).await;
+            Ok(())
+        });
+    }
 }

@@ -49,9 +49,11 @@ pub enum What {
     DiskFull,
     /// Their disks are slow.
     SlowDisk,
+    /// Their disks are lost, and they are started with empty ones.
+    Wipe,
 }
 
-/// All kinds.
+/// Those that overlap as they come.
 pub const KINDS: [What; 13] = [
     What::Crash,
     What::Pause,
@@ -85,6 +87,7 @@ impl What {
             What::DiskError => "disk-error",
             What::DiskFull => "disk-full",
             What::SlowDisk => "slow-disk",
+            What::Wipe => "wipe",
         }
     }
 
@@ -96,7 +99,7 @@ impl What {
     /// What of a node it changes.
     fn touches(self) -> &'static str {
         match self {
-            What::Crash | What::DiskError => "process",
+            What::Crash | What::DiskError | What::Wipe => "process",
             What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge => "links",
             What::Loss => "loss",
             What::Delay => "delay",
@@ -140,4 +143,23 @@ pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duratio
         at += Duration::from_millis(randomness.random_range(200..most));
     }
     planned
+}
+
+/// Draws when which node is to lose its disk, if nothing stands against it then.
+pub fn plan_wipes(
+    randomness: &mut SmallRng,
+    nodes: u64,
+    begin: Duration,
+    end: Duration,
+) -> Vec<Planned> {
+    let mut planned = Vec::new();
+    let mut at = begin;
+    loop {
+        at += Duration::from_millis(randomness.random_range(1_000..8_000));
+        if at >= end {
+            return planned;
+        }
+        let nodes = vec![randomness.random_range(1..=nodes)];
+        planned.push(Planned { from: at, to: at, what: What::Wipe, nodes });
+    }
 }

@@ -77,10 +77,7 @@ pub async fn listen() -> io::Result<Listeners> {
 pub struct Machine {
     /// Which node.
     pub node: NodeId,
-    dir: MemoryDir,
-    watermark: MemoryFile,
-    log: MemoryDisk,
-    state: MemoryDisk,
+    data: Arc<Mutex<Data>>,
     /// How the disks behave, and what they were seen to do.
     pub disk: Arc<DiskManners>,
     /// What it has in common with the other nodes.
@@ -88,6 +85,26 @@ pub struct Machine {
     skew_us: Arc<AtomicI64>,
     /// What its last process counts.
     metrics: Arc<Mutex<Option<Arc<Metrics>>>>,
+}
+
+/// What is on a node's disk.
+#[derive(Clone)]
+struct Data {
+    dir: MemoryDir,
+    watermark: MemoryFile,
+    log: MemoryDisk,
+    state: MemoryDisk,
+}
+
+impl Data {
+    fn new() -> Self {
+        Data {
+            dir: MemoryDir::default(),
+            watermark: MemoryFile::default(),
+            log: MemoryDisk::new(Database::Log),
+            state: MemoryDisk::new(Database::State),
+        }
+    }
 }
 
 /// How slow a node's disk is, and what it did.
@@ -121,10 +138,7 @@ impl Machine {
         let randomness = Mutex::new(SmallRng::seed_from_u64(seed));
         Machine {
             node: NodeId(node as u32),
-            dir: MemoryDir::default(),
-            watermark: MemoryFile::default(),
-            log: MemoryDisk::new(Database::Log),
-            state: MemoryDisk::new(Database::State),
+            data: Arc::new(Mutex::new(Data::new())),
             disk: Arc::new(DiskManners {
                 randomness,
                 slowest_us: AtomicU64::new(USUAL_DISK_US),
@@ -148,7 +162,8 @@ impl Machine {
     /// As the product says of a data directory that cannot be used.
     pub fn open(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Storage> {
         *self.metrics.lock().expect("no panic while locked") = Some(metrics.clone());
-        let dir = DataDir::open_in_memory(&self.dir, self.node)?;
+        let data = self.data();
+        let dir = DataDir::open_in_memory(&data.dir, self.node)?;
         let engine = |disk: &MemoryDisk| {
             Arc::new(SimEngine {
                 node: self.node,
@@ -157,8 +172,8 @@ impl Machine {
                 ledger: self.ledger.clone(),
             })
         };
-        let (log, state) = (engine(&self.log), engine(&self.state));
-        let opened = Opened::make_ready(dir, log, state, self.watermark.clone())?;
+        let (log, state) = (engine(&data.log), engine(&data.state));
+        let opened = Opened::make_ready(dir, log, state, data.watermark)?;
         Ok(opened.start(Arc::new(Observers(metrics.clone()))))
     }
 
@@ -174,20 +189,31 @@ impl Machine {
     /// Its process has died, or its power was cut: what was not synced is gone. The two are the same here, since
     /// nothing that is not synced is read again after a death.
     pub fn lose_unsynced(&self) {
-        self.log.crash();
-        self.state.crash();
+        let data = self.data();
+        data.log.crash();
+        data.state.crash();
+    }
+
+    /// Its disk was lost, and another one put in its place. Its process must not run.
+    pub fn wipe(&self) {
+        *self.data.lock().expect("no panic while locked") = Data::new();
+    }
+
+    fn data(&self) -> Data {
+        self.data.lock().expect("no panic while locked").clone()
     }
 
     /// Makes its disks fail, or work again.
     pub fn set_failing(&self, reason: Option<&str>) {
-        self.log.set_failing(reason);
-        self.state.set_failing(reason);
-        self.watermark.set_failing(reason.is_some());
+        let data = self.data();
+        data.log.set_failing(reason);
+        data.state.set_failing(reason);
+        data.watermark.set_failing(reason.is_some());
     }
 
     /// Sets how much room its disk has left.
     pub fn set_free_bytes(&self, bytes: u64) {
-        self.dir.free_bytes.store(bytes, Ordering::Relaxed);
+        self.data().dir.free_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Sets how long the slowest operation of its disk takes; none for as usual.
@@ -208,7 +234,7 @@ impl Machine {
 
     /// The applied state as it is now, synced or not.
     pub fn state(&self) -> impl View {
-        self.state.open()
+        self.data().state.open()
     }
 }
 

@@ -40,6 +40,10 @@ pub async fn keep(plan: Plan, groups: u32) {
         Ok(()) => plan.shared.set_served(),
         Err(_) => return plan.shared.problem("a group does not serve in time once all is mended"),
     }
+    // Whoever replaces it has a limit of its own.
+    while plan.shared.wiped().is_some() {
+        sleep(Duration::from_millis(50)).await;
+    }
     for node in 1..=plan.nodes {
         let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan, Some(node))).await;
         if served.is_err() {

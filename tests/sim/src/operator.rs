@@ -1,5 +1,6 @@
-//! Whoever runs the cluster of a simulation: replaces replicas while things break, healthy ones too, goes away in the
-//! middle of it, and comes back. At the end what was begun is completed, as the documentation says: by asking again.
+//! Whoever runs the cluster of a simulation: replaces replicas while things break, healthy ones too and those that lost
+//! their disks, goes away in the middle of it, and comes back. At the end what was begun is completed, as the
+//! documentation says: by asking again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,49 +20,124 @@ const COMPLETE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Works until everything is mended, and then completes what it has begun.
 pub async fn operate(plan: Plan, seed: u64) {
-    let mut randomness = SmallRng::seed_from_u64(seed);
-    let mut begun = BTreeMap::new();
+    let mut operator = Operator::new(plan.clone(), seed);
     while plan.shared.phase() < Phase::Working {
         sleep(Duration::from_millis(20)).await;
     }
     loop {
-        sleep(Duration::from_millis(randomness.random_range(300..6_000))).await;
+        sleep(Duration::from_millis(operator.randomness.random_range(300..6_000))).await;
         if plan.shared.phase() > Phase::Working {
             break;
         }
-        let (node, through) = (pick(&mut randomness, &plan), pick(&mut randomness, &plan));
-        let all = randomness.random_ratio(2, 3);
-        begun.entry(node).or_insert_with(now);
-        // It is gone in the middle more often than not.
-        let patience = Duration::from_millis(randomness.random_range(50..9_000));
-        let attempt = async {
-            let client = workload::connect(&plan, Some(through)).await;
-            replace(&client, node, all).await
-        };
-        match timeout(patience, attempt).await {
-            Ok(Ok(())) => complete(&plan, &mut begun, node),
-            Ok(Err(error)) => tracing::info!(node, %error, "not replaced"),
-            Err(_) => tracing::info!(node, "the operator has gone"),
-        }
+        let node = operator.pick();
+        let all = operator.randomness.random_ratio(2, 3);
+        operator.attempt(node, all).await;
     }
-    for node in begun.keys().copied().collect::<Vec<_>>() {
-        let completing = async {
-            let client = workload::connect(&plan, None).await;
-            while let Err(error) = replace(&client, node, false).await {
-                tracing::info!(node, %error, "not replaced yet");
-                sleep(Duration::from_millis(200)).await;
+    operator.complete_all().await;
+    plan.shared.change_working(-1);
+}
+
+/// Replaces nodes that have lost their disks, and now and then, by mistake, another one meanwhile.
+pub async fn replace_wiped(plan: Plan, seed: u64) {
+    let mut operator = Operator::new(plan.clone(), seed);
+    loop {
+        match plan.shared.wiped() {
+            Some(wiped) if operator.randomness.random_ratio(3, 4) => {
+                if operator.attempt(wiped, false).await {
+                    plan.shared.set_wiped(None);
+                }
             }
-        };
-        match timeout(COMPLETE_LIMIT, completing).await {
-            Ok(()) => complete(&plan, &mut begun, node),
-            Err(_) => plan.shared.problem(format!("G9: node {node} cannot be replaced in time")),
+            Some(_) => {
+                let mistaken = operator.pick();
+                operator.attempt(mistaken, true).await;
+            }
+            None => {
+                operator.complete_all().await;
+                if plan.shared.phase() > Phase::Working {
+                    break;
+                }
+            }
         }
+        sleep(Duration::from_millis(operator.randomness.random_range(20..2_000))).await;
     }
     plan.shared.change_working(-1);
 }
 
-fn pick(randomness: &mut SmallRng, plan: &Plan) -> u64 {
-    randomness.random_range(1..=plan.nodes)
+struct Operator {
+    plan: Plan,
+    randomness: SmallRng,
+    /// Nodes whose replacement is not complete, and since when.
+    begun: BTreeMap<u64, Nanos>,
+}
+
+impl Operator {
+    fn new(plan: Plan, seed: u64) -> Self {
+        Operator { plan, randomness: SmallRng::seed_from_u64(seed), begun: BTreeMap::new() }
+    }
+
+    fn pick(&mut self) -> u64 {
+        self.randomness.random_range(1..=self.plan.nodes)
+    }
+
+    /// Replaces a node's replicas, and is gone in the middle of it more often than not. Whether it was done.
+    async fn attempt(&mut self, node: u64, all: bool) -> bool {
+        let through = self.pick();
+        let patience = Duration::from_millis(self.randomness.random_range(50..9_000));
+        self.begun.entry(node).or_insert_with(|| {
+            self.plan.shared.change_replacing(1);
+            now()
+        });
+        let attempt = async {
+            let client = workload::connect(&self.plan, Some(through)).await;
+            replace(&client, node, all).await
+        };
+        match timeout(patience, attempt).await {
+            Ok(Ok(())) => {
+                self.complete(node);
+                return true;
+            }
+            Ok(Err(error)) => tracing::info!(node, %error, "not replaced"),
+            Err(_) => tracing::info!(node, "the operator has gone"),
+        }
+        false
+    }
+
+    /// What was begun is completed by asking for it again.
+    async fn complete_all(&mut self) {
+        for node in self.begun.keys().copied().collect::<Vec<_>>() {
+            let completing = async {
+                let client = workload::connect(&self.plan, None).await;
+                while let Err(error) = replace(&client, node, false).await {
+                    tracing::info!(node, %error, "not replaced yet");
+                    sleep(Duration::from_millis(200)).await;
+                }
+            };
+            match timeout(COMPLETE_LIMIT, completing).await {
+                Ok(()) => self.complete(node),
+                Err(_) if self.plan.shared.phase() > Phase::Working => {
+                    let what = format!("G9: node {node} cannot be replaced in time");
+                    self.plan.shared.problem(what);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// From the first attempt on the node's replicas were disturbed.
+    fn complete(&mut self, node: u64) {
+        let Some(from) = self.begun.remove(&node) else { return };
+        let shared = &self.plan.shared;
+        shared.change_replacing(-1);
+        shared.fault(Fault {
+            from,
+            to: now(),
+            nemesis: "replace".to_owned(),
+            nodes: vec![node as u32],
+            what: "its replicas were made anew".to_owned(),
+            effect: Some("as simulated".to_owned()),
+            served_after: None,
+        });
+    }
 }
 
 async fn replace(client: &Client, node: u64, all: bool) -> Result<(), Error> {
@@ -71,18 +147,4 @@ async fn replace(client: &Client, node: u64, all: bool) -> Result<(), Error> {
         tracing::info!(node, group = step.group_id, step = step.step, "replacing");
     }
     Ok(())
-}
-
-/// From the first attempt on the node's replicas were disturbed.
-fn complete(plan: &Plan, begun: &mut BTreeMap<u64, Nanos>, node: u64) {
-    let Some(from) = begun.remove(&node) else { return };
-    plan.shared.fault(Fault {
-        from,
-        to: now(),
-        nemesis: "replace".to_owned(),
-        nodes: vec![node as u32],
-        what: "its replicas were made anew".to_owned(),
-        effect: Some("as simulated".to_owned()),
-        served_after: None,
-    });
 }

@@ -26,6 +26,8 @@ struct State {
     in_flight: Cell<u64>,
     calls: Cell<u64>,
     working: Cell<u64>,
+    wiped: Cell<Option<u64>>,
+    replacing: Cell<u64>,
     problems: RefCell<Vec<String>>,
     verified: Cell<bool>,
     healed_at: Cell<Option<Nanos>>,
@@ -101,6 +103,26 @@ impl Shared {
     /// Counts clients that begin, or finish.
     pub fn change_working(&self, by: i64) {
         self.0.working.set(self.0.working.get().saturating_add_signed(by));
+    }
+
+    /// The node whose disk was lost, until it was replaced.
+    pub fn wiped(&self) -> Option<u64> {
+        self.0.wiped.get()
+    }
+
+    /// A node has lost its disk, or was replaced.
+    pub fn set_wiped(&self, node: Option<u64>) {
+        self.0.wiped.set(node);
+    }
+
+    /// Replacements of nodes that were begun and are not complete.
+    pub fn replacing(&self) -> u64 {
+        self.0.replacing.get()
+    }
+
+    /// Counts replacements that begin, or are complete.
+    pub fn change_replacing(&self, by: i64) {
+        self.0.replacing.set(self.0.replacing.get().saturating_add_signed(by));
     }
 
     /// Something that must not be.
