@@ -14,8 +14,8 @@ use crate::{Error, Routing, proto, reason};
 
 /// How long a node that could not be reached is passed over.
 const UNREACHABLE_PASSED_OVER: Duration = Duration::from_secs(1);
-/// How long a node that answered "unavailable" is passed over: long enough to try another, short enough that a
-/// leader in the making is asked again soon.
+/// How much longer than it asks to wait a node that answered "unavailable" is passed over: long enough that the retry
+/// goes to another, short enough that a leader in the making is asked again soon.
 const UNAVAILABLE_PASSED_OVER: Duration = Duration::from_millis(200);
 
 /// Whom a call is about.
@@ -201,8 +201,9 @@ impl Router {
         let pause = match error.code() {
             _ if error.is_transport() => UNREACHABLE_PASSED_OVER,
             tonic::Code::DeadlineExceeded => UNREACHABLE_PASSED_OVER,
-            tonic::Code::Unavailable => UNAVAILABLE_PASSED_OVER,
-            _ if error.reason() == reason::NOT_LEADER => UNAVAILABLE_PASSED_OVER,
+            tonic::Code::Unavailable => {
+                UNAVAILABLE_PASSED_OVER + error.retry_delay().unwrap_or_default()
+            }
             _ => return,
         };
         experience.passed_over.insert(target.address.clone(), Instant::now() + pause);
