@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use quorate_client::proto::subscribe_response::Kind;
-use quorate_client::proto::{AppendRequest, NewMessage};
-use tokio::time::timeout;
+use quorate_client::proto::{AppendRequest, NewMessage, ReadRequest};
+use tokio::time::{sleep, timeout};
+use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use super::call::Call;
 use super::delivery::{HEARTBEAT_DEFAULT, Pacing, Subscription};
-use super::{AllowAll, Api, CallError, Operation, PeerLog, Peers, Unobserved, append};
+use super::{AllowAll, Api, CallError, Operation, PeerLog, Peers, Unobserved, append, read};
 use crate::consensus::Group;
 use crate::consensus::solitary::{Disks, NODE, Process};
 use crate::log::{Topology, TopologyGroup, TopologyReplica};
@@ -20,12 +21,17 @@ use crate::storage::{Batch, Durability, Table, keys};
 use crate::transport::HandedOn;
 use crate::types::{
     Clock, ClusterId, GroupId, HashRange, Incarnation, NodeId, PlacementHash, ReplicaId, Timestamp,
+    limits,
 };
 
 const GROUP: GroupId = GroupId(1);
 const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
 /// Of simulated time: whatever has to happen in the end has happened by then.
 const LONG: Duration = Duration::from_secs(120);
+/// Two of these are a response.
+const PAYLOAD_BYTES: usize = limits::RESPONSE_BYTES_TARGET / 2 - 1_000;
+/// More messages than can wait for a caller who takes none.
+const MESSAGES: u64 = 4 * limits::RESPONSE_QUEUE_MAX as u64;
 
 struct NoPeers;
 
@@ -83,7 +89,7 @@ impl Alone {
             client_msg_id: number.to_string(),
             // The clock that judges it is the storage's own, which stands still.
             issued_at_us: 5_000_000,
-            payload: "hello".into(),
+            payload: vec![b'x'; PAYLOAD_BYTES].into(),
             ..NewMessage::default()
         };
         let request = AppendRequest {
@@ -117,6 +123,38 @@ fn topology(own: ReplicaId) -> Topology {
         nodes: Vec::new(),
         groups: vec![group],
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_whose_caller_pauses_for_too_long_does_not_end_as_if_it_were_whole() {
+    let alone = Alone::start().await;
+    for number in 1..=MESSAGES {
+        alone.append("a", number).await;
+    }
+    let request = || ReadRequest { conversation: "a".to_owned(), ..ReadRequest::default() };
+    let seqs = async |pause: Duration| {
+        let reading = read::read(&alone.api, &call(Operation::Read), request()).await;
+        let mut responses = reading.unwrap_or_else(|error| panic!("{error}"));
+        sleep(pause).await;
+        let mut taken = Vec::new();
+        loop {
+            match timeout(LONG, responses.next()).await.expect("a read ends") {
+                Some(Ok(response)) => taken.extend(response.messages.iter().map(|m| m.seq)),
+                Some(Err(status)) => return (taken, Some(status)),
+                None => return (taken, None::<Status>),
+            }
+        }
+    };
+    let whole: Vec<u64> = (1..=MESSAGES).collect();
+    let (taken, error) = seqs(Duration::from_millis(limits::READ_STALL_MS_MAX - 1)).await;
+    assert!(taken == whole && error.is_none(), "{taken:?} {error:?}");
+
+    let (taken, error) = seqs(Duration::from_millis(limits::READ_STALL_MS_MAX + 1)).await;
+    assert!(!taken.is_empty() && whole.starts_with(&taken), "{taken:?}");
+    let error = CallError::from_status(&error.expect("something is missing")).unwrap();
+    assert_eq!(error.reason(), "EXPIRED");
+    assert!(error.is_retryable());
+    alone.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
