@@ -219,6 +219,29 @@ async fn a_node_that_answers_and_cannot_serve_is_left() {
 }
 
 #[tokio::test]
+async fn what_was_not_added_because_nobody_waited_for_it_can_be_added() {
+    let cluster = Cluster::start(1).await;
+    cluster.log.fill("a", 1..=1);
+    cluster.node(1).plan([Mischief::Stall]);
+    let mut subscription = cluster.client().await.subscribe();
+    subscription.add("a", Start::Earliest, Credit::default()).await.unwrap();
+    // The node takes no more changes, so that there is room for some only.
+    let long = "x".repeat(16 * 1024);
+    let mut names = (0..).map(|number| format!("{number}/{long}"));
+    let too_much = loop {
+        let name = names.next().unwrap();
+        let adding = subscription.add(&name, Start::Earliest, Credit::default());
+        match tokio::time::timeout(Duration::from_millis(500), adding).await {
+            Ok(added) => added.unwrap(),
+            Err(_) => break name,
+        }
+    };
+    let again = subscription.add(&too_much, Start::Earliest, Credit::default());
+    let again = tokio::time::timeout(Duration::from_millis(100), again).await;
+    assert!(again.is_err(), "it waits for room, as before");
+}
+
+#[tokio::test]
 async fn manual_credit_survives_a_reconnect_as_what_was_left() {
     let cluster = Cluster::start(1).await;
     cluster.log.fill("a", 1..=3);
