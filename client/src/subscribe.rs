@@ -47,8 +47,8 @@ impl Client {
 }
 
 impl Subscription {
-    /// Starts delivering a conversation, which need not exist yet. Cancel safe: dropped before it returns, the
-    /// conversation may or may not have been added, and [`Subscription::remove`] takes it out.
+    /// Starts delivering a conversation, which need not exist yet. Cancel safe: dropped before it returns, nothing was
+    /// added.
     ///
     /// # Errors
     ///
@@ -72,8 +72,9 @@ impl Subscription {
             return Err(refused(format!("a subscription holds {CONVERSATIONS_MAX} conversations")));
         }
         let group = self.feeds.group_of(&conversation);
-        self.conversations.insert(conversation.clone(), group);
-        self.feeds.change(group, Change::Add { conversation, start, credit }).await;
+        let add = Change::Add { conversation: conversation.clone(), start, credit };
+        self.feeds.change(group, add).await;
+        self.conversations.insert(conversation, group);
         Ok(())
     }
 

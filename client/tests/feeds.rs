@@ -193,6 +193,54 @@ async fn what_a_node_cannot_serve_now_is_added_again_and_what_it_refuses_ends() 
     }
 }
 
+/// How often a node was asked to deliver something.
+fn adds_at(node: &fake::Node) -> usize {
+    let changes = node.changes.lock().unwrap();
+    changes.iter().filter(|change| matches!(change, Change::Add(_))).count()
+}
+
+#[tokio::test]
+async fn a_node_that_answers_and_cannot_serve_is_left() {
+    // A stream for one group is left at once; one for several carries others too.
+    for (is_proxied, adds) in [(false, 1), (true, 4)] {
+        let cluster = Cluster::start(2).await;
+        cluster.log.fill("a", 1..=2);
+        cluster.node(1).plan(vec![Mischief::Fail(not_leader(None)); 1_000]);
+        let client = match is_proxied {
+            true => cluster.proxied_client().await,
+            false => cluster.client().await,
+        };
+        let mut subscription = client.subscribe();
+        subscription.add("a", Start::Earliest, Credit::default()).await.unwrap();
+        take_until(2, 1, async || next_subscribed(&mut subscription).await).await;
+        assert_eq!(adds_at(cluster.node(1)), adds, "proxied: {is_proxied}");
+        assert_eq!(adds_at(cluster.node(2)), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_added_because_nobody_waited_for_it_can_be_added() {
+    let cluster = Cluster::start(1).await;
+    cluster.log.fill("a", 1..=1);
+    cluster.node(1).plan([Mischief::Stall]);
+    let mut subscription = cluster.client().await.subscribe();
+    subscription.add("a", Start::Earliest, Credit::default()).await.unwrap();
+    // The node takes no more changes, so that there is room for some only.
+    let long = "x".repeat(16 * 1024);
+    let mut names = (0..).map(|number| format!("{number}/{long}"));
+    let too_much = loop {
+        let name = names.next().unwrap();
+        let adding = subscription.add(&name, Start::Earliest, Credit::default());
+        match tokio::time::timeout(Duration::from_millis(500), adding).await {
+            Ok(added) => added.unwrap(),
+            Err(_) => break name,
+        }
+    };
+    let again = subscription.add(&too_much, Start::Earliest, Credit::default());
+    let again = tokio::time::timeout(Duration::from_millis(100), again).await;
+    assert!(again.is_err(), "it waits for room, as before");
+}
+
 #[tokio::test]
 async fn manual_credit_survives_a_reconnect_as_what_was_left() {
     let cluster = Cluster::start(1).await;

@@ -6,24 +6,29 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use openraft::ServerState;
 use openraft::errors::{NetworkError, RPCError};
 use openraft::raft::{
     AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use tokio::time::Instant;
 
 use super::network::{Appended, Lane, RaftTransport, Route};
 use super::raft_types::{RaftVote, TypeConfig};
 use super::{
-    Admission, NodeParts, RaftTiming, ReadError, RemoteReadIndex, Replicas, SnapshotSource,
+    Admission, Group, NodeParts, RaftTiming, ReadError, RemoteReadIndex, Replicas, SnapshotSource,
 };
+use crate::log::Command;
 use crate::storage::small_file::MemoryFile;
 use crate::storage::{
     DataDir, Database, MemoryDir, MemoryDisk, Opened, Recovered, Storage, make_ready,
 };
-use crate::types::{Clock, GroupId, LogIndex, NodeId, Timestamp};
+use crate::types::{Clock, GroupId, HashRange, LogIndex, NodeId, ReplicaId, Timestamp};
 
 /// Its number.
 pub const NODE: NodeId = NodeId(3);
+/// How long anything may take that has to happen in the end, on a busy machine.
+pub const EVENTUALLY: Duration = Duration::from_secs(60);
 
 /// Nobody else is there.
 struct Nobody;
@@ -120,6 +125,24 @@ impl Default for Disks {
             watermark: MemoryFile::default(),
             dir: MemoryDir::default(),
         }
+    }
+}
+
+impl Process {
+    /// Makes a group that leads itself, with this range.
+    ///
+    /// # Panics
+    /// It does not.
+    pub async fn leading(&self, id: GroupId, own: ReplicaId, range: HashRange) -> Arc<Group> {
+        let group = self.replicas.make(id, own).await.expect("the replica is made");
+        group.initialize(vec![own]).await.expect("nobody was asked before");
+        let elected = group.raft().wait(Some(EVENTUALLY));
+        let elected = elected.state(ServerState::Leader, "a group of one elects itself").await;
+        elected.expect("nobody else stands");
+        let configure = Command::Configure { range, epoch: 1 };
+        let configured = group.propose(configure, Instant::now() + EVENTUALLY).await;
+        configured.expect("it leads");
+        group
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::errors::{CallError, reason};
 use crate::types::{GroupId, NodeId};
 
-/// How long a node that could not be reached is asked only where no other can be.
+/// How long a node that could not be reached, or not serve a group, is asked only where no other can be.
 const AVOIDED_FOR: Duration = Duration::from_secs(5);
 
 /// What calls have learnt of other nodes. One entry for each node and each group, at most.
@@ -21,6 +21,8 @@ pub struct Elsewhere(Mutex<Learnt>);
 struct Learnt {
     leaders: BTreeMap<GroupId, NodeId>,
     unreachable_since: BTreeMap<NodeId, Instant>,
+    /// Nodes that answered, but with a replica of the group that cannot serve.
+    unserving_since: BTreeMap<(GroupId, NodeId), Instant>,
 }
 
 impl Elsewhere {
@@ -31,7 +33,10 @@ impl Elsewhere {
         let leader = learnt.leaders.get(&group).filter(|leader| replicas.contains(leader));
         let mut candidates = leader.into_iter().chain(replicas);
         let is_avoided = |node: &NodeId| {
-            learnt.unreachable_since.get(node).is_some_and(|since| since.elapsed() < AVOIDED_FOR)
+            let unreachable = learnt.unreachable_since.get(node);
+            let unserving = learnt.unserving_since.get(&(group, *node));
+            let mut troubles = unreachable.into_iter().chain(unserving);
+            troubles.any(|since| since.elapsed() < AVOIDED_FOR)
         };
         candidates.clone().find(|node| !is_avoided(node)).or_else(|| candidates.next()).copied()
     }
@@ -47,6 +52,11 @@ impl Elsewhere {
                 learnt.unreachable_since.remove(&node);
             }
         }
+    }
+
+    /// Learns that a node's replica of a group cannot serve.
+    pub fn learn_unserving(&self, group: GroupId, node: NodeId) {
+        self.learnt().unserving_since.insert((group, node), Instant::now());
     }
 
     /// Learns who leads a group, from an answer that names somebody.
@@ -99,6 +109,17 @@ mod tests {
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)), "somebody has to be asked");
         elsewhere.learn_of(NodeId(3), &Ok(()));
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(3)));
+        tokio::time::advance(AVOIDED_FOR).await;
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_replica_cannot_serve_is_avoided_for_that_group() {
+        let elsewhere = Elsewhere::default();
+        elsewhere.learn_unserving(GROUP, NodeId(1));
+        elsewhere.learn_of(NodeId(1), &Ok(()));
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(2)));
+        assert_eq!(elsewhere.choose(GroupId(8), &REPLICAS), Some(NodeId(1)));
         tokio::time::advance(AVOIDED_FOR).await;
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
     }

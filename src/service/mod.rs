@@ -30,6 +30,8 @@ mod read;
 mod reads;
 mod session;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use quorate_client::proto::{
     self, DescribeRequest, DescribeResponse, Position, ReadRequest, ReadResponse, Start,
 };
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::Instrument;
@@ -255,18 +256,33 @@ impl Reading {
     async fn run(mut self) {
         let stall = Duration::from_millis(limits::READ_STALL_MS_MAX);
         loop {
+            let place = match timeout(stall, self.responses.clone().reserve_owned()).await {
+                Ok(Ok(place)) => place,
+                // The caller is gone.
+                Ok(Err(_)) => return,
+                Err(_) => return self.give_up().await,
+            };
             let chunk = match self.window.is_done() {
                 true => Ok(Vec::new()),
                 false => self.chunk().await,
             };
             let response = chunk.map(|records| self.response(records)).map_err(Status::from);
-            let failed = response.is_err();
-            // Not sent: the caller is gone, or has not taken anything for too long.
-            let sent = self.responses.send_timeout(response, stall).await.is_ok();
-            if !sent || failed || self.window.is_done() {
+            let is_last = response.is_err() || self.window.is_done();
+            place.send(response);
+            if is_last {
                 return;
             }
         }
+    }
+
+    /// Lets go of the state, and says so behind what the caller has not taken: an end without an error would stand for
+    /// all that was asked.
+    async fn give_up(self) {
+        let responses = self.responses.clone();
+        drop(self);
+        let error = CallError::expired("the responses were not taken for too long");
+        // If the caller is gone nobody needs to know.
+        let _ = responses.send(Err(error.into())).await;
     }
 
     async fn chunk(&mut self) -> Result<Vec<MessageRecord>, CallError> {

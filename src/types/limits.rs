@@ -68,7 +68,7 @@ pub const BATCH_READ_BYTES_MAX: u64 = 2 * 1024 * 1024;
 pub const BATCH_READ_MESSAGES_MAX: usize = 2_000;
 /// Responses that wait for one caller's stream. With [`RESPONSE_BYTES_TARGET`] this bounds its memory.
 pub const RESPONSE_QUEUE_MAX: usize = 4;
-/// How long a Read waits for its caller to take a response: a stalled one would hold old state on disk.
+/// How long a Read waits for its caller to take a response, and then fails: a stalled one would hold old state on disk.
 pub const READ_STALL_MS_MAX: u64 = 60_000;
 
 /// Appends that wait for a place in an entry, for each group. Past it appends are refused as retryable.

@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use crate::harness::{Cluster, Heal, Lane, Load, Loss, NODES, Pace, Way, Witness};
+use crate::harness::{Cluster, Heal, Lane, Load, Loss, NODES, Pace, Readers, Way, Witness};
 
 /// The node that is cut off.
 const ALONE: u32 = 1;
@@ -38,6 +38,35 @@ async fn a_leader_alone_tells_the_truth_when_its_messages_vanish() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_alone_tells_the_truth_when_its_messages_come_late() {
     isolate(Loss::Held, Heal::Late).await;
+}
+
+/// What such a node was delivering, or is asked to deliver, comes from the others while it stands alone, although it goes
+/// on answering (G6).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_alone_keeps_no_stream_from_what_the_others_acknowledge() {
+    let mut cluster = Cluster::start_with_links().await;
+    let mut load = Load::start(&cluster, "followed", &[Way::Among(2, 3)], WINDOW, PACE).await;
+    let mut readers = Readers::none();
+    readers.begin_through(ALONE, &cluster, &load).await;
+    load.wait_flowing(&load.progress(), GOES_ON, |_| true).await;
+    readers.wait_acknowledged(&load).await;
+    assert!(!cluster.leaders(&NODES).await[&ALONE].is_empty(), "each node leads some groups");
+
+    let others = [2, 3].map(|node| [(ALONE, node), (node, ALONE)]).concat();
+    cluster.links().lose(&others, Loss::Swallowed);
+    readers.begin_through(ALONE, &cluster, &load).await;
+    load.wait_flowing(&load.progress(), GOES_ON, |_| true).await;
+    let began = Instant::now();
+    readers.wait_acknowledged(&load).await;
+    println!("all streams have left the node {:.1} s after", began.elapsed().as_secs_f64());
+    cluster.links().heal(Heal::Cut);
+
+    cluster.wait_ready().await;
+    load.finish().await;
+    readers.wait_complete().await;
+    load.verify(&cluster).await;
+    drop(readers);
+    cluster.stop_and_check().await;
 }
 
 async fn isolate(loss: Loss, heal: Heal) {

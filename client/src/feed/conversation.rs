@@ -29,6 +29,8 @@ pub(super) struct Conversation {
     owed: u64,
     /// Whether the server carries the conversation on the present stream.
     pub added: bool,
+    /// How often in a row the node ended it for now, since it was delivered last or the stream began.
+    pub refusals: u32,
 }
 
 impl Conversation {
@@ -46,6 +48,7 @@ impl Conversation {
             left: signed(left),
             owed: 0,
             added: false,
+            refusals: 0,
         }
     }
 

@@ -119,6 +119,7 @@ impl Feeds {
             self.mode,
             self.connections.clone(),
             self.deliver.clone(),
+            group,
         );
         first.into_iter().for_each(|change| feed.apply(change));
         self.tasks.spawn(feed.run(receiver));

@@ -21,6 +21,9 @@ use proto::subscribe_request as request;
 
 /// How long a conversation that a node ended for now waits until it is added again.
 const ADD_AGAIN_PAUSE: Duration = Duration::from_millis(500);
+/// How often in a row a node may refuse a conversation before a feed of several groups leaves it: for the conversations
+/// that the node does serve, that is a reconnect. A feed of one group leaves at once, since it is all the same replica.
+const REFUSALS_MAX: u32 = 4;
 
 /// A delivery and the credit that handing it over frees.
 struct Outgoing {
@@ -33,6 +36,8 @@ pub(super) struct Feed {
     mode: Mode,
     connections: Arc<Connections>,
     deliver: mpsc::Sender<Delivery>,
+    /// The group that all conversations are in, if it was known when they were added.
+    group: Option<u64>,
     /// Held to 10,000 by the server.
     conversations: HashMap<String, Conversation>,
     /// Conversations removed whose end the node has not confirmed: until then what comes under their names is of the
@@ -54,6 +59,7 @@ impl Feed {
         mode: Mode,
         connections: Arc<Connections>,
         deliver: mpsc::Sender<Delivery>,
+        group: Option<u64>,
     ) -> Self {
         let backoff = Backoff::new(&client.shared.options);
         Feed {
@@ -61,6 +67,7 @@ impl Feed {
             mode,
             connections,
             deliver,
+            group,
             conversations: HashMap::new(),
             ending: HashSet::new(),
             add_again: VecDeque::new(),
@@ -132,13 +139,11 @@ impl Feed {
                     self.client.shared.router.note_success(&target.address);
                 }
             }
-            Event::Item(item) => {
+            Event::Item(Item::Delivery(delivery)) => {
                 self.backoff.reset();
-                match item {
-                    Item::Delivery(delivery) => self.on_delivery(delivery),
-                    Item::Ended(ended) => self.on_ended(ended),
-                }
+                self.on_delivery(delivery);
             }
+            Event::Item(Item::Ended(ended)) => self.on_ended(ended),
             Event::Broken(error) => self.on_broken(error),
         }
     }
@@ -192,7 +197,10 @@ impl Feed {
 
     fn on_broken(&mut self, error: Error) {
         self.outbox.close();
-        self.conversations.values_mut().for_each(|state| state.added = false);
+        for state in self.conversations.values_mut() {
+            state.added = false;
+            state.refusals = 0;
+        }
         if let Some(target) = self.target.take() {
             tracing::debug!(address = %target.address, %error, "a feed's stream broke");
             self.client.shared.router.note_failure(&target, &error);
@@ -250,6 +258,7 @@ impl Feed {
             return;
         }
         let Some(state) = self.conversations.get_mut(&name) else { return };
+        state.refusals = 0;
         match apply(state, &name) {
             Ok(delivery) => self
                 .outgoing
@@ -271,6 +280,12 @@ impl Feed {
             // Nobody removed it, so it is wanted still.
             None => self.add_again.push_back((Instant::now() + ADD_AGAIN_PAUSE, name)),
             Some(error) if error.retryable() => {
+                state.refusals += 1;
+                let refusals_max = if self.group.is_some() { 1 } else { REFUSALS_MAX };
+                if error.is_of_reach() && state.refusals >= refusals_max {
+                    // A node that is reached and cannot serve: another may.
+                    return self.on_broken(error);
+                }
                 tracing::debug!(conversation = name, %error, "to be added again");
                 self.add_again.push_back((Instant::now() + ADD_AGAIN_PAUSE, name));
             }

@@ -1,11 +1,8 @@
 //! States made by the real state machine, and a group that leads itself.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::ServerState;
-use tokio::time::Instant;
 
 use crate::consensus::Group;
 use crate::consensus::solitary::Process;
@@ -17,10 +14,10 @@ use crate::types::{
     Term, Timestamp,
 };
 
+pub use crate::consensus::solitary::EVENTUALLY;
+
 pub const GROUP: GroupId = GroupId(1);
 pub const NEIGHBOUR: GroupId = GroupId(2);
-/// How long anything may take that has to happen in the end, on a busy machine.
-pub const EVENTUALLY: Duration = Duration::from_secs(60);
 
 /// The lower half of the hashes for `GROUP`, the upper one for its neighbour.
 pub fn range_of(group: GroupId) -> HashRange {
@@ -124,11 +121,5 @@ pub fn assert_sound(view: &dyn View) {
 
 /// A group that this node's replica alone makes up, and leads, with its range.
 pub async fn leading(process: &Process, own: ReplicaId) -> Arc<Group> {
-    let group = process.replicas.make(GROUP, own).await.unwrap();
-    group.initialize(vec![own]).await.unwrap();
-    let elected = group.raft().wait(Some(EVENTUALLY));
-    elected.state(ServerState::Leader, "a group of one elects itself").await.unwrap();
-    let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
-    group.propose(configure, Instant::now() + EVENTUALLY).await.unwrap();
-    group
+    process.leading(GROUP, own, range_of(GROUP)).await
 }

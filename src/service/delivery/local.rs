@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use quorate_client::proto::{self, SubscribeResponse};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::credit::Credit;
 use super::progress::{Progress, Step};
 use super::{caught_up, gap};
-use crate::consensus::{Group, TailWatch};
-use crate::service::consistency::{Level, open};
+use crate::consensus::Group;
+use crate::service::consistency::{Level, confirm, open};
 use crate::service::errors::CallError;
 use crate::service::read::{StartAt, resolve};
 use crate::service::reads::{self, Slice};
@@ -22,9 +22,12 @@ use crate::storage::records::MessageRecord;
 use crate::storage::{Direction, StorageError};
 use crate::types::{ConversationName, Seq, limits};
 
-/// How often a conversation in which nothing happens looks whether its replica still serves it: one that was removed
-/// or stopped announces nothing any more.
+/// How often a conversation in which nothing happens looks whether its replica still serves it: one that was removed,
+/// stopped or cut off from the others announces nothing any more. A confirmation that is younger than this will do, so
+/// that all conversations of a group on a node cost it one round in this time.
 const IDLE_CHECK: Duration = Duration::from_secs(10);
+/// How soon it looks once more at a replica that was not confirmed. An election is over by then.
+const DOUBT: Duration = Duration::from_secs(3);
 
 /// Delivers one conversation until it fails or is dropped.
 pub struct LocalDelivery {
@@ -65,7 +68,10 @@ impl LocalDelivery {
                 Step::Deliver { .. } => place.send(Ok(self.messages(conversation, records))),
                 Step::Wait => {
                     drop(place);
-                    self.wait(&mut moves).await?;
+                    tokio::select! {
+                        () = moves.changed() => {}
+                        error = self.replica_lost() => return Err(error),
+                    }
                 }
             }
         }
@@ -73,7 +79,7 @@ impl LocalDelivery {
 
     /// Where to begin, read behind a barrier: whatever was acknowledged before the call counts as history.
     async fn begin(&self) -> Result<Progress, CallError> {
-        let deadline = tokio::time::Instant::now() + self.call.timeout;
+        let deadline = Instant::now() + self.call.timeout;
         let point = open(&self.api, &self.group, &self.name, Level::Linearizable, deadline).await?;
         let start = resolve(&self.group, &point, self.start).await?;
         Ok(Progress::begin(start, point.bounds()))
@@ -134,15 +140,26 @@ impl LocalDelivery {
         super::delivered(proto::delivery::Kind::Messages(messages))
     }
 
-    async fn wait(&self, moves: &mut TailWatch) -> Result<(), CallError> {
+    /// Ends once the replica cannot serve the conversation any more, with the reason. Not at the first sign: nobody is
+    /// confirmed while a leader is being elected.
+    async fn replica_lost(&self) -> CallError {
+        let mut is_doubted = false;
         loop {
-            if timeout(IDLE_CHECK, moves.changed()).await.is_ok() {
-                return Ok(());
-            }
-            let route = self.api.route(&self.name)?;
-            if !route.local.is_some_and(|local| Arc::ptr_eq(&local, &self.group)) {
-                return Err(CallError::replica_gone());
+            sleep(if is_doubted { DOUBT } else { IDLE_CHECK }).await;
+            match self.check_replica().await {
+                Ok(()) => is_doubted = false,
+                Err(_) if !is_doubted => is_doubted = true,
+                Err(error) => return error,
             }
         }
+    }
+
+    async fn check_replica(&self) -> Result<(), CallError> {
+        let route = self.api.route(&self.name)?;
+        if !route.local.is_some_and(|local| Arc::ptr_eq(&local, &self.group)) {
+            return Err(CallError::replica_gone());
+        }
+        let deadline = Instant::now() + IDLE_CHECK;
+        confirm(&self.api, &self.group, Level::MaxStaleness(IDLE_CHECK), deadline).await.map(|_| ())
     }
 }

@@ -4,18 +4,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use quorate_client::proto::subscribe_request::{Change, Credit};
-use quorate_client::proto::subscribe_response::Kind;
+use quorate_client::proto::subscribe_response::{Ended, Kind};
 use quorate_client::proto::{self, SubscribeRequest, SubscribeResponse};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Streaming};
+use tonic::{Code, Request, Streaming};
 
 use super::{Conversations, HEARTBEAT_DEFAULT, Out, announce_end};
-use crate::service::convert;
 use crate::service::errors::{CallError, Effect};
-use crate::service::{Api, PeerLog};
+use crate::service::{Api, PeerLog, convert, validate};
 use crate::types::NodeId;
 
 /// A node that says nothing for this long, not even that it is alive, is given up.
@@ -130,9 +129,24 @@ impl Relay {
     fn is_wanted(&self, response: &SubscribeResponse) -> bool {
         match &response.kind {
             Some(Kind::Ended(end)) => {
+                self.learn_of_end(end);
                 self.conversations.take_if_relayed(&end.conversation, self.stream)
             }
             _ => true,
+        }
+    }
+
+    /// A node that answers and cannot serve is not to be chosen again at once: the conversation is about to be added
+    /// again.
+    fn learn_of_end(&self, end: &Ended) {
+        let is_out_of_reach = |failed: &proto::Failure| {
+            failed.retryable && Code::from_i32(failed.code) == Code::Unavailable
+        };
+        if end.failed.as_ref().is_some_and(is_out_of_reach)
+            && let Ok(name) = validate::conversation(&end.conversation)
+            && let Ok(route) = self.api.route(&name)
+        {
+            self.api.elsewhere.learn_unserving(route.group, self.node);
         }
     }
 }

@@ -18,7 +18,7 @@ use tonic_prost::ProstCodec;
 use super::*;
 use crate::consensus::solitary::{Disks, Process};
 use crate::log::{Topology, TopologyGroup, TopologyReplica};
-use crate::service::{AllowAll, Operation, PeerLog, Peers, Unobserved};
+use crate::service::{AllowAll, Elsewhere, Operation, PeerLog, Peers, Unobserved};
 use crate::storage::records::Record;
 use crate::storage::{Batch, Durability, Table, keys};
 use crate::transport::{self, HandedOn, Introduction};
@@ -34,7 +34,7 @@ const WINDOW_BYTES: u32 = 4_096;
 /// A Subscribe stream as the other node has it.
 struct Opened {
     requests: Streaming<SubscribeRequest>,
-    _responses: mpsc::Sender<Result<SubscribeResponse, Status>>,
+    responses: mpsc::Sender<Result<SubscribeResponse, Status>>,
 }
 
 impl Opened {
@@ -100,7 +100,7 @@ async fn serve_other(
             let opened = opened.clone();
             async move {
                 let (responses, receiver) = mpsc::channel(1);
-                let stream = Opened { requests: request.into_inner(), _responses: responses };
+                let stream = Opened { requests: request.into_inner(), responses };
                 opened.send(stream).await.map_err(|_| Status::aborted("the test is over"))?;
                 Ok::<_, Status>(Reply::new(ReceiverStream::new(receiver)))
             }
@@ -143,6 +143,7 @@ struct Fixture {
     subscription: Subscription,
     responses: BoxStream<'static, Result<SubscribeResponse, Status>>,
     opened: mpsc::Receiver<Opened>,
+    elsewhere: Arc<Elsewhere>,
     _process: Process,
 }
 
@@ -174,7 +175,8 @@ impl Fixture {
         let call = Call::new(Operation::Subscribe, &MetadataMap::new());
         let (subscription, responses) =
             Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT);
-        Fixture { subscription, responses: responses.boxed(), opened, _process: process }
+        let (responses, elsewhere) = (responses.boxed(), api.elsewhere);
+        Fixture { subscription, responses, opened, elsewhere, _process: process }
     }
 
     async fn add(&mut self, conversation: &str) {
@@ -239,6 +241,25 @@ async fn a_node_that_went_silent_is_asked_anew() {
     assert_eq!(second.added().await, "b");
     drop(second);
     assert_eq!(fixture.ends(1).await, ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_ends_what_it_cannot_serve_is_not_chosen_again_at_once() {
+    let mut fixture = Fixture::start().await;
+    fixture.add("first").await;
+    let mut opened = fixture.opened().await;
+    assert_eq!(opened.added().await, "first");
+    for (name, error, then) in [
+        ("refused", CallError::trimmed(Seq(2), Seq(3)), OTHER),
+        ("cannot be served", CallError::installing(), NodeId(2)),
+    ] {
+        fixture.add(name).await;
+        assert_eq!(opened.added().await, name);
+        opened.responses.send(Ok(ended(name.into(), Some(error)))).await.unwrap();
+        assert_eq!(fixture.ends(1).await, [name]);
+        let chosen = fixture.elsewhere.choose(GroupId(1), &[OTHER, NodeId(2)]);
+        assert_eq!(chosen, Some(then), "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -175,7 +175,7 @@ impl CallError {
         error
     }
 
-    /// The deadline passed before anything was done.
+    /// The time for it passed, and nothing was changed.
     pub fn expired(message: impl Into<String>) -> Self {
         CallError::unavailable(reason::EXPIRED, message, RETRY_LATER)
     }

@@ -68,9 +68,18 @@ impl Cluster {
 
     /// A client that asks this node and, when that is gone, the others.
     pub async fn client(&self, node: u32) -> Client {
+        connect(self.endpoints_from(node), Routing::Proxy, TIMEOUT).await
+    }
+
+    /// A client that goes straight to leaders, of which it learns from this node while that answers.
+    pub async fn client_of_leaders_by(&self, node: u32) -> Client {
+        connect(self.endpoints_from(node), Routing::Leader, TIMEOUT).await
+    }
+
+    fn endpoints_from(&self, node: u32) -> Vec<String> {
         let mut endpoints = self.local().endpoints();
         endpoints.rotate_left(node as usize - 1);
-        connect(endpoints, Routing::Proxy, TIMEOUT).await
+        endpoints
     }
 
     /// A client that knows this node only.

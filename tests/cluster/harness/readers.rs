@@ -41,7 +41,7 @@ impl Readers {
     /// On each node a follow and a subscription, which know other nodes to go to and which do not, and one follow that
     /// goes to leaders.
     pub async fn start(cluster: &Cluster, load: &Load) -> Readers {
-        let mut readers = Readers { tasks: JoinSet::new(), readers: Vec::new() };
+        let mut readers = Readers::none();
         for node in NODES {
             let stream = follow(&cluster.client(node).await, load);
             readers.add(format!("follow preferring node {node}"), stream, load);
@@ -55,6 +55,24 @@ impl Readers {
         readers
     }
 
+    /// None yet.
+    pub fn none() -> Readers {
+        Readers { tasks: JoinSet::new(), readers: Vec::new() }
+    }
+
+    /// Begins a follow and a subscription that prefer this node, and both once more, to leaders as this node knows them.
+    pub async fn begin_through(&mut self, node: u32, cluster: &Cluster, load: &Load) {
+        let clients = [
+            ("preferring", cluster.client(node).await),
+            ("on the leaders that are known to", cluster.client_of_leaders_by(node).await),
+        ];
+        for (what, client) in &clients {
+            self.add(format!("follow {what} node {node}"), follow(client, load), load);
+            let stream = subscribe(client, load).await;
+            self.add(format!("subscription {what} node {node}"), stream, load);
+        }
+    }
+
     fn add(&mut self, name: String, stream: Stream, load: &Load) {
         let place = |lane: &Arc<Lane>| Place { lane: lane.clone(), delivered: AtomicU64::new(0) };
         let lanes = load.lanes.iter();
@@ -66,12 +84,23 @@ impl Readers {
 
     /// Waits until each stream has yielded everything that was sent; nothing more may come.
     pub async fn wait_complete(&mut self) {
+        self.wait_come_to(Lane::handed_in).await;
+    }
+
+    /// Waits until each stream has yielded everything that is acknowledged by now.
+    pub async fn wait_acknowledged(&mut self, load: &Load) {
+        let of = |lane: &Arc<Lane>| (lane.conversation.clone(), lane.acknowledged());
+        let by_now: BTreeMap<String, u64> = load.lanes.iter().map(of).collect();
+        self.wait_come_to(|lane| by_now[&lane.conversation]).await;
+    }
+
+    async fn wait_come_to(&mut self, due: impl Fn(&Lane) -> u64) {
         eventually("every stream yields everything", async || {
             if let Some(ended) = self.tasks.try_join_next() {
                 ended.unwrap();
                 panic!("a stream has ended");
             }
-            self.readers.iter().all(|reader| reader.is_complete()).then_some(())
+            self.readers.iter().all(|reader| reader.has_come_to(&due)).then_some(())
         })
         .await;
     }
@@ -83,9 +112,9 @@ impl Readers {
 }
 
 impl Reader {
-    fn is_complete(&self) -> bool {
+    fn has_come_to(&self, due: impl Fn(&Lane) -> u64) -> bool {
         let mut places = self.by_conversation.values();
-        places.all(|place| place.delivered.load(Ordering::Acquire) >= place.lane.handed_in())
+        places.all(|place| place.delivered.load(Ordering::Acquire) >= due(&place.lane))
     }
 }
 
