@@ -1,5 +1,6 @@
 //! Floor 6: configuration, the one wall clock, metrics, HTTP, shutdown, and the wiring of the floors below.
 
+mod call_limit;
 mod clock;
 pub mod config;
 mod dedup_floor;

@@ -14,6 +14,7 @@ use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use super::call_limit::limit_calls;
 use super::config::{Listener, TlsConfig};
 use super::disk::DiskWatch;
 use super::greeting::Protocol;
@@ -279,18 +280,17 @@ fn message_log(node: &Node, stopping: CancellationToken) -> MessageLogServer<Api
     })
 }
 
-/// What both gRPC ports have in common. A client that is gone without a word, or that never sends its request whole,
-/// does not hold a connection or a call for ever.
+/// What both gRPC ports have in common. Who is gone without a word does not hold a connection for ever.
 fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .timeout(CALL_TIMEOUT)
 }
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Until a call is answered, or its stream of responses has begun. No call that has arrived takes as long.
+/// Until a call is answered, or its stream of responses has begun. No call that has arrived takes as long, but for a
+/// snapshot.
 const CALL_TIMEOUT: Duration = Duration::from_secs(180);
 
 async fn serve_clients(
@@ -318,6 +318,7 @@ async fn serve_clients(
         .add_service(health_service)
         .add_service(reflection);
     let server = server()
+        .timeout(CALL_TIMEOUT)
         .max_concurrent_streams(limits::CONNECTION_CALLS_MAX)
         .accept_http1(true)
         .layer(tonic_web::GrpcWebLayer::new())
@@ -345,6 +346,7 @@ async fn serve_peers(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let door = IntroducedOnly(node.peers.introduction().clone());
     let routes = Routes::new(peer).add_service(InterceptedService::new(log, door));
+    let routes = limit_calls(routes, CALL_TIMEOUT);
     let server = server()
         .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
