@@ -3,6 +3,7 @@
 mod call_limit;
 mod clock;
 pub mod config;
+mod connections;
 mod dedup_floor;
 mod disk;
 mod greeting;
@@ -24,8 +25,8 @@ mod wanted;
 
 pub use clock::SystemClock;
 pub use config::Config;
-pub use http::{Condition, Readiness, serve as serve_http};
-pub use incoming::HttpListener;
+pub use connections::{ConnectionsMax, TooFewFiles};
+pub use http::{Condition, Readiness};
 pub use listening::{Accepted, Listen, ListenError, Listeners};
 pub use metrics::{Metrics, Queue};
 #[cfg(feature = "rocksdb")]
