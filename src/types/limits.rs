@@ -75,6 +75,10 @@ pub const RESPONSE_QUEUE_MAX: usize = 4;
 /// How long a Read waits for its caller to take a response: a stalled one would hold old state on disk.
 pub const READ_STALL_MS_MAX: u64 = 60_000;
 
+/// The same for responses that another node sends: they lie between the two nodes, where what is not taken leaves less
+/// room for everybody's. Shorter than other callers' streams may be silent.
+pub const HANDED_ON_STALL_MS_MAX: u64 = 20_000;
+
 /// Appends that wait for a place in an entry, for each group. Past it appends are refused as retryable.
 pub const PROPOSAL_QUEUE_MAX: usize = 8_192;
 /// Memory of one group's appends that wait for a place in an entry or for that entry's outcome. Past it appends are
