@@ -189,8 +189,8 @@ fn frames() -> proto::AppendFrames {
     let last = EntryRecord { log_id: last, payload: EntryPayload::Blank };
     let last = proto::AppendRequest { entries: vec![bare(&last)], ..heartbeat };
     // A term that no election can follow.
-    let vote = proto::Vote { term: u64::MAX, candidate: id, committed: true };
-    let ruling = proto::AppendRequest { vote: Some(vote), entries: Vec::new(), ..last.clone() };
+    let highest = Some(proto::Vote { term: u64::MAX, ..vote });
+    let ruling = proto::AppendRequest { vote: highest, entries: Vec::new(), ..last };
     let requests = [request, heartbeat, last, ruling].map(append_frame::Step::Request);
     let accepted = Result::Accepted(proto::Accepted { last: Some(log_id(2)) });
     let failed = Result::Failed("the disk is nearly full".into());
