@@ -1,7 +1,6 @@
 //! The HTTP port: metrics and health, for machines.
 
 use std::fmt::Write;
-use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,8 +9,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
 
-use super::{HttpListener, Metrics};
+use super::Metrics;
+use super::incoming::Incoming;
 
 /// The content type that Prometheus asks for.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,21 +52,26 @@ struct Probes {
     readiness: Arc<dyn Readiness>,
 }
 
-/// Answers on `listener` until `shutdown`, then finishes what it is answering.
-pub fn serve(
-    listener: HttpListener,
+/// Answers until `shutdown`, then finishes what it is answering. Who does not send a request's head within half a
+/// minute, the first or the next, is cut off.
+///
+/// # Errors
+/// The port fails.
+pub async fn serve(
+    incoming: Incoming,
     metrics: Arc<Metrics>,
     readiness: Arc<dyn Readiness>,
     shutdown: CancellationToken,
-) -> impl Future<Output = std::io::Result<()>> + Send {
+) -> Result<(), tonic::transport::Error> {
     let router = Router::new()
         .route("/", get(|| async { Html(INDEX) }))
         .route("/metrics", get(scrape))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(Probes { metrics, readiness });
-    let serving = axum::serve(listener, router);
-    serving.with_graceful_shutdown(shutdown.cancelled_owned()).into_future()
+    // Pages, but the server of the other ports: `axum::serve` waits for a head for ever.
+    let server = Server::builder().accept_http1(true).add_routes(Routes::from(router));
+    server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await
 }
 
 async fn scrape(State(probes): State<Probes>) -> Response {
@@ -88,13 +95,29 @@ async fn ready(State(probes): State<Probes>) -> Response {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
 
     use super::*;
+    use crate::server::connections::Places;
+    use crate::server::greeting::Protocol;
+    use crate::server::incoming::incoming;
+    use crate::server::listening::called::{Callers, called};
 
-    async fn get(address: std::net::SocketAddr, path: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+    /// Of simulated time: nothing waits as long.
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    /// A port that nobody else comes to.
+    fn port(metrics: &Arc<Metrics>) -> (Callers, Incoming) {
+        let (callers, listener) = called();
+        let places = Places::new("http", 2, metrics.clone());
+        (callers, incoming(Box::new(listener), None, Protocol::Http1, places))
+    }
+
+    async fn get(callers: &Callers, path: &str) -> String {
+        let mut stream = callers.call().await;
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut response = String::new();
@@ -104,9 +127,8 @@ mod tests {
 
     #[tokio::test]
     async fn probes_tell_a_running_process_from_a_serving_node() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let listener = HttpListener::new(Box::new(listener), None, "http").unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let (callers, incoming) = port(&metrics);
         let is_ready = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&is_ready);
         let readiness = move || {
@@ -117,11 +139,10 @@ mod tests {
             Condition { obstacles, remarks: vec!["node 3 refused this node".to_owned()] }
         };
         let shutdown = CancellationToken::new();
-        let metrics = Arc::new(Metrics::new());
-        let server = tokio::spawn(serve(listener, metrics, Arc::new(readiness), shutdown.clone()));
+        let server = tokio::spawn(serve(incoming, metrics, Arc::new(readiness), shutdown.clone()));
 
-        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200 "));
-        let refusal = get(address, "/readyz").await;
+        assert!(get(&callers, "/livez").await.starts_with("HTTP/1.1 200 "));
+        let refusal = get(&callers, "/readyz").await;
         assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
         assert!(
             refusal.ends_with(
@@ -130,14 +151,34 @@ mod tests {
             "{refusal}"
         );
         is_ready.store(true, Ordering::Relaxed);
-        let page = get(address, "/readyz").await;
+        let page = get(&callers, "/readyz").await;
         assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
         assert!(page.ends_with("ok\n- node 3 refused this node\n"), "{page}");
-        let page = get(address, "/metrics").await;
+        let page = get(&callers, "/metrics").await;
         assert!(page.contains(OPEN_METRICS) && page.contains("quorate_build_info"), "{page}");
-        assert!(get(address, "/").await.contains("/readyz"));
-        assert!(get(address, "/nothing").await.starts_with("HTTP/1.1 404 "));
+        assert!(get(&callers, "/").await.contains("/readyz"));
+        assert!(get(&callers, "/nothing").await.starts_with("HTTP/1.1 404 "));
 
+        shutdown.cancel();
+        server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_half_a_request_or_no_other_is_cut_off() {
+        let metrics = Arc::new(Metrics::new());
+        let (callers, incoming) = port(&metrics);
+        let shutdown = CancellationToken::new();
+        let server =
+            tokio::spawn(serve(incoming, metrics, Arc::new(Condition::default), shutdown.clone()));
+        for said in ["GET /livez HTTP/1.1\r\nHost: te", "GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"]
+        {
+            let mut stream = callers.call().await;
+            stream.write_all(said.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let ended = timeout(LONG, stream.read_to_string(&mut answer)).await;
+            ended.expect("it is cut off").unwrap();
+            assert_eq!(answer.starts_with("HTTP/1.1 200 "), said.ends_with("\r\n\r\n"), "{answer}");
+        }
         shutdown.cancel();
         server.await.unwrap().unwrap();
     }

@@ -1,6 +1,7 @@
 //! Connections of a port, plain or behind a TLS handshake. How they begin is looked at side by side: a slow or silent
-//! stranger delays nobody. Whoever does not begin as the port's protocol does is refused, and the log says so, at most
-//! once a minute for each port: an open port meets all kinds of programs.
+//! stranger delays nobody. Whoever does not begin as the port's protocol does is refused, and so is whoever comes when
+//! the port has all connections that it may have. The log says so, at most once a minute for each port: an open port
+//! meets all kinds of programs.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,14 +11,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use quorate_client::dial::Duplex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::connections::Places;
 use super::greeting::{Protocol, Refusal, greet};
 use super::listening::{Accepted, Listen};
 use crate::types::limits;
@@ -35,34 +38,38 @@ pub struct Connection {
     /// What was read of it to see what it speaks, and was not handed on yet.
     beginning: Bytes,
     ends: TcpConnectInfo,
+    /// Free again once the connection is gone.
+    _place: OwnedSemaphorePermit,
 }
 
 /// The connections of a port.
 pub type Incoming = Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
 
-/// Accepts from a port, which `port` names in the log.
+/// Accepts from a port as long as it has places. Every connection has said what it speaks, behind TLS too.
 pub fn incoming(
     listener: Box<dyn Listen>,
     tls: Option<Arc<ServerConfig>>,
     protocol: Protocol,
-    port: &'static str,
+    places: Places,
 ) -> Incoming {
     let acceptor = tls.map(TlsAcceptor::from);
     let local_addr = listener.local_addr().ok();
+    let mut report = Report { port: places.port(), refused: 0, last: None };
     let beginnings = stream::unfold(listener, move |mut listener| {
-        let acceptor = acceptor.clone();
+        let (acceptor, places) = (acceptor.clone(), places.clone());
         async move {
-            let (io, address) = accept(listener.as_mut(), port).await;
+            let (io, address) = accept(listener.as_mut(), places.port()).await;
             let ends = TcpConnectInfo { local_addr, remote_addr: Some(address) };
-            let begun = begin(io, acceptor, protocol);
-            let begun = begun.map(move |begun| match begun {
-                Ok((io, beginning)) => Ok(Connection { io, beginning, ends }),
-                Err(reason) => Err((reason, address)),
-            });
+            let place = places.take();
+            let begun = async move {
+                let place = place.ok_or((NotBegun::Full, address))?;
+                let begun = begin(io, acceptor, protocol).await;
+                let (io, beginning) = begun.map_err(|reason| (reason, address))?;
+                Ok(Connection { io, beginning, ends, _place: place })
+            };
             Some((begun, listener))
         }
     });
-    let mut report = Report { port, refused: 0, last: None };
     let accepted = beginnings.buffer_unordered(limits::GREETINGS_MAX).filter_map(move |begun| {
         let connection = match begun {
             Ok(connection) => Some(Ok(connection)),
@@ -83,6 +90,8 @@ enum NotBegun {
     Greeting(#[from] Refusal),
     #[error("its TLS handshake failed: {0}")]
     Handshake(io::Error),
+    #[error("the port has all connections that it may have")]
+    Full,
 }
 
 async fn accept(listener: &mut dyn Listen, port: &'static str) -> Accepted {
@@ -101,18 +110,25 @@ async fn accept(listener: &mut dyn Listen, port: &'static str) -> Accepted {
     }
 }
 
-/// What is behind a handshake has chosen its protocol there.
 async fn begin(
-    mut io: Box<dyn Duplex>,
+    io: Box<dyn Duplex>,
     acceptor: Option<TlsAcceptor>,
     protocol: Protocol,
 ) -> Result<(Box<dyn Duplex>, Bytes), NotBegun> {
-    let Some(acceptor) = acceptor else {
-        let beginning = greet(&mut io, protocol).await?;
-        return Ok((io, beginning.into()));
+    let mut io = match acceptor {
+        Some(acceptor) => shake_hands(io, acceptor).await?,
+        None => io,
     };
+    let beginning = greet(&mut io, protocol).await?;
+    Ok((io, beginning.into()))
+}
+
+async fn shake_hands(
+    io: Box<dyn Duplex>,
+    acceptor: TlsAcceptor,
+) -> Result<Box<dyn Duplex>, NotBegun> {
     match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(io)).await {
-        Ok(Ok(stream)) => Ok((Box::new(stream), Bytes::new())),
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
         Ok(Err(error)) => Err(NotBegun::Handshake(error)),
         Err(_) => Err(NotBegun::Greeting(Refusal::Silent)),
     }
@@ -196,63 +212,22 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// The same for axum.
-pub struct HttpListener {
-    incoming: Incoming,
-    address: SocketAddr,
-}
-
-impl HttpListener {
-    /// As `incoming`.
-    ///
-    /// # Errors
-    /// The listener does not know its own address.
-    pub fn new(
-        listener: Box<dyn Listen>,
-        tls: Option<Arc<ServerConfig>>,
-        port: &'static str,
-    ) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        Ok(HttpListener { incoming: incoming(listener, tls, Protocol::Http1, port), address })
-    }
-}
-
-impl axum::serve::Listener for HttpListener {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        loop {
-            match self.incoming.next().await {
-                Some(Ok(connection)) => {
-                    let from = connection.connect_info().remote_addr();
-                    // A connection that is gone again has no address; its first read says so.
-                    return (connection, from.unwrap_or(self.address));
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "a connection was not accepted");
-                    sleep(ACCEPT_RETRY).await;
-                }
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
     use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     use super::*;
+    use crate::server::Metrics;
+    use crate::server::listening::called::called;
+
+    /// Of simulated time: nothing waits as long.
+    const LONG: Duration = Duration::from_secs(3_600);
 
     /// Both ends of a port whose certificate is its own authority.
     fn port() -> (Arc<ServerConfig>, TlsConnector) {
@@ -275,16 +250,30 @@ mod tests {
         (Arc::new(server), TlsConnector::from(Arc::new(client)))
     }
 
+    fn places(connections_max: usize) -> Places {
+        Places::new("test", connections_max, Arc::new(Metrics::new()))
+    }
+
+    async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(
+        client: &TlsConnector,
+        stream: S,
+    ) -> TlsStream<S> {
+        let name = ServerName::try_from("localhost").unwrap();
+        client.connect(name, stream).await.unwrap()
+    }
+
     #[tokio::test]
     async fn strangers_to_tls_are_cut_off_and_hold_nobody_up() {
+        const SAID: &str = "GET / HTTP/1.1\r\n\r\n";
         let (server, client) = port();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut connections = incoming(Box::new(listener), Some(server), Protocol::Http2, "test");
+        let listener = Box::new(listener);
+        let mut connections = incoming(listener, Some(server), Protocol::Http1, places(3));
         // One says nothing at all, one speaks plain HTTP; both came first.
         let silent = TcpStream::connect(address).await.unwrap();
         let mut plain = TcpStream::connect(address).await.unwrap();
-        plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        plain.write_all(SAID.as_bytes()).await.unwrap();
         let (tell, heard) = tokio::sync::oneshot::channel();
         let serve = async {
             let mut connection = connections.next().await.unwrap().unwrap();
@@ -295,12 +284,10 @@ mod tests {
             connections.next().await
         };
         let speak = async {
-            let stream = TcpStream::connect(address).await.unwrap();
-            let name = ServerName::try_from("localhost").unwrap();
-            let mut stream = client.connect(name, stream).await.unwrap();
-            stream.write_all(b"hello").await.unwrap();
+            let mut stream = encrypted(&client, TcpStream::connect(address).await.unwrap()).await;
+            stream.write_all(SAID.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
-            assert_eq!(heard.await.unwrap(), "hello");
+            assert_eq!(heard.await.unwrap(), SAID);
             // What the plain one gets is an alert and the end.
             let mut answer = Vec::new();
             let _ = plain.read_to_end(&mut answer).await;
@@ -311,5 +298,41 @@ mod tests {
             () = speak => {}
         }
         drop(silent);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_behind_the_handshake_is_cut_off() {
+        let (server, client) = port();
+        let (callers, listener) = called();
+        let mut connections =
+            incoming(Box::new(listener), Some(server), Protocol::Http2OrHttp1, places(1));
+        let silent = async {
+            let mut stream = encrypted(&client, callers.call().await).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        tokio::select! {
+            _ = connections.next() => panic!("who says nothing is let in"),
+            ended = timeout(LONG, silent) => ended.expect("it is cut off"),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_a_full_port_is_refused_until_somebody_leaves() {
+        const SAID: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+        let (callers, listener) = called();
+        let mut connections = incoming(Box::new(listener), None, Protocol::Http1, places(1));
+        let mut first = callers.call().await;
+        first.write_all(SAID).await.unwrap();
+        let served = connections.next().await.unwrap().unwrap();
+        let mut second = callers.call().await;
+        let refused = async { second.read_to_end(&mut Vec::new()).await.unwrap() };
+        tokio::select! {
+            _ = connections.next() => panic!("there is no place"),
+            bytes = refused => assert_eq!(bytes, 0),
+        }
+        drop(served);
+        let mut third = callers.call().await;
+        third.write_all(SAID).await.unwrap();
+        assert!(connections.next().await.unwrap().is_ok());
     }
 }

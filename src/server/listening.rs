@@ -74,3 +74,52 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<Box<dyn Listen
     let bound = TcpListener::bind(address).await;
     Ok(Box::new(bound.map_err(|source| ListenError { key, address, source })?))
 }
+
+/// For tests: a port without a network.
+#[cfg(test)]
+pub(super) mod called {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::DuplexStream;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const BUFFER_BYTES: usize = 64 * 1024;
+
+    /// Whoever connects to it.
+    #[derive(Clone)]
+    pub struct Callers(mpsc::Sender<DuplexStream>);
+
+    /// The port. Nobody comes any more once all callers are gone.
+    pub struct Called(mpsc::Receiver<DuplexStream>);
+
+    pub fn called() -> (Callers, Called) {
+        let (sender, receiver) = mpsc::channel(1);
+        (Callers(sender), Called(receiver))
+    }
+
+    impl Callers {
+        /// Connects.
+        pub async fn call(&self) -> DuplexStream {
+            let (near, far) = tokio::io::duplex(BUFFER_BYTES);
+            self.0.send(far).await.unwrap();
+            near
+        }
+    }
+
+    impl Listen for Called {
+        fn accept(&mut self) -> BoxFuture<'_, io::Result<Accepted>> {
+            Box::pin(async {
+                match self.0.recv().await {
+                    Some(stream) => Ok((Box::new(stream) as Box<dyn Duplex>, self.local_addr()?)),
+                    None => std::future::pending().await,
+                }
+            })
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok((Ipv4Addr::LOCALHOST, 1).into())
+        }
+    }
+}

@@ -24,6 +24,9 @@ type Count = Gauge<u64, AtomicU64>;
 const ROLES: [&str; 7] =
     ["leader", "follower", "candidate", "learner", "damaged", "missing", "stopped"];
 
+/// The ports of a node.
+const PORTS: [&str; 3] = ["client", "peer", "http"];
+
 /// A bounded queue of the node, as [`Metrics::set_queue_depth`] names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
@@ -61,6 +64,7 @@ pub struct Metrics {
     applied_lag: Family<GroupLabel, Count>,
     queue_depth: Family<QueueLabel, Count>,
     subscriptions: Gauge,
+    connections_refused: Family<PortLabel, Counter>,
     disk_free: Count,
     replicas: Family<RoleLabel, Count>,
     uptime: Count,
@@ -79,6 +83,11 @@ struct GroupLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueLabel {
     queue: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PortLabel {
+    port: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,13 +117,17 @@ impl Metrics {
             applied_lag: Family::default(),
             queue_depth: Family::default(),
             subscriptions: Gauge::default(),
+            connections_refused: Family::default(),
             disk_free: Count::default(),
             replicas: Family::default(),
             uptime: Count::default(),
         };
         metrics.register();
-        // Events move this one, so that it would be absent before the first session.
+        // Events move these, so that they would be absent before the first one.
         metrics.session_appends_changed(0);
+        for port in PORTS {
+            metrics.connections_refused.get_or_create(&PortLabel { port }).inc_by(0);
+        }
         metrics
     }
 
@@ -142,6 +155,8 @@ impl Metrics {
         r.register("queue_depth", help, self.queue_depth.clone());
         let help = "Follows and subscriptions that are open on this node";
         r.register("subscriptions", help, self.subscriptions.clone());
+        let help = "Connections refused because their port has all that it may have";
+        r.register("connections_refused", help, self.connections_refused.clone());
         let help = "Free space on the disk with the node's data";
         r.register_with_unit("disk_free", help, Unit::Bytes, self.disk_free.clone());
         let help = "Replicas on this node by role";
@@ -214,6 +229,11 @@ impl Metrics {
     /// Follows and subscriptions began (or, negative, ended).
     pub fn subscriptions_changed(&self, by: i64) {
         self.subscriptions.inc_by(by);
+    }
+
+    /// A port had no place for a connection.
+    pub fn connection_refused(&self, port: &'static str) {
+        self.connections_refused.get_or_create(&PortLabel { port }).inc();
     }
 
     /// Free space on the disk with the node's data.

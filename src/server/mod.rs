@@ -1,7 +1,9 @@
 //! Floor 6: configuration, the one wall clock, metrics, HTTP, shutdown, and the wiring of the floors below.
 
+mod call_limit;
 mod clock;
 pub mod config;
+mod connections;
 mod dedup_floor;
 mod disk;
 mod greeting;
@@ -23,8 +25,8 @@ mod wanted;
 
 pub use clock::SystemClock;
 pub use config::Config;
-pub use http::{Condition, Readiness, serve as serve_http};
-pub use incoming::HttpListener;
+pub use connections::{ConnectionsMax, TooFewFiles};
+pub use http::{Condition, Readiness};
 pub use listening::{Accepted, Listen, ListenError, Listeners};
 pub use metrics::{Metrics, Queue};
 #[cfg(feature = "rocksdb")]

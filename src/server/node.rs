@@ -15,15 +15,19 @@ use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use super::call_limit::limit_calls;
 use super::config::{Listener, TlsConfig};
+#[cfg(feature = "rocksdb")]
+use super::connections::raise_files_max;
+use super::connections::{ConnectionsMax, Places};
 use super::disk::DiskWatch;
 use super::greeting::Protocol;
-use super::http::Condition;
-use super::incoming::{HttpListener, incoming};
+use super::http::{Condition, Readiness, serve as serve_http};
+use super::incoming::incoming;
 use super::listening::{Listen, Listeners};
 use super::observers::Observers;
 use super::operations::{Advertised, Operations, other_addresses, refusals};
-use super::{Config, Metrics, Readiness, serve_http};
+use super::{Config, Metrics};
 use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
 use crate::seams::planted;
 use crate::service::cluster::{ClusterApi, ClusterService};
@@ -54,6 +58,7 @@ struct Node {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     authorizer: Arc<dyn Authorizer>,
+    connections: ConnectionsMax,
 }
 
 /// What a node stands on: the machine's, or a simulator's.
@@ -68,26 +73,32 @@ pub struct Ground {
     pub clock: Arc<dyn Clock>,
     /// Decides every call of the API on both ports.
     pub authorizer: Arc<dyn Authorizer>,
+    /// How many connections come in at most.
+    pub connections: ConnectionsMax,
 }
 
-/// Runs a node on this machine: its ports, its disk, its clock. As [`run_on`].
+/// Runs a node on this machine: its ports, its disk, its clock. As [`run_on`]. The process may from then on have as
+/// many files open as its hard limit allows.
 ///
 /// # Errors
-/// As [`run_on`]; a port cannot be bound; the data directory cannot be opened.
+/// As [`run_on`]; these are too few; a port cannot be bound; the data directory cannot be opened.
 #[cfg(feature = "rocksdb")]
 pub async fn run(
     config: Config,
     authorizer: Arc<dyn Authorizer>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let tuning = tuning(&config);
+    let files_max = raise_files_max();
+    let connections = ConnectionsMax::within(files_max, tuning.open_files_max_in_all())?;
     let listeners = Listeners::bind(&config).await?;
     let metrics = Arc::new(Metrics::new());
     let observer = Arc::new(Observers(metrics.clone()));
-    let storage = Storage::open(&config.data_dir, config.node_id, tuning(&config), observer)
+    let storage = Storage::open(&config.data_dir, config.node_id, tuning, observer)
         .await
         .map_err(|error| not_opened(config.node_id, error))?;
     let clock = Arc::new(super::SystemClock);
-    let ground = Ground { dial: None, storage, metrics, clock, authorizer };
+    let ground = Ground { dial: None, storage, metrics, clock, authorizer, connections };
     run_on(listeners, ground, config, shutdown).await
 }
 
@@ -109,6 +120,7 @@ pub async fn run_on(
         client = %node.config.client.listen,
         peer = %node.config.peer.listen,
         http = %node.config.http.listen,
+        client_connections_max = node.connections.client,
         "the node is up"
     );
     let stopping = CancellationToken::new();
@@ -118,9 +130,10 @@ pub async fn run_on(
             async { serve_peers(&node, peer, stopping.clone()).await },
             async {
                 let tls = tls(&node.config.http, "http", &[b"http/1.1"])?;
-                let listener = HttpListener::new(http, tls, "http")?;
+                let places = Places::new("http", node.connections.http, node.metrics.clone());
+                let incoming = incoming(http, tls, Protocol::Http1, places);
                 let ready = readiness(&node);
-                Ok(serve_http(listener, node.metrics.clone(), ready, stopping.clone()).await?)
+                Ok(serve_http(incoming, node.metrics.clone(), ready, stopping.clone()).await?)
             },
         )
     };
@@ -149,7 +162,7 @@ pub async fn run_on(
 }
 
 async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
-    let Ground { dial, storage, metrics, clock, authorizer } = ground;
+    let Ground { dial, storage, metrics, clock, authorizer, connections } = ground;
     let started_us = clock.elapsed_us();
     let data_dir = storage.data_dir.clone();
     if let Err(error) = data_dir.keep_ballast(config.storage.ballast_bytes) {
@@ -212,6 +225,7 @@ async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
         clock,
         metrics,
         authorizer,
+        connections,
     })
 }
 
@@ -280,18 +294,17 @@ fn message_log(node: &Node, stopping: CancellationToken) -> MessageLogServer<Api
     })
 }
 
-/// What both gRPC ports have in common. A client that is gone without a word, or that never sends its request whole,
-/// does not hold a connection or a call for ever.
+/// What both gRPC ports have in common. Who is gone without a word does not hold a connection for ever.
 fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .timeout(CALL_TIMEOUT)
 }
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Until a call is answered, or its stream of responses has begun. No call that has arrived takes as long.
+/// Until a call is answered, or its stream of responses has begun. No call that has arrived takes as long, but for a
+/// snapshot.
 const CALL_TIMEOUT: Duration = Duration::from_secs(180);
 
 async fn serve_clients(
@@ -318,13 +331,15 @@ async fn serve_clients(
     let routes =
         Routes::new(log).add_service(cluster).add_service(health_service).add_service(reflection);
     let server = server()
+        .timeout(CALL_TIMEOUT)
         .max_concurrent_streams(limits::CONNECTION_CALLS_MAX)
         .accept_http1(true)
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(MalformedLayer)
         .add_routes(routes);
     let tls = tls(&node.config.client, "client", &[b"h2", b"http/1.1"])?;
-    let incoming = incoming(listener, tls, Protocol::Http2OrHttp1, "client");
+    let places = Places::new("client", node.connections.client, node.metrics.clone());
+    let incoming = incoming(listener, tls, Protocol::Http2OrHttp1, places);
     let served = server.serve_with_incoming_shutdown(incoming, stopping.cancelled());
     served.await.context("serving clients")
 }
@@ -345,13 +360,15 @@ async fn serve_peers(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let door = IntroducedOnly(node.peers.introduction().clone());
     let routes = Routes::new(peer).add_service(InterceptedService::new(log, door));
+    let routes = limit_calls(routes, CALL_TIMEOUT);
     let server = server()
         .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
         .layer(MalformedLayer)
         .add_routes(routes);
     let tls = tls(&node.config.peer, "peer", &[b"h2"])?;
-    let incoming = incoming(listener, tls, Protocol::Http2, "peer");
+    let places = Places::new("peer", node.connections.peer, node.metrics.clone());
+    let incoming = incoming(listener, tls, Protocol::Http2, places);
     let served = server.serve_with_incoming_shutdown(incoming, stopping.cancelled());
     served.await.context("serving peers")
 }

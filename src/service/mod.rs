@@ -28,6 +28,7 @@ mod outcome;
 pub mod page_token;
 mod read;
 mod reads;
+mod response_queue;
 mod session;
 mod subscribe;
 #[cfg(test)]

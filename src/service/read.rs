@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use quorate_client::proto::{
     self, DescribeRequest, DescribeResponse, Position, ReadRequest, ReadResponse, Start,
 };
-use tokio::sync::mpsc;
-use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::Instrument;
 
@@ -19,6 +16,7 @@ use super::call::Call;
 use super::consistency::{Level, ReadPoint, open};
 use super::errors::{CallError, Effect};
 use super::reads::{self, Slice};
+use super::response_queue::ResponseQueue;
 use super::validate::{Problem, Violation};
 use super::{Api, convert, forward, validate};
 use crate::consensus::{Group, Route};
@@ -55,10 +53,10 @@ pub async fn read(
         bytes_left: or_default(request.limit_bytes, limits::READ_BYTES_DEFAULT),
         nothing_yet: true,
     };
-    let (responses, stream) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
-    let reading = Reading { group, name, point, window, responses };
-    tokio::spawn(reading.run().instrument(call.span()));
-    Ok(Box::pin(ReceiverStream::new(stream)))
+    let (queue, stream) = ResponseQueue::new(Duration::from_millis(limits::READ_STALL_MS_MAX));
+    let reading = Reading { group, name, point, window };
+    tokio::spawn(reading.run(queue).instrument(call.span()));
+    Ok(stream)
 }
 
 /// Describes a conversation.
@@ -112,9 +110,30 @@ async fn hand_on(
     let request = forward::request(api, call, Some(call.deadline), request);
     let responses =
         forward::answer(api, node, call.deadline, Effect::None, client.read(request)).await?;
-    Ok(Box::pin(responses.map(move |response| {
+    let (queue, stream) = ResponseQueue::new(Duration::from_millis(limits::HANDED_ON_STALL_MS_MAX));
+    let responses = responses.map(move |response| {
         response.map_err(|status| CallError::from_peer(node, &status, Effect::None).into())
-    })))
+    });
+    tokio::spawn(pass_on(responses, queue).instrument(call.span()));
+    Ok(stream)
+}
+
+/// Passes on what another node has read, until it ends or nobody takes it.
+async fn pass_on<T: Send + 'static>(
+    mut responses: impl Stream<Item = Result<T, Status>> + Unpin,
+    mut queue: ResponseQueue<T>,
+) {
+    loop {
+        let response = tokio::select! {
+            response = responses.next() => response,
+            () = queue.closed() => None,
+        };
+        let Some(response) = response else { return };
+        match queue.put(response).await {
+            Some(room) => queue = room,
+            None => return,
+        }
+    }
 }
 
 fn validate_direction(direction: i32) -> Result<Direction, Violation> {
@@ -249,40 +268,22 @@ struct Reading {
     name: ConversationName,
     point: ReadPoint,
     window: Window,
-    responses: mpsc::Sender<Result<ReadResponse, Status>>,
 }
 
 impl Reading {
-    async fn run(mut self) {
-        let stall = Duration::from_millis(limits::READ_STALL_MS_MAX);
+    async fn run(mut self, mut queue: ResponseQueue<ReadResponse>) {
         loop {
-            let place = match timeout(stall, self.responses.clone().reserve_owned()).await {
-                Ok(Ok(place)) => place,
-                // The caller is gone.
-                Ok(Err(_)) => return,
-                Err(_) => return self.give_up().await,
-            };
             let chunk = match self.window.is_done() {
                 true => Ok(Vec::new()),
                 false => self.chunk().await,
             };
             let response = chunk.map(|records| self.response(records)).map_err(Status::from);
-            let is_last = response.is_err() || self.window.is_done();
-            place.send(response);
-            if is_last {
-                return;
+            let failed = response.is_err();
+            match queue.put(response).await {
+                Some(room) if !failed && !self.window.is_done() => queue = room,
+                _ => return,
             }
         }
-    }
-
-    /// Lets go of the state, and says so behind what the caller has not taken: an end without an error would stand for
-    /// all that was asked.
-    async fn give_up(self) {
-        let responses = self.responses.clone();
-        drop(self);
-        let error = CallError::expired("the responses were not taken for too long");
-        // If the caller is gone nobody needs to know.
-        let _ = responses.send(Err(error.into())).await;
     }
 
     async fn chunk(&mut self) -> Result<Vec<MessageRecord>, CallError> {
@@ -319,6 +320,21 @@ mod tests {
     use crate::storage::records::Kind;
 
     const BOUNDS: (Seq, Seq) = (Seq(5), Seq(10));
+    /// Of simulated time: nothing waits as long.
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    /// What lies unread between two nodes is let go.
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_what_another_node_reads_is_given_up() {
+        let (queue, unread) = ResponseQueue::new(Duration::from_secs(20));
+        let endless = futures::stream::repeat_with(|| Ok(7));
+        tokio::time::timeout(LONG, pass_on(endless, queue)).await.expect("it is given up");
+        assert!(unread.collect::<Vec<_>>().await.last().unwrap().is_err());
+
+        let (queue, unread) = ResponseQueue::<u32>::new(Duration::from_secs(20));
+        drop(unread);
+        pass_on(futures::stream::pending(), queue).await;
+    }
 
     fn range(start: StartAt, direction: Direction) -> (u64, u64) {
         let (from, to) = readable(start, direction, BOUNDS).unwrap();

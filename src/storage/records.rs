@@ -203,6 +203,13 @@ pub struct LogId {
     pub index: LogIndex,
 }
 
+impl LogId {
+    /// Whether it is none that a log can have: nothing could follow it.
+    pub fn is_beyond_all_logs(self) -> bool {
+        self.index.is_beyond_all_logs() || self.term.is_beyond_all_terms()
+    }
+}
+
 /// A membership as committed: one config, or two while it changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembershipRecord {

@@ -134,8 +134,12 @@ fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError
         |reason: String| StorageError::Damaged { place: format!("log of group {group}"), reason };
     let purged = meta::<LogIdRecord>(log, group, RaftMetaField::Purged)?.map(|record| record.0);
     let committed = meta::<LogIdRecord>(log, group, RaftMetaField::Committed)?.map(|id| id.0);
-    if purged.is_some_and(|id| id.index.is_beyond_all_logs()) {
+    if purged.is_some_and(LogId::is_beyond_all_logs) {
         return Err(damaged("its purge mark is beyond all logs".to_owned()));
+    }
+    let vote = meta::<VoteRecord>(log, group, RaftMetaField::Vote)?;
+    if vote.is_some_and(|vote| vote.term.is_beyond_all_terms()) {
+        return Err(damaged("its vote is beyond all terms".to_owned()));
     }
     let mut holds_committed = false;
     let mut last = purged;
@@ -147,8 +151,9 @@ fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError
         if keys::raft_log_index(&key) != Some(id.index) {
             return Err(damaged(format!("entry {} stands at another index", id.index)));
         }
-        if id.index.is_beyond_all_logs() {
-            return Err(damaged(format!("entry {} is beyond all logs", id.index)));
+        if id.is_beyond_all_logs() {
+            let (index, term) = (id.index, id.term);
+            return Err(damaged(format!("entry {index} of term {term} is beyond all logs")));
         }
         let expected = last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
         if id.index != expected {
@@ -161,7 +166,7 @@ fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError
         last = Some(id);
     }
     Ok(GroupLogState {
-        vote: meta::<VoteRecord>(log, group, RaftMetaField::Vote)?,
+        vote,
         purged,
         last,
         // The note may be ahead of the entries that it was synced with. What then stands at their end is not known to
@@ -203,7 +208,7 @@ fn doubts(
         }
     }
     let applied = row?.applied;
-    if applied.is_some_and(|applied| applied.index.is_beyond_all_logs()) {
+    if applied.is_some_and(LogId::is_beyond_all_logs) {
         return Some("what was applied last is beyond all logs".to_owned());
     }
     if let Some(applied) = applied

@@ -29,6 +29,11 @@ impl Tuning {
     /// Memtables of the Raft log at most, the one being written included.
     pub const LOG_MEMTABLES_MAX: usize = 4;
 
+    /// Files that both databases together hold open.
+    pub fn open_files_max_in_all(&self) -> u64 {
+        2 * u64::from(self.open_files_max)
+    }
+
     /// For tests: small enough that flushes and files happen with little data.
     pub fn small() -> Self {
         Tuning {

@@ -29,6 +29,9 @@ pub mod proto {
     tonic::include_proto!("quorate.peer.v1");
 }
 
+/// The call that sends a snapshot.
+pub const SEND_SNAPSHOT_PATH: &str = "/quorate.peer.v1.Peer/SendSnapshot";
+
 /// Bytes of one message between nodes at most: a read of entries holds up to 1 MiB and one entry more, which may
 /// have 8 MiB; a message gathers frames up to 1 MiB and one frame more.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;

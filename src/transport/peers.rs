@@ -96,7 +96,7 @@ pub struct Peers {
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
 }
 
-/// The connections to one node.
+/// The connections to one node, `limits::PEER_LINK_CONNECTIONS` of them.
 struct Link {
     address: String,
     /// One-shot calls of the nodes themselves: nothing that a client does may delay a vote.

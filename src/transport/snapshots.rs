@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
@@ -153,10 +154,18 @@ async fn next_part(
 pub async fn opening(
     inbound: &mut Streaming<proto::SnapshotFrame>,
 ) -> Result<proto::SnapshotOpen, Status> {
-    match inbound.message().await?.and_then(|frame| frame.step) {
+    match next_step(inbound).await? {
         Some(Step::Open(open)) => Ok(open),
         _ => Err(Status::invalid_argument("the first frame of a snapshot opens it")),
     }
+}
+
+/// What a transfer brings next; none at its end, or for what is not known here. A sender that brings nothing is given
+/// up: nothing else limits how long a transfer takes.
+async fn next_step(inbound: &mut Streaming<proto::SnapshotFrame>) -> Result<Option<Step>, Status> {
+    let frame = timeout(STALL_TIMEOUT, inbound.message()).await;
+    let frame = frame.map_err(|_| Status::deadline_exceeded("the transfer stalled"))??;
+    Ok(frame.and_then(|frame| frame.step))
 }
 
 /// Takes the rows of a transfer and installs them through Raft. A newer transfer to the same replica ends this one, so
@@ -187,11 +196,11 @@ pub async fn receive(
         .map_err(storage)?;
     let mut received = 0;
     loop {
-        let frame = tokio::select! {
-            frame = inbound.message() => frame?,
+        let step = tokio::select! {
+            step = next_step(&mut inbound) => step?,
             () = &mut superseded => return Err(Status::aborted("a newer transfer has begun")),
         };
-        match frame.and_then(|frame| frame.step) {
+        match step {
             Some(Step::Rows(rows)) => {
                 received += rows.rows.len() as u64;
                 let rows = rows_from_wire(rows);

@@ -23,7 +23,7 @@ use crate::types::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId,
 pub struct Malformed(pub String);
 
 fn beyond_all() -> Malformed {
-    Malformed("an index is beyond all logs".to_owned())
+    Malformed("an index or a term is beyond all logs".to_owned())
 }
 
 fn missing(field: &str) -> Malformed {
@@ -78,14 +78,12 @@ pub fn log_id_to_wire(id: &RaftLogId) -> proto::LogId {
 
 /// A position in a log, of which none is beyond all logs.
 pub fn log_id_from_wire(id: &proto::LogId) -> Result<RaftLogId, Malformed> {
-    if LogIndex(id.index).is_beyond_all_logs() {
-        return Err(beyond_all());
-    }
-    Ok(to_raft_log_id(&LogId {
+    let id = LogId {
         term: Term(id.term),
         leader: replica_from_wire(id.leader.as_ref())?,
         index: LogIndex(id.index),
-    }))
+    };
+    if id.is_beyond_all_logs() { Err(beyond_all()) } else { Ok(to_raft_log_id(&id)) }
 }
 
 fn optional_log_id(id: Option<&proto::LogId>) -> Result<Option<RaftLogId>, Malformed> {
@@ -102,9 +100,12 @@ pub fn vote_to_wire(vote: &RaftVote) -> proto::Vote {
     }
 }
 
-/// A vote, which has to be there.
+/// A vote, which has to be there, of a term that another one can follow: a replica never gives a vote up for an earlier.
 pub fn vote_from_wire(vote: Option<&proto::Vote>) -> Result<RaftVote, Malformed> {
     let vote = vote.ok_or_else(|| missing("vote"))?;
+    if Term(vote.term).is_beyond_all_terms() {
+        return Err(beyond_all());
+    }
     Ok(to_raft_vote(&VoteRecord {
         term: Term(vote.term),
         candidate: replica_from_wire(vote.candidate.as_ref())?,
@@ -162,6 +163,9 @@ fn entry_from_wire(group: GroupId, index: LogIndex, bytes: &Bytes) -> Result<Raf
     let record = EntryRecord::decode(&key, bytes).map_err(|error| Malformed(error.to_string()))?;
     if record.log_id.index != index {
         return Err(Malformed(format!("entry {} stands at {index}", record.log_id.index)));
+    }
+    if record.log_id.is_beyond_all_logs() {
+        return Err(beyond_all());
     }
     Ok(to_raft_entry(record))
 }
@@ -253,7 +257,7 @@ pub fn group_row_from_wire(group: GroupId, encoded: &[u8]) -> Result<GroupRow, M
     let row = GroupRow::decode(&keys::group(group), encoded);
     let row = row.map_err(|error| Malformed(error.to_string()))?;
     let mut ids = row.applied.iter().chain(&row.membership.log_id);
-    match ids.any(|id| id.index.is_beyond_all_logs()) {
+    match ids.any(|id| id.is_beyond_all_logs()) {
         true => Err(beyond_all()),
         false => Ok(row),
     }

@@ -73,6 +73,14 @@ impl LogIndex {
     }
 }
 
+impl Term {
+    /// Every term has one that follows it. No cluster lives to see half of all numbers, one election at a time; a
+    /// replica that took one of the others would never give it up, and the last of them has none that follows.
+    pub fn is_beyond_all_terms(self) -> bool {
+        self.0 > u64::MAX / 2
+    }
+}
+
 impl Seq {
     /// The seq of the first message of a conversation, and the tail of an empty one.
     pub const FIRST: Seq = Seq(1);

@@ -71,6 +71,10 @@ pub const RESPONSE_QUEUE_MAX: usize = 4;
 /// How long a Read waits for its caller to take a response, and then fails: a stalled one would hold old state on disk.
 pub const READ_STALL_MS_MAX: u64 = 60_000;
 
+/// The same for responses that another node sends: they lie between the two nodes, where what is not taken leaves less
+/// room for everybody's. Shorter than other callers' streams may be silent.
+pub const HANDED_ON_STALL_MS_MAX: u64 = 20_000;
+
 /// Appends that wait for a place in an entry, for each group. Past it appends are refused as retryable.
 pub const PROPOSAL_QUEUE_MAX: usize = 8_192;
 /// Memory of one group's appends that wait for a place in an entry or for that entry's outcome. Past it appends are
@@ -102,6 +106,23 @@ pub const CONNECTION_CALLS_MAX: u32 = 4_096;
 /// Connections of one port that have not said yet which protocol they speak, or are in their TLS handshake. Further
 /// ones wait to be accepted.
 pub const GREETINGS_MAX: usize = 1_024;
+
+/// Connections of clients to one node at a time, where its process may open so many files. Further ones are refused:
+/// idle ones too take memory.
+pub const CLIENT_CONNECTIONS_MAX: usize = 65_536;
+/// Connections of probes, Prometheus and browsers at a time. They have places of their own: a node that clients have
+/// filled is alive, and says so.
+pub const HTTP_CONNECTIONS_MAX: usize = 128;
+/// Connections that one node opens to another.
+pub const PEER_LINK_CONNECTIONS: usize = 6;
+/// Connections that a node opens to the others at a time.
+pub const PEER_CONNECTIONS_OUT_MAX: usize = PEER_LINK_CONNECTIONS * (NODES_MAX - 1);
+/// Connections that the others open to a node at a time: twice as many, because those of a peer whose machine has died
+/// are still there when it is back.
+pub const PEER_CONNECTIONS_IN_MAX: usize = 2 * PEER_CONNECTIONS_OUT_MAX;
+/// Files that a node has open besides connections and what its databases count: logs that are written, files that
+/// flushes, compactions and snapshots are making, the runtime's own.
+pub const OTHER_FILES_MAX: usize = 256;
 
 /// Bytes of one line that the command line reads: a full payload as JSON, each of its bytes escaped with six, and the
 /// other fields.

@@ -65,27 +65,39 @@ fn some_bytes() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..60).prop_map(Bytes::from)
 }
 
-/// Every entry is followed by another, and what comes after the last of all numbers is none.
+/// Every entry and every term is followed by another, and what comes after the last of all numbers is none.
 #[test]
 fn what_none_can_follow_is_refused() {
-    let log_id = LogId { term: Term(7), leader: records::OWN, index: LogIndex(u64::MAX) };
-    let entry = EntryRecord { log_id, payload: EntryPayload::Blank };
-    let entry = Bytes::from(entry.encode(&entry_key(GROUP, &entry)));
     let own = Some(wire::replica_to_wire(records::OWN));
-    let request = proto::AppendRequest {
-        vote: Some(proto::Vote { term: 7, candidate: own, committed: true }),
-        prev: Some(proto::LogId { term: 7, leader: own, index: u64::MAX - 1 }),
-        entries: vec![entry],
-        ..Default::default()
+    let vote = |term| proto::Vote { term, candidate: own, committed: true };
+    let id = |term, index| LogId { term: Term(term), leader: records::OWN, index: LogIndex(index) };
+    let at = |term, index| proto::LogId { term, leader: own, index };
+    let appending = |last: LogId| {
+        let entry = EntryRecord { log_id: last, payload: EntryPayload::Blank };
+        proto::AppendRequest {
+            vote: Some(vote(7)),
+            prev: Some(at(7, last.index.0 - 1)),
+            entries: vec![Bytes::from(entry.encode(&entry_key(GROUP, &entry)))],
+            ..Default::default()
+        }
     };
-    assert!(wire::append_from_wire(GROUP, &request).is_err());
-
-    let applied = GroupRow { applied: Some(log_id), ..GroupRow::blank(records::OWN) };
-    let membership = MembershipRecord { log_id: Some(log_id), ..Default::default() };
-    let changed = GroupRow { membership, ..GroupRow::blank(records::OWN) };
-    for row in [applied, changed] {
-        let encoded = row.encode(&keys::group(GROUP));
-        assert!(wire::group_row_from_wire(GROUP, &encoded).is_err());
+    let taken = |request| wire::append_from_wire(GROUP, &request).is_ok();
+    assert!(taken(appending(id(7, 9))));
+    for last in [id(7, u64::MAX), id(1 << 63, 9), id(u64::MAX, 9)] {
+        assert!(!taken(appending(last)), "{last:?}");
+        let applied = GroupRow { applied: Some(last), ..GroupRow::blank(records::OWN) };
+        let membership = MembershipRecord { log_id: Some(last), ..Default::default() };
+        let changed = GroupRow { membership, ..GroupRow::blank(records::OWN) };
+        for row in [applied, changed] {
+            let encoded = row.encode(&keys::group(GROUP));
+            assert!(wire::group_row_from_wire(GROUP, &encoded).is_err(), "{last:?}");
+        }
+    }
+    for term in [1 << 63, u64::MAX] {
+        let ruling = proto::AppendRequest { vote: Some(vote(term)), ..appending(id(7, 9)) };
+        assert!(!taken(ruling));
+        assert!(wire::vote_from_wire(Some(&vote(term))).is_err());
+        assert!(wire::log_id_from_wire(&at(term, 9)).is_err());
     }
 }
 

@@ -1,6 +1,7 @@
 //! Nodes as real processes, as those who operate them see them: metrics, logs, who may connect.
 
 mod certificates;
+mod connections;
 mod metrics;
 mod peers;
 mod tls;

@@ -57,13 +57,14 @@ const MOVED: [&str; 14] = [
     "quorate_build_info{version=\"0.1.0\"}",
 ];
 
-const PRESENT: [&str; 8] = [
+const PRESENT: [&str; 9] = [
     "quorate_applied_lag_entries{group=\"0\"}",
     "quorate_applied_lag_entries{group=\"3\"}",
     "quorate_queue_depth{queue=\"proposals\"}",
     "quorate_queue_depth{queue=\"log_writer\"}",
     "quorate_queue_depth{queue=\"peers\"}",
     "quorate_queue_depth{queue=\"sessions\"}",
+    "quorate_connections_refused_total{port=\"client\"}",
     "quorate_replicas{role=\"damaged\"}",
     "quorate_append_duration_seconds_bucket{le=\"+Inf\"}",
 ];

@@ -15,10 +15,13 @@ use tonic::{Code, Request, Streaming};
 use super::{Conversations, HEARTBEAT_DEFAULT, Out, announce_end};
 use crate::service::errors::{CallError, Effect};
 use crate::service::{Api, PeerLog, convert, validate};
-use crate::types::NodeId;
+use crate::types::{NodeId, limits};
 
 /// A node that says nothing for this long, not even that it is alive, is given up.
 const SILENCE_MAX: Duration = HEARTBEAT_DEFAULT.saturating_mul(3);
+
+const STALL_MAX: Duration = Duration::from_millis(limits::HANDED_ON_STALL_MS_MAX);
+const _: () = assert!(STALL_MAX.as_millis() < SILENCE_MAX.as_millis(), "others are given up too");
 
 /// A stream to another node, as the subscription knows it.
 #[derive(Clone)]
@@ -73,9 +76,10 @@ impl Relay {
     /// Runs until the stream ends; its conversations then leave the subscription. Never waits for the
     /// subscription's own task, which may be waiting for this one's requests to be taken.
     pub async fn run(mut self, request: Request<ReceiverStream<SubscribeRequest>>) {
-        let error = match self.client.subscribe(request).await {
-            Ok(responses) => self.pass_on(responses.into_inner()).await,
-            Err(status) => CallError::from_peer(self.node, &status, Effect::None),
+        let error = match timeout(SILENCE_MAX, self.client.subscribe(request)).await {
+            Ok(Ok(responses)) => self.pass_on(responses.into_inner()).await,
+            Ok(Err(status)) => CallError::from_peer(self.node, &status, Effect::None),
+            Err(_) => self.gone_silent(),
         };
         self.api.elsewhere.learn_of(self.node, &Err::<(), _>(error.clone()));
         let conversations = self.conversations.end_upstream(self.stream);
@@ -104,15 +108,17 @@ impl Relay {
                 Ok(Ok(Some(response))) => response,
                 Ok(Ok(None)) => return CallError::replica_gone(),
                 Ok(Err(status)) => return CallError::from_peer(self.node, &status, Effect::None),
-                Err(_) => {
-                    let message = format!("node {} has gone silent", self.node);
-                    return CallError::unreachable(self.node, message, Effect::None);
-                }
+                Err(_) => return self.gone_silent(),
             };
             if is_heartbeat(&response) {
                 continue;
             }
-            let Ok(place) = self.out.reserve().await else { return CallError::shutting_down() };
+            // What waits for a caller who takes nothing leaves less room for what others are sent by that node.
+            let place = match timeout(STALL_MAX, self.out.reserve()).await {
+                Ok(Ok(place)) => place,
+                Ok(Err(_)) => return CallError::shutting_down(),
+                Err(_) => return CallError::not_taken(),
+            };
             if !self.is_wanted(&response) {
                 continue;
             }
@@ -123,6 +129,11 @@ impl Relay {
             }
             place.send(Ok(response));
         }
+    }
+
+    fn gone_silent(&self) -> CallError {
+        let message = format!("node {} has gone silent", self.node);
+        CallError::unreachable(self.node, message, Effect::None)
     }
 
     /// An end is passed on once, by whoever takes the conversation out.

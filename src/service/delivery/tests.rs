@@ -9,6 +9,7 @@ use quorate_client::dial::{Dial, Duplex};
 use quorate_client::proto::SubscribeRequest;
 use tokio::io::DuplexStream;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tonic::codegen::http;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
@@ -89,16 +90,17 @@ impl Clock for Still {
     }
 }
 
-/// Serves the other node: it hands out the Subscribe streams that are opened to it.
+/// Serves the other node: it hands out the Subscribe streams that are opened to it, or answers none at all.
 async fn serve_other(
     connections: mpsc::Receiver<io::Result<DuplexStream>>,
-    opened: mpsc::Sender<Opened>,
+    opened: Option<mpsc::Sender<Opened>>,
 ) {
     let service = tower::service_fn(move |request: http::Request<tonic::body::Body>| {
         let opened = opened.clone();
         let subscribe = tower::service_fn(move |request: Request<Streaming<SubscribeRequest>>| {
             let opened = opened.clone();
             async move {
+                let Some(opened) = opened else { return future::pending().await };
                 let (responses, receiver) = mpsc::channel(1);
                 let stream = Opened { requests: request.into_inner(), responses };
                 opened.send(stream).await.map_err(|_| Status::aborted("the test is over"))?;
@@ -149,6 +151,12 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
+        let (sender, opened) = mpsc::channel(1);
+        Fixture::beside(Some(sender), opened).await
+    }
+
+    /// The other node hands over what is opened to it.
+    async fn beside(sender: Option<mpsc::Sender<Opened>>, opened: mpsc::Receiver<Opened>) -> Self {
         let process = Disks::default().start().await;
         let (key, mut batch) = (keys::topology(), Batch::default());
         let row = topology().encode(&key);
@@ -157,7 +165,6 @@ impl Fixture {
         process.replicas.refresh_topology().unwrap();
 
         let (connections, incoming) = mpsc::channel(1);
-        let (sender, opened) = mpsc::channel(1);
         tokio::spawn(serve_other(incoming, sender));
         let own = Arc::new(Introduction::new(process.replicas.node(), Some(ClusterId(7))));
         let peers = transport::Peers::new(own, None, Some(Arc::new(Connections(connections))));
@@ -273,6 +280,38 @@ async fn no_change_waits_for_ever_for_a_node_that_takes_none() {
         }
     };
     timeout(LONG, grants).await.expect("no change waits for ever");
+    assert_eq!(fixture.ends(1).await, ["a"]);
+}
+
+/// What lies unread between two nodes leaves less room for others, who must not be given up for that.
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_takes_nothing_is_given_up_before_others_are() {
+    let mut fixture = Fixture::start().await;
+    fixture.add("a").await;
+    let mut opened = fixture.opened().await;
+    assert_eq!(opened.added().await, "a");
+    let sent = limits::RESPONSE_QUEUE_MAX as u64 + 1;
+    for seq in 1..=sent {
+        opened.responses.send(Ok(caught_up("a".into(), Seq(seq)))).await.unwrap();
+    }
+    let began = Instant::now();
+    opened.ended().await;
+    assert!(began.elapsed() < HEARTBEAT_DEFAULT * 3);
+    // What had its place is delivered, and then the end.
+    let next = async |fixture: &mut Fixture| fixture.responses.next().await.unwrap().unwrap();
+    for seq in 1..sent {
+        assert_eq!(next(&mut fixture).await, caught_up("a".into(), Seq(seq)));
+    }
+    assert_eq!(next(&mut fixture).await, ended("a".into(), Some(CallError::not_taken())));
+    fixture.add("a").await;
+    assert_eq!(fixture.opened().await.added().await, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_answer_an_opening_is_given_up() {
+    let (_never, opened) = mpsc::channel(1);
+    let mut fixture = Fixture::beside(None, opened).await;
+    fixture.add("a").await;
     assert_eq!(fixture.ends(1).await, ["a"]);
 }
 

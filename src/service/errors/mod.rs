@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::authorize::Operation;
-use crate::types::{NodeId, Seq};
+use crate::types::{NodeId, Seq, limits};
 
 /// The domain of every `google.rpc.ErrorInfo` of ours.
 pub const DOMAIN: &str = "quorate";
@@ -175,7 +175,7 @@ impl CallError {
         error
     }
 
-    /// The time for it passed, and nothing was changed.
+    /// The deadline passed before anything was done.
     pub fn expired(message: impl Into<String>) -> Self {
         CallError::unavailable(reason::EXPIRED, message, RETRY_LATER)
     }
@@ -235,6 +235,12 @@ impl CallError {
         CallError::new(Code::ResourceExhausted, reason::OVERLOADED, message)
             .retry_after(RETRY_SOON)
             .with("limit", limit)
+    }
+
+    /// The caller has taken no response of a stream for too long.
+    pub fn not_taken() -> Self {
+        let message = "too many responses wait for a caller who takes none";
+        CallError::overloaded(message, limits::RESPONSE_QUEUE_MAX)
     }
 
     /// The node is about to stop.

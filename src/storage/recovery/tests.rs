@@ -70,12 +70,38 @@ fn a_snapshot_that_a_crash_left_ahead_of_its_log_is_relied_on() {
 
 #[test]
 fn a_position_that_none_can_follow_is_damage() {
-    let row = GroupRow { applied: Some(id(2, u64::MAX)), ..GroupRow::blank(replica()) };
-    assert!(doubts(&log(9), None, Some(&row)).is_some());
-    for (entry, purged) in [(u64::MAX, u64::MAX - 1), (0, u64::MAX)] {
-        let log = log_of([id(2, entry)], Some(id(2, purged)), None);
+    for applied in [id(2, u64::MAX), id(u64::MAX, 9)] {
+        let row = GroupRow { applied: Some(applied), ..GroupRow::blank(replica()) };
+        assert!(doubts(&log(9), None, Some(&row)).is_some());
+    }
+    for (entry, purged) in [
+        (id(2, u64::MAX), id(2, u64::MAX - 1)),
+        (id(2, 0), id(2, u64::MAX)),
+        (id(u64::MAX, 1), id(2, 0)),
+        (id(u64::MAX, 1), id(u64::MAX, 0)),
+    ] {
+        let log = log_of([entry], Some(purged), None);
         let refused = examine(&log, GROUP).unwrap_err().to_string();
         assert!(refused.contains("beyond all logs"), "{refused}");
+    }
+}
+
+#[test]
+fn a_vote_that_no_election_can_follow_is_damage() {
+    let log = log_of([id(2, 0)], None, None);
+    let voted = |term| {
+        let key = keys::raft_meta(GROUP, RaftMetaField::Vote);
+        let value = vote(term).encode(&key);
+        let mut batch = Batch::default();
+        batch.put(Table::RaftMeta, key, value);
+        log.write(batch, Durability::Synced).unwrap();
+    };
+    voted(u64::MAX / 2);
+    assert_eq!(examine(&log, GROUP).unwrap().vote, Some(vote(u64::MAX / 2)));
+    for term in [u64::MAX / 2 + 1, u64::MAX] {
+        voted(term);
+        let refused = examine(&log, GROUP).unwrap_err().to_string();
+        assert!(refused.contains("beyond all terms"), "{refused}");
     }
 }
 

@@ -73,8 +73,11 @@ fn append_request(mut request: proto::AppendRequest) {
         *entry = Bytes::from(sealed(&key, entry));
     }
     let Ok(taken) = wire::append_from_wire(GROUP, &request) else { return };
-    let indices = taken.entries.iter().map(|entry| entry.log_id.index);
-    assert!(indices.max() < Some(u64::MAX), "an entry that none can follow is taken");
+    let mut indices = taken.entries.iter().map(|entry| entry.log_id.index);
+    assert!(indices.all(|index| index < u64::MAX), "an entry that none can follow is taken");
+    let terms = taken.entries.iter().map(|entry| entry.log_id.committed_leader_id().term);
+    let mut terms = terms.chain([taken.vote.leader_id.term]);
+    assert!(terms.all(|term| term < 1 << 63), "a term that none can follow is taken");
     let again = wire::append_to_wire(GROUP, None, &taken);
     // One entry may be encoded in several ways, and is taken the same.
     let entries_again = wire::append_from_wire(GROUP, &again).unwrap().entries;
@@ -185,7 +188,10 @@ fn frames() -> proto::AppendFrames {
     let last = records::log_id(u64::MAX);
     let last = EntryRecord { log_id: last, payload: EntryPayload::Blank };
     let last = proto::AppendRequest { entries: vec![bare(&last)], ..heartbeat };
-    let requests = [request, heartbeat, last].map(append_frame::Step::Request);
+    // A term that no election can follow.
+    let highest = Some(proto::Vote { term: u64::MAX, ..vote });
+    let ruling = proto::AppendRequest { vote: highest, entries: Vec::new(), ..last };
+    let requests = [request, heartbeat, last, ruling].map(append_frame::Step::Request);
     let accepted = Result::Accepted(proto::Accepted { last: Some(log_id(2)) });
     let failed = Result::Failed("the disk is nearly full".into());
     let results = [accepted, Result::Conflict(log_id(2)), Result::HigherVote(vote), failed];

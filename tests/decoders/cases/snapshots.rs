@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use quorate::log::invariants;
 use quorate::storage::install::{SnapshotSink, install, roll_forward};
-use quorate::storage::records::{GroupRow, Record};
+use quorate::storage::records::{GroupRow, LogId, Record};
 use quorate::storage::{
     Database, Direction, Engine, KeyRange, MemoryDisk, StorageError, Table, View, keys,
 };
@@ -42,7 +42,7 @@ fn check(input: &[u8]) {
 fn group_row(open: &proto::SnapshotOpen) -> Option<GroupRow> {
     let encoded = sealed(&keys::group(GROUP), &open.group_row);
     let row = wire::group_row_from_wire(GROUP, &encoded).ok()?;
-    assert!(row.applied.is_none_or(|applied| applied.index.0 < u64::MAX));
+    assert!(!row.applied.is_some_and(LogId::is_beyond_all_logs));
     Some(row)
 }
 

@@ -7,14 +7,16 @@ use bytes::Bytes;
 use prost::Message;
 use quorate::log::queries::{self, Slice};
 use quorate::log::{invariants, read_topology};
-use quorate::storage::records::{GroupRow, LogIdRecord, MessageRecord, NameRow, Record, entry_key};
+use quorate::storage::records::{
+    GroupRow, LogIdRecord, MessageRecord, NameRow, Record, VoteRecord, entry_key,
+};
 use quorate::storage::small_file::{MemoryFile, SmallFile};
 use quorate::storage::{
     Batch, Database, Direction, Durability, Engine, GroupRecovery, MemoryDisk, MemoryEngine, Table,
     keys, make_ready, read_entries,
 };
 use quorate::transport::proto::SnapshotRow;
-use quorate::types::{ConversationName, GroupId, LogIndex, Seq, Timestamp};
+use quorate::types::{ConversationName, GroupId, LogIndex, Seq, Term, Timestamp};
 
 use super::{Case, records, sealed, small_files, snapshots, unsealed};
 
@@ -33,6 +35,7 @@ fn check(input: &[u8]) {
     let Ok(first) = found.recover() else { return };
     for (group, recovery) in &first {
         if let GroupRecovery::Healthy(log) = recovery {
+            assert!(!log.vote.is_some_and(|vote| vote.term.is_beyond_all_terms()));
             let start =
                 log.purged.map_or(LogIndex(0), |purged| LogIndex(purged.index.0.saturating_add(1)));
             let range = start..LogIndex(u64::MAX);
@@ -114,7 +117,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let end = of(purged, &LogIdRecord(records::log_id(u64::MAX)));
     let applied = GroupRow { applied: Some(records::log_id(u64::MAX)), ..records::group_row() };
     let applied = of(keys::group(GROUP), &applied);
-    vec![node.concat(), log, [end, applied].concat(), unread().concat()]
+    let last_vote = VoteRecord { term: Term(u64::MAX), ..records::vote() };
+    let last_vote = of(keys::raft_meta(GROUP, keys::RaftMetaField::Vote), &last_vote);
+    vec![node.concat(), log, [end, applied].concat(), last_vote, unread().concat()]
 }
 
 fn row(table: u32, key: Vec<u8>, value: &[u8]) -> Vec<u8> {

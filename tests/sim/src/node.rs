@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use quorate::server::{Config, Ground, Metrics, run_on};
+use quorate::server::{Config, ConnectionsMax, Ground, Metrics, run_on};
 use quorate::service::AllowAll;
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
@@ -70,6 +70,7 @@ async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
         metrics,
         clock: machine.clock(),
         authorizer: Arc::new(AllowAll),
+        connections: ConnectionsMax::MOST,
     };
     run_on(listeners, ground, config, CancellationToken::new()).await
 }
