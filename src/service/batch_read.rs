@@ -57,7 +57,7 @@ type Read = (usize, Result<ReadResponse, CallError>);
 /// Who reads what. A place is a position in the request.
 struct Plan {
     here: BTreeMap<GroupId, Part>,
-    there: BTreeMap<NodeId, Vec<(usize, String)>>,
+    there: BTreeMap<NodeId, Vec<(usize, GroupId, String)>>,
     failed: Vec<Read>,
 }
 
@@ -95,7 +95,7 @@ fn assign(
         }
         None => {
             let node = elsewhere(api, &route, level)?;
-            plan.there.entry(node).or_default().push((place, name.0));
+            plan.there.entry(node).or_default().push((place, route.group, name.0));
         }
     }
     Ok(())
@@ -220,35 +220,42 @@ async fn hand_on(
     api: &Api,
     call: &Call,
     node: NodeId,
-    places: Vec<(usize, String)>,
+    places: Vec<(usize, GroupId, String)>,
     last: u32,
     consistency: Option<Consistency>,
 ) -> Vec<Read> {
-    let (places, conversations): (Vec<_>, Vec<_>) = places.into_iter().unzip();
+    let (places, conversations): (Vec<_>, Vec<_>) =
+        places.into_iter().map(|(place, group, name)| ((place, group), name)).unzip();
     let asked = BatchReadRequest { conversations, last, consistency };
     let answer = match forward::client(api, call, node, CallError::replica_gone()) {
         Ok(mut client) => {
             let request = forward::request(api, call, Some(call.deadline), asked);
             let answer = client.batch_read(request);
-            forward::answer(api, node, call.deadline, Effect::None, answer).await
+            forward::answer(api, node, &[], call.deadline, Effect::None, answer).await
         }
         Err(error) => Err(error),
     };
-    let items = match answer {
-        Ok(response) if response.items.len() == places.len() => response.items,
-        Ok(_) => {
+    let answer = answer.and_then(|response| match response.items.len() == places.len() {
+        true => Ok(response.items),
+        false => {
             let message = format!("node {node} answered for another number of conversations");
-            let error = CallError::internal(message, Effect::None);
-            return places.into_iter().map(|place| (place, Err(error.clone()))).collect();
+            Err(CallError::internal(message, Effect::None))
         }
-        Err(error) => return places.into_iter().map(|place| (place, Err(error.clone()))).collect(),
-    };
+    });
     let result = |item: Item| match (item.read, item.failed) {
         (Some(read), _) => Ok(read),
         (None, Some(failed)) => Err(failed.into()),
         (None, None) => Err(CallError::internal("an item without an answer", Effect::None)),
     };
-    places.into_iter().zip(items.into_iter().map(result)).collect()
+    let results: Vec<_> = match answer {
+        Ok(items) => items.into_iter().map(result).collect(),
+        Err(error) => vec![Err(error); places.len()],
+    };
+    let learn = |((place, group), result): ((usize, GroupId), Result<ReadResponse, CallError>)| {
+        api.elsewhere.learn_of_replica(group, node, &result);
+        (place, result)
+    };
+    places.into_iter().zip(results).map(learn).collect()
 }
 
 #[cfg(test)]

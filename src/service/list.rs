@@ -11,9 +11,7 @@ use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, page_token, reads, validate};
 use crate::log::{Topology, TopologyGroup};
-use crate::types::{
-    ConversationId, ConversationName, GroupId, HashRange, NodeId, PlacementHash, limits,
-};
+use crate::types::{ConversationId, ConversationName, HashRange, NodeId, PlacementHash, limits};
 
 /// Conversations of a page when the caller does not say.
 const PAGE_DEFAULT: u32 = 100;
@@ -21,7 +19,7 @@ const PAGE_DEFAULT: u32 = 100;
 /// Lists a page of conversations.
 ///
 /// # Errors
-/// Retryable if a group can be asked nowhere: a list with holes would look complete.
+/// Retryable if a group can be asked nowhere, or, by another node, not here: a list with holes would look complete.
 pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListResponse, CallError> {
     call.authorize(api.authorizer.as_ref(), Resource::Prefix(&request.prefix))?;
     validate::at_most("prefix", request.prefix.len(), limits::CONVERSATION_NAME_BYTES_MAX)?;
@@ -34,6 +32,10 @@ pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListRe
     let topology = api.replicas.topology().borrow().clone();
     let topology = topology.ok_or_else(CallError::not_initialized)?;
 
+    // Whoever hands this on relies on what the topology says is here, and does not know better.
+    if call.forwarded && topology.groups.iter().any(|group| is_missing(api, group)) {
+        return Err(CallError::replica_gone());
+    }
     let mut sources = Vec::new();
     if let Some(here) = list_here(api, &topology, &request.prefix, after, page_size).await? {
         sources.push(here);
@@ -42,7 +44,7 @@ pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListRe
         let missing = missing_here(api, &topology)?;
         let asks = missing
             .into_iter()
-            .map(|(node, ranges)| list_there(api, call, node, ranges, request.clone(), page_size));
+            .map(|(node, groups)| list_there(api, call, node, groups, request.clone(), page_size));
         sources.extend(try_join_all(asks).await?);
     }
     Ok(merge(sources, page_size))
@@ -64,7 +66,7 @@ async fn list_here(
     let held: Vec<(HashRange, _)> = topology
         .groups
         .iter()
-        .filter(|group| is_here(api, group.id))
+        .filter(|group| api.replicas.serving(group).is_some())
         .map(|group| (group.range, group.id))
         .collect();
     // All replicas of a node share one state database, so that any of them shows the names of all.
@@ -95,54 +97,52 @@ async fn list_here(
     Ok(Some(Source { conversations, complete_to }))
 }
 
-/// Whether this node's replica of a group can be listed. One that was just made knows nothing yet.
-fn is_here(api: &Api, group: GroupId) -> bool {
-    api.replicas.get(group).is_some_and(|local| local.range().is_some())
+/// Whether a group should be here and cannot be listed: its replica is damaged, or has not got its state yet.
+fn is_missing(api: &Api, group: &TopologyGroup) -> bool {
+    group.made_on().any(|node| node == api.replicas.node()) && api.replicas.serving(group).is_none()
 }
 
-/// For each node to be asked, the ranges that it is asked for.
-fn missing_here(
-    api: &Api,
-    topology: &Topology,
-) -> Result<BTreeMap<NodeId, Vec<HashRange>>, CallError> {
-    let mut missing: BTreeMap<NodeId, Vec<HashRange>> = BTreeMap::new();
-    for group in topology.groups.iter().filter(|group| !is_here(api, group.id)) {
+/// For each node to be asked, the groups that it is asked for.
+type Asked<'t> = BTreeMap<NodeId, Vec<&'t TopologyGroup>>;
+
+fn missing_here<'t>(api: &Api, topology: &'t Topology) -> Result<Asked<'t>, CallError> {
+    let mut missing = Asked::new();
+    for group in topology.groups.iter().filter(|group| api.replicas.serving(group).is_none()) {
         let node = source_of(api, group, &missing).ok_or_else(CallError::replica_gone)?;
-        missing.entry(node).or_default().push(group.range);
+        missing.entry(node).or_default().push(group);
     }
     Ok(missing)
 }
 
 /// A node with a replica: preferably one that is asked anyway.
-fn source_of(
-    api: &Api,
-    group: &TopologyGroup,
-    asked: &BTreeMap<NodeId, Vec<HashRange>>,
-) -> Option<NodeId> {
+fn source_of(api: &Api, group: &TopologyGroup, asked: &Asked<'_>) -> Option<NodeId> {
     let here = api.replicas.node();
     let others: Vec<_> = group.made_on().filter(|node| *node != here).collect();
-    let asked_anyway = others.iter().copied().find(|node| asked.contains_key(node));
-    asked_anyway.or_else(|| api.elsewhere.choose(group.id, &others))
+    let asked_anyway =
+        |node: &NodeId| asked.contains_key(node) && !api.elsewhere.avoids(group.id, *node);
+    let found = others.iter().copied().find(asked_anyway);
+    found.or_else(|| api.elsewhere.choose(group.id, &others))
 }
 
 async fn list_there(
     api: &Api,
     call: &Call,
     node: NodeId,
-    ranges: Vec<HashRange>,
+    groups: Vec<&TopologyGroup>,
     request: ListRequest,
     page_size: usize,
 ) -> Result<Source, CallError> {
     let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = ListRequest { page_size: page_size as u32, ..request };
     let request = forward::request(api, call, Some(call.deadline), request);
-    let page =
-        forward::answer(api, node, call.deadline, Effect::None, client.list(request)).await?;
+    let (ids, answer) =
+        (groups.iter().map(|group| group.id).collect::<Vec<_>>(), client.list(request));
+    let page = forward::answer(api, node, &ids, call.deadline, Effect::None, answer).await?;
     let complete_to = page_token::decode(&page.next_page_token)
         .map_err(|_| CallError::internal("a node sent a bad page token", Effect::None))?;
     let wanted = |conversation: &Conversation| {
         let hash = ConversationName(conversation.name.clone()).id().placement();
-        ranges.iter().any(|range| range.contains(hash))
+        groups.iter().any(|group| group.range.contains(hash))
     };
     let conversations = page.conversations.into_iter().filter(wanted).collect();
     Ok(Source { conversations, complete_to })
@@ -167,7 +167,57 @@ fn merge(sources: Vec<Source>, page_size: usize) -> ListResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tonic::metadata::MetadataMap;
+
     use super::*;
+    use crate::consensus::solitary::{Disks, NODE};
+    use crate::service::fixture::{self, GROUP};
+    use crate::service::{FORWARDED, Operation, PeerLog, Peers, reason};
+    use crate::transport::HandedOn;
+    use crate::types::{Incarnation, ReplicaId};
+
+    /// Knows no other node.
+    struct Alone;
+
+    impl Peers for Alone {
+        fn message_log(&self, _node: NodeId, _what: HandedOn) -> Option<PeerLog> {
+            None
+        }
+    }
+
+    /// What a node answers to another one that asks it for what is there, as the topology says.
+    async fn asked_by_another(api: &Api) -> Result<ListResponse, CallError> {
+        let mut metadata = MetadataMap::new();
+        metadata.insert(FORWARDED, 2.into());
+        let call = Call::new(Operation::List, &metadata);
+        list(api, &call, ListRequest::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_node_does_not_leave_out_what_should_be_there_and_is_not() {
+        let process = Disks::default().start().await;
+        let api = fixture::api(&process, NODE, Arc::new(Alone));
+        // Damaged, it was not started.
+        let error = asked_by_another(&api).await.unwrap_err();
+        assert_eq!((error.reason(), error.is_retryable()), (reason::REPLICA_STOPPED, true));
+        // Made anew, it knows nothing yet.
+        let replica = ReplicaId { node: NODE, incarnation: Incarnation(1) };
+        let group = process.replicas.make(GROUP, replica).await.unwrap();
+        assert_eq!(asked_by_another(&api).await.unwrap_err().reason(), reason::REPLICA_STOPPED);
+        group.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_asked_has_no_more_than_the_topology_says() {
+        let process = Disks::default().start().await;
+        let api = fixture::api(&process, NodeId(1), Arc::new(Alone));
+        assert_eq!(asked_by_another(&api).await.unwrap(), ListResponse::default());
+        let call = Call::new(Operation::List, &MetadataMap::new());
+        let error = list(&api, &call, ListRequest::default()).await.unwrap_err();
+        assert_eq!(error.reason(), reason::REPLICA_STOPPED, "there is nobody to ask");
+    }
 
     fn source(names: &[&str], complete_to: Option<&str>) -> Source {
         let conversation =

@@ -18,6 +18,8 @@ pub mod convert;
 mod delivery;
 mod elsewhere;
 mod errors;
+#[cfg(test)]
+mod fixture;
 mod follow;
 mod forward;
 mod list;

@@ -77,8 +77,8 @@ pub async fn describe(
         let node = elsewhere(api, &route, level)?;
         let mut client = forward::client(api, call, node, CallError::replica_gone())?;
         let request = forward::request(api, call, Some(call.deadline), request);
-        return forward::answer(api, node, call.deadline, Effect::None, client.describe(request))
-            .await;
+        let (groups, answer) = (&[route.group], client.describe(request));
+        return forward::answer(api, node, groups, call.deadline, Effect::None, answer).await;
     };
     let point = open(api, group, &name, level, call.deadline).await?;
     let head = point.head.ok_or_else(CallError::not_found)?;
@@ -109,8 +109,9 @@ async fn hand_on(
     let node = elsewhere(api, route, level)?;
     let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = forward::request(api, call, Some(call.deadline), request);
+    let (groups, answer) = (&[route.group], client.read(request));
     let responses =
-        forward::answer(api, node, call.deadline, Effect::None, client.read(request)).await?;
+        forward::answer(api, node, groups, call.deadline, Effect::None, answer).await?;
     Ok(Box::pin(responses.map(move |response| {
         response.map_err(|status| CallError::from_peer(node, &status, Effect::None).into())
     })))

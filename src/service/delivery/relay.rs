@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use quorate_client::proto::subscribe_request::{Change, Credit};
-use quorate_client::proto::subscribe_response::Kind;
+use quorate_client::proto::subscribe_response::{Ended, Kind};
 use quorate_client::proto::{self, SubscribeRequest, SubscribeResponse};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -16,7 +16,7 @@ use super::{Conversations, HEARTBEAT_DEFAULT, Out, announce_end};
 use crate::service::convert;
 use crate::service::errors::{CallError, Effect};
 use crate::service::{Api, PeerLog};
-use crate::types::NodeId;
+use crate::types::{ConversationName, NodeId};
 
 /// A node that says nothing for this long, not even that it is alive, is given up.
 const SILENCE_MAX: Duration = HEARTBEAT_DEFAULT.saturating_mul(3);
@@ -130,9 +130,19 @@ impl Relay {
     fn is_wanted(&self, response: &SubscribeResponse) -> bool {
         match &response.kind {
             Some(Kind::Ended(end)) => {
+                self.learn_from(end);
                 self.conversations.take_if_relayed(&end.conversation, self.stream)
             }
             _ => true,
+        }
+    }
+
+    /// Whoever adds the conversation again asks another node, if this one's replica does not serve.
+    fn learn_from(&self, end: &Ended) {
+        let route = self.api.route(&ConversationName(end.conversation.clone()));
+        if let (Some(failed), Ok(route)) = (&end.failed, route) {
+            let failed = Err::<(), _>(CallError::from(failed.clone()));
+            self.api.elsewhere.learn_of_replica(route.group, self.node, &failed);
         }
     }
 }

@@ -17,12 +17,9 @@ use tonic_prost::ProstCodec;
 
 use super::*;
 use crate::consensus::solitary::{Disks, Process};
-use crate::log::{Topology, TopologyGroup, TopologyReplica};
-use crate::service::{AllowAll, Operation, PeerLog, Peers, Unobserved};
-use crate::storage::records::Record;
-use crate::storage::{Batch, Durability, Table, keys};
+use crate::service::{Operation, PeerLog, Peers, fixture};
 use crate::transport::{self, HandedOn, Introduction};
-use crate::types::{Clock, ClusterId, GroupId, HashRange, Incarnation, PlacementHash, Timestamp};
+use crate::types::ClusterId;
 
 /// The only node with replicas. It is another one than this.
 const OTHER: NodeId = NodeId(1);
@@ -76,19 +73,6 @@ impl Peers for PeerApis {
     }
 }
 
-/// Time stands still.
-struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> Timestamp {
-        Timestamp(5_000_000)
-    }
-
-    fn elapsed_us(&self) -> u64 {
-        5_000_000
-    }
-}
-
 /// Serves the other node: it hands out the Subscribe streams that are opened to it.
 async fn serve_other(
     connections: mpsc::Receiver<io::Result<DuplexStream>>,
@@ -119,25 +103,6 @@ async fn serve_other(
     server.serve_with_incoming(service, ReceiverStream::new(connections)).await.unwrap();
 }
 
-/// One group, with a replica on the other node.
-fn topology() -> Topology {
-    let replica = TopologyReplica { node: OTHER, incarnation: Incarnation(1), joining: false };
-    let group = TopologyGroup {
-        id: GroupId(1),
-        range: HashRange { start: PlacementHash(0), end: None },
-        epoch: 1,
-        active: true,
-        replicas: vec![replica],
-    };
-    Topology {
-        cluster: ClusterId(7),
-        version: 1,
-        feature_level: 1,
-        nodes: Vec::new(),
-        groups: vec![group],
-    }
-}
-
 /// A subscription on a node without replicas.
 struct Fixture {
     subscription: Subscription,
@@ -149,28 +114,13 @@ struct Fixture {
 impl Fixture {
     async fn start() -> Self {
         let process = Disks::default().start().await;
-        let (key, mut batch) = (keys::topology(), Batch::default());
-        let row = topology().encode(&key);
-        batch.put(Table::Topology, key, row);
-        process.storage.state.write(batch, Durability::Flushed).unwrap();
-        process.replicas.refresh_topology().unwrap();
-
         let (connections, incoming) = mpsc::channel(1);
         let (sender, opened) = mpsc::channel(1);
         tokio::spawn(serve_other(incoming, sender));
         let own = Arc::new(Introduction::new(process.replicas.node(), Some(ClusterId(7))));
         let peers = transport::Peers::new(own, None, Some(Arc::new(Connections(connections))));
         peers.set_addresses([(OTHER, "other:1".to_owned())]);
-        let api = Api {
-            replicas: process.replicas.clone(),
-            peers: Arc::new(PeerApis(peers)),
-            elsewhere: Arc::default(),
-            clock: Arc::new(Still),
-            random: Arc::new(|| [7; 16]),
-            authorizer: Arc::new(AllowAll),
-            observer: Arc::new(Unobserved),
-            stopping: Default::default(),
-        };
+        let api = fixture::api(&process, OTHER, Arc::new(PeerApis(peers)));
         let call = Call::new(Operation::Subscribe, &MetadataMap::new());
         let (subscription, responses) =
             Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT);
