@@ -9,7 +9,6 @@ use quorate_client::proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 use tracing::Instrument;
 
 use super::api::Responses;
@@ -18,8 +17,9 @@ use super::call::Call;
 use super::consistency::{Level, ReadPoint, open};
 use super::errors::{CallError, Effect};
 use super::reads::{self, Slice};
+use super::responses::{self, Share, Waiting};
 use super::validate::{Problem, Violation};
-use super::{Api, convert, forward, validate};
+use super::{Api, convert, forward, memory, validate};
 use crate::consensus::{Group, Route};
 use crate::storage::records::MessageRecord;
 use crate::storage::{Direction, StorageError};
@@ -55,9 +55,10 @@ pub async fn read(
         nothing_yet: true,
     };
     let (responses, stream) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
-    let reading = Reading { group, name, point, window, responses };
+    let share = Share::new(api.replicas.admission().responses());
+    let reading = Reading { group, name, point, window, share, responses };
     tokio::spawn(reading.run().instrument(call.span()));
-    Ok(Box::pin(ReceiverStream::new(stream)))
+    Ok(Box::pin(ReceiverStream::new(stream).map(Waiting::into_response)))
 }
 
 /// Describes a conversation.
@@ -110,10 +111,15 @@ async fn hand_on(
     let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = forward::request(api, call, Some(call.deadline), request);
     let (groups, answer) = (&[route.group], client.read(request));
-    let responses =
-        forward::answer(api, node, groups, call.deadline, Effect::None, answer).await?;
+    let responses = forward::answer(api, node, groups, call.deadline, Effect::None, answer).await?;
+    // They are decoded only as the caller takes them, in a buffer that stays as large as the largest.
+    let mut room = api.replicas.admission().responses().nothing();
     Ok(Box::pin(responses.map(move |response| {
-        response.map_err(|status| CallError::from_peer(node, &status, Effect::None).into())
+        let from_peer = |status| CallError::from_peer(node, &status, Effect::None);
+        let response = response.map_err(from_peer)?;
+        let bytes = memory::messages_bytes(&response.messages);
+        room.grow_to(bytes).ok_or_else(responses::overloaded)?;
+        Ok(response)
     })))
 }
 
@@ -249,7 +255,8 @@ struct Reading {
     name: ConversationName,
     point: ReadPoint,
     window: Window,
-    responses: mpsc::Sender<Result<ReadResponse, Status>>,
+    share: Share,
+    responses: mpsc::Sender<Waiting<ReadResponse>>,
 }
 
 impl Reading {
@@ -260,8 +267,9 @@ impl Reading {
                 true => Ok(Vec::new()),
                 false => self.chunk().await,
             };
-            let response = chunk.map(|records| self.response(records)).map_err(Status::from);
+            let response = chunk.and_then(|records| self.response(records));
             let failed = response.is_err();
+            let response = response.unwrap_or_else(|error| Err(error).into());
             // Not sent: the caller is gone, or has not taken anything for too long.
             let sent = self.responses.send_timeout(response, stall).await.is_ok();
             if !sent || failed || self.window.is_done() {
@@ -285,14 +293,20 @@ impl Reading {
         Ok(self.window.accept(records))
     }
 
-    fn response(&self, records: Vec<MessageRecord>) -> ReadResponse {
+    fn response(
+        &mut self,
+        records: Vec<MessageRecord>,
+    ) -> Result<Waiting<ReadResponse>, CallError> {
         let (first_seq, tail) = self.point.bounds();
-        ReadResponse {
-            messages: records.into_iter().map(convert::message).collect(),
+        let messages: Vec<_> = records.into_iter().map(convert::message).collect();
+        let room = self.share.take(memory::messages_bytes(&messages))?;
+        let response = ReadResponse {
+            messages,
             first_seq: first_seq.0,
             tail: tail.0,
             position: Some(Position { ..self.point.position }),
-        }
+        };
+        Ok(Waiting::new(response, room))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use quorate_client::proto::delivery::Messages;
 use quorate_client::proto::subscribe_request::{Change, Credit};
 use quorate_client::proto::subscribe_response::{Ended, Kind};
 use quorate_client::proto::{self, SubscribeRequest, SubscribeResponse};
@@ -13,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Streaming};
 
 use super::{Conversations, HEARTBEAT_DEFAULT, Out, announce_end};
-use crate::service::convert;
 use crate::service::errors::{CallError, Effect};
-use crate::service::{Api, PeerLog};
+use crate::service::responses::{self, Waiting};
+use crate::service::{Api, PeerLog, convert, memory};
 use crate::types::{ConversationName, NodeId};
 
 /// A node that says nothing for this long, not even that it is alive, is given up.
@@ -90,6 +91,9 @@ impl Relay {
 
     async fn pass_on(&self, mut responses: Streaming<SubscribeResponse>) -> CallError {
         let mut owed: HashMap<String, u64> = HashMap::new();
+        let left = self.api.replicas.admission().responses();
+        // What is decoded leaves a buffer that is as large as the largest so far.
+        let mut buffer = left.nothing();
         loop {
             let response = tokio::select! {
                 Ok(place) = self.requests.reserve(), if !owed.is_empty() => {
@@ -113,16 +117,21 @@ impl Relay {
             if is_heartbeat(&response) {
                 continue;
             }
+            let bytes = delivered(&response).map_or(0, |d| memory::messages_bytes(&d.messages));
+            let Some(room) = buffer.grow_to(bytes).and_then(|()| left.take(bytes)) else {
+                return responses::overloaded();
+            };
             let Ok(place) = self.out.reserve().await else { return CallError::shutting_down() };
             if !self.is_wanted(&response) {
                 continue;
             }
             if self.gives_credit
-                && let Some((conversation, bytes)) = delivered_bytes(&response)
+                && let Some(Messages { conversation, messages }) = delivered(&response)
             {
-                *owed.entry(conversation.to_owned()).or_default() += bytes;
+                let bytes: u64 = messages.iter().map(convert::content_bytes).sum();
+                *owed.entry(conversation.clone()).or_default() += bytes;
             }
-            place.send(Ok(response));
+            place.send(Waiting::new(response, room));
         }
     }
 
@@ -162,9 +171,8 @@ fn credit(conversation: String, credit_bytes: u64) -> SubscribeRequest {
     SubscribeRequest { change: Some(Change::Credit(Credit { conversation, credit_bytes })) }
 }
 
-fn delivered_bytes(response: &SubscribeResponse) -> Option<(&str, u64)> {
+fn delivered(response: &SubscribeResponse) -> Option<&Messages> {
     let Some(Kind::Delivery(delivery)) = &response.kind else { return None };
     let Some(proto::delivery::Kind::Messages(messages)) = &delivery.kind else { return None };
-    let bytes = messages.messages.iter().map(convert::content_bytes).sum();
-    Some((&messages.conversation, bytes))
+    Some(messages)
 }

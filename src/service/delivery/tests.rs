@@ -230,15 +230,15 @@ async fn a_conversation_is_held_until_its_end_has_room() {
     let conversations = Conversations::default();
     conversations.insert_local("a".into(), None, || Task::spawn(future::pending()));
     let (out, mut responses) = mpsc::channel(1);
-    out.send(Ok(caught_up("b".into(), Seq(1)))).await.unwrap();
+    out.send(Ok(caught_up("b".into(), Seq(1))).into()).await.unwrap();
     let leaves = |name: &str| conversations.leave(name);
     let mut end = pin!(announce_end(&out, "a".into(), CallError::replica_gone(), leaves));
     assert_eq!((&mut end).now_or_never(), None);
     assert!(conversations.contains("a"));
-    responses.recv().await.unwrap().unwrap();
+    responses.recv().await.unwrap().into_response().unwrap();
     end.await;
     assert!(!conversations.contains("a"));
-    let announced = responses.recv().await.unwrap().unwrap();
+    let announced = responses.recv().await.unwrap().into_response().unwrap();
     assert_eq!(announced, ended("a".into(), Some(CallError::replica_gone())));
 }
 
@@ -249,7 +249,7 @@ async fn a_quiet_stream_beats_and_ends_with_its_source() {
     let mut stream = Box::pin(with_heartbeats(responses, every, NodeId(7)));
     let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));
     assert_eq!(stream.next().await.unwrap().unwrap(), beat);
-    out.send(Ok(caught_up("a".into(), Seq(1)))).await.unwrap();
+    out.send(Ok(caught_up("a".into(), Seq(1))).into()).await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), caught_up("a".into(), Seq(1)));
     assert_eq!(stream.next().await.unwrap().unwrap(), beat);
     drop(out);
