@@ -254,14 +254,9 @@ mod tests {
     /// Parts that come one by one, and then nothing more.
     struct Parts(VecDeque<Bytes>);
 
-    impl Parts {
-        fn new<const N: usize>(lengths: [usize; N]) -> Body {
-            Parts::of(lengths.iter().map(|length| vec![1; *length].into()).collect())
-        }
-
-        fn of(parts: VecDeque<Bytes>) -> Body {
-            Body::new(Parts(parts))
-        }
+    /// Parts of these lengths.
+    fn parts<const N: usize>(lengths: [usize; N]) -> Body {
+        Body::new(Parts(lengths.map(|length| vec![1; length].into()).into()))
     }
 
     impl http_body::Body for Parts {
@@ -293,8 +288,8 @@ mod tests {
     #[tokio::test]
     async fn requests_that_are_not_whole_take_room_until_they_are_dropped() {
         let left = RoomLeft::new(ROOM);
-        let mut first = incoming(&left, Parts::new([CALL_BYTES_FREE, ROOM - 1, 2]));
-        let mut second = incoming(&left, Parts::new([CALL_BYTES_FREE, 2]));
+        let mut first = incoming(&left, parts([CALL_BYTES_FREE, ROOM - 1, 2]));
+        let mut second = incoming(&left, parts([CALL_BYTES_FREE, 2]));
         next(&mut first).await.unwrap();
         next(&mut first).await.unwrap();
         // What any call has is free.
@@ -319,7 +314,7 @@ mod tests {
             let left = RoomLeft::new(ROOM / 2 + part);
             let parts: VecDeque<_> = sent.chunks(part).map(Bytes::copy_from_slice).collect();
             let count = parts.len();
-            let mut body = incoming(&left, Parts::of(parts));
+            let mut body = incoming(&left, Body::new(Parts(parts)));
             for _ in 0..count {
                 next(&mut body).await.unwrap();
             }
@@ -331,8 +326,8 @@ mod tests {
     async fn a_response_takes_room_until_it_is_sent() {
         let left = RoomLeft::new(ROOM);
         let outgoing = |body| Body::new(Outgoing { body, share: Share::new(&left) });
-        let mut first = outgoing(Parts::new([CALL_BYTES_FREE, ROOM]));
-        let mut second = outgoing(Parts::new([CALL_BYTES_FREE, 1, 1]));
+        let mut first = outgoing(parts([CALL_BYTES_FREE, ROOM]));
+        let mut second = outgoing(parts([CALL_BYTES_FREE, 1, 1]));
         let small = next(&mut first).await.unwrap();
         let large = next(&mut first).await.unwrap();
         drop(small);

@@ -68,9 +68,9 @@ impl Elsewhere {
             Err(reason::REPLICA_STOPPED | reason::NOT_INITIALIZED) => {
                 learnt.not_serving_since.insert((group, node), Instant::now());
             }
-            // Nothing was heard of it.
-            Err(reason::PEER_UNREACHABLE | reason::OUTCOME_UNKNOWN) => {}
-            _ => {
+            // Who leads is known also where nothing can be read.
+            Err(_) => {}
+            Ok(_) => {
                 learnt.not_serving_since.remove(&(group, node));
             }
         }
@@ -139,9 +139,11 @@ mod tests {
         elsewhere.learn_of_replica(GROUP, NodeId(2), &stopped);
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
         assert!(elsewhere.avoids(GROUP, NodeId(2)));
-        // Its others may be well, and that it cannot be reached for a moment says nothing of this one.
+        // Its others may be well, and other errors say nothing of this one.
         assert_eq!(elsewhere.choose(GroupId(8), &REPLICAS[1..]), Some(NodeId(2)));
         elsewhere.learn_of_replica(GROUP, NodeId(2), &unreachable(NodeId(2)));
+        let redirected = Err::<(), _>(CallError::not_leader(Some(NodeId(1))));
+        elsewhere.learn_of_replica(GROUP, NodeId(2), &redirected);
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
         assert_eq!(
             elsewhere.choose(GROUP, &[NodeId(2)]),
