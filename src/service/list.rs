@@ -10,7 +10,7 @@ use super::authorize::Resource;
 use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, page_token, reads, validate};
-use crate::log::{Topology, TopologyGroup};
+use crate::log::TopologyGroup;
 use crate::types::{ConversationId, ConversationName, HashRange, NodeId, PlacementHash, limits};
 
 /// Conversations of a page when the caller does not say.
@@ -32,17 +32,21 @@ pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListRe
     let topology = api.replicas.topology().borrow().clone();
     let topology = topology.ok_or_else(CallError::not_initialized)?;
 
+    // Looked at once: a replica that comes or goes meanwhile is neither listed twice nor left out.
+    let is_here = |group: &&TopologyGroup| api.replicas.serving(group).is_some();
+    let (here, missing): (Vec<_>, Vec<_>) = topology.groups.iter().partition(is_here);
     // Whoever hands this on relies on what the topology says is here, and does not know better.
-    if call.forwarded && topology.groups.iter().any(|group| is_missing(api, group)) {
+    let should_be_here =
+        |group: &&TopologyGroup| group.made_on().any(|node| node == api.replicas.node());
+    if call.forwarded && missing.iter().any(should_be_here) {
         return Err(CallError::replica_gone());
     }
     let mut sources = Vec::new();
-    if let Some(here) = list_here(api, &topology, &request.prefix, after, page_size).await? {
+    if let Some(here) = list_here(api, &here, &request.prefix, after, page_size).await? {
         sources.push(here);
     }
     if !call.forwarded {
-        let missing = missing_here(api, &topology)?;
-        let asks = missing
+        let asks = sources_of(api, missing)?
             .into_iter()
             .map(|(node, groups)| list_there(api, call, node, groups, request.clone(), page_size));
         sources.extend(try_join_all(asks).await?);
@@ -58,24 +62,20 @@ struct Source {
 
 async fn list_here(
     api: &Api,
-    topology: &Topology,
+    groups: &[&TopologyGroup],
     prefix: &str,
     after: Option<String>,
     page_size: usize,
 ) -> Result<Option<Source>, CallError> {
-    let held: Vec<(HashRange, _)> = topology
-        .groups
-        .iter()
-        .filter(|group| api.replicas.serving(group).is_some())
-        .map(|group| (group.range, group.id))
-        .collect();
+    let held: Vec<(HashRange, _)> = groups.iter().map(|group| (group.range, group.id)).collect();
     // All replicas of a node share one state database, so that any of them shows the names of all.
-    let any = held.first().and_then(|(_, group)| api.replicas.get(*group));
-    let Some(any) = any else { return Ok(None) };
+    let Some((_, any)) = held.first() else { return Ok(None) };
+    let any = api.replicas.get(*any).ok_or_else(CallError::replica_gone)?;
     let (view, prefix) = (any.pin(), prefix.to_owned());
     let list = move || -> Result<Vec<Conversation>, CallError> {
         for (_, group) in &held {
-            reads::group_row(view.as_ref(), *group)?;
+            let row = reads::group_row(view.as_ref(), *group)?;
+            row.and_then(|row| row.range).ok_or_else(CallError::replica_gone)?;
         }
         let group_of = |hash: PlacementHash| {
             held.iter().find(|(range, _)| range.contains(hash)).map(|(_, group)| *group)
@@ -97,21 +97,16 @@ async fn list_here(
     Ok(Some(Source { conversations, complete_to }))
 }
 
-/// Whether a group should be here and cannot be listed: its replica is damaged, or has not got its state yet.
-fn is_missing(api: &Api, group: &TopologyGroup) -> bool {
-    group.made_on().any(|node| node == api.replicas.node()) && api.replicas.serving(group).is_none()
-}
-
 /// For each node to be asked, the groups that it is asked for.
 type Asked<'t> = BTreeMap<NodeId, Vec<&'t TopologyGroup>>;
 
-fn missing_here<'t>(api: &Api, topology: &'t Topology) -> Result<Asked<'t>, CallError> {
-    let mut missing = Asked::new();
-    for group in topology.groups.iter().filter(|group| api.replicas.serving(group).is_none()) {
-        let node = source_of(api, group, &missing).ok_or_else(CallError::replica_gone)?;
-        missing.entry(node).or_default().push(group);
+fn sources_of<'t>(api: &Api, missing: Vec<&'t TopologyGroup>) -> Result<Asked<'t>, CallError> {
+    let mut asked = Asked::new();
+    for group in missing {
+        let node = source_of(api, group, &asked).ok_or_else(CallError::replica_gone)?;
+        asked.entry(node).or_default().push(group);
     }
-    Ok(missing)
+    Ok(asked)
 }
 
 /// A node with a replica: preferably one that is asked anyway.
