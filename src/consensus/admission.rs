@@ -1,52 +1,80 @@
 //! Whether this node may take on more: refused early, while there is still room to recover in.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crate::storage::DiskMark;
 use crate::types::limits;
 
-/// The node's disk mark, as its probe last saw it, and what is left of its memory for appends.
+/// The node's disk mark, as its probe last saw it, and what is left of its memory for appends and
+/// for responses.
 #[derive(Debug)]
 pub struct Admission {
     disk: AtomicU8,
     calls: RoomLeft,
     proposals: RoomLeft,
+    responses: RoomLeft,
 }
 
-/// Bytes that may still be taken. Counted, not reserved: what it bounds is how much waits at one time.
+/// Bytes that may still be taken. Counted, not reserved: what it bounds is how much waits at one time. Nobody waits for
+/// them, so that who holds some never stands in the way of who holds more.
 #[derive(Clone, Debug)]
-pub struct RoomLeft(Arc<Semaphore>);
+pub struct RoomLeft(Arc<AtomicUsize>);
 
 /// Bytes that were taken, until this is dropped.
 #[derive(Debug)]
-pub struct Room(OwnedSemaphorePermit);
+pub struct Room {
+    of: RoomLeft,
+    bytes: usize,
+}
 
 impl RoomLeft {
     /// So many bytes in all.
     pub fn new(bytes: usize) -> Self {
-        RoomLeft(Arc::new(Semaphore::new(bytes)))
+        RoomLeft(Arc::new(AtomicUsize::new(bytes)))
     }
 
     /// Takes bytes without waiting; none if there are not as many left.
     pub fn take(&self, bytes: usize) -> Option<Room> {
-        let bytes = u32::try_from(bytes).ok()?;
-        self.0.clone().try_acquire_many_owned(bytes).ok().map(Room)
+        let mut room = self.nothing();
+        room.grow_to(bytes)?;
+        Some(room)
+    }
+
+    /// Takes nothing yet.
+    pub fn nothing(&self) -> Room {
+        Room { of: self.clone(), bytes: 0 }
     }
 }
 
 impl Room {
     /// Puts what two have taken together. Both are of the same `RoomLeft`.
-    pub fn merge(&mut self, other: Room) {
-        self.0.merge(other.0);
+    pub fn merge(&mut self, mut other: Room) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Takes what is missing to so many bytes; none, and nothing is taken, if there are not as many left.
+    pub fn grow_to(&mut self, bytes: usize) -> Option<()> {
+        let missing = bytes.saturating_sub(self.bytes);
+        if missing > 0 {
+            let less = |left: usize| left.checked_sub(missing);
+            self.of.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
+            self.bytes = bytes;
+        }
+        Some(())
     }
 
     /// Gives back what is above so many bytes.
     pub fn shrink_to(&mut self, bytes: usize) {
-        let extra = self.0.num_permits().saturating_sub(bytes);
-        drop(self.0.split(extra));
+        let extra = self.bytes.saturating_sub(bytes);
+        self.bytes -= extra;
+        self.of.0.fetch_add(extra, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shrink_to(0);
     }
 }
 
@@ -56,6 +84,7 @@ impl Default for Admission {
             disk: AtomicU8::default(),
             calls: RoomLeft::new(limits::APPEND_CALLS_BYTES_MAX),
             proposals: RoomLeft::new(limits::PROPOSALS_BYTES_MAX),
+            responses: RoomLeft::new(limits::RESPONSES_BYTES_MAX),
         }
     }
 }
@@ -99,6 +128,11 @@ impl Admission {
     pub fn proposals(&self) -> &RoomLeft {
         &self.proposals
     }
+
+    /// For responses with messages, or names, until their callers take them.
+    pub fn responses(&self) -> &RoomLeft {
+        &self.responses
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +149,9 @@ mod tests {
         taken.shrink_to(3);
         assert!(left.take(8).is_none());
         assert!(left.take(7).is_some());
+        assert!(taken.grow_to(11).is_none());
+        assert!(taken.grow_to(9).is_some() && taken.grow_to(2).is_some());
+        assert!(left.take(2).is_none());
         drop(taken);
         assert!(left.take(10).is_some());
     }

@@ -14,7 +14,7 @@ use super::network::RaftTransport;
 use super::read_index::RemoteReadIndex;
 use super::state_machine::Applied;
 use super::{ConsensusObserver, Group, GroupStatus};
-use crate::log::{Topology, read_topology};
+use crate::log::{Topology, TopologyGroup, read_topology};
 use crate::seams::{crash, planted};
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{
@@ -377,6 +377,15 @@ impl Replicas {
         self.groups.read().expect("no panic while locked").values().cloned().collect()
     }
 
+    /// This node's replica of a group of the topology, if it can be asked: one that was just made knows nothing yet, and
+    /// one that was taken out may never learn more.
+    pub fn serving(&self, group: &TopologyGroup) -> Option<Arc<Group>> {
+        let own = group.replicas.iter().find(|replica| replica.node == self.node());
+        let own = own.map(|own| ReplicaId { node: own.node, incarnation: own.incarnation });
+        let serves = |local: &Arc<Group>| local.range().is_some() && local.takes_part(own);
+        self.get(group.id).filter(serves)
+    }
+
     /// How every replica here is, those that do not serve included.
     pub fn statuses(&self) -> Vec<GroupStatus> {
         let mut statuses: Vec<_> = self.all().iter().map(|group| group.status()).collect();
@@ -407,10 +416,7 @@ impl Replicas {
         if !group.range.contains(hash) || !group.active {
             return None;
         }
-        let own = group.replicas.iter().find(|replica| replica.node == self.node());
-        let own = own.map(|own| ReplicaId { node: own.node, incarnation: own.incarnation });
-        let serves = |local: &Arc<Group>| local.range().is_some() && local.takes_part(own);
-        let local = self.get(group.id).filter(serves);
+        let local = self.serving(group);
         Some(Route {
             group: group.id,
             leader: local.as_ref().and_then(|local| local.leader()),

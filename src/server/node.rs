@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tower::Layer;
 
 use super::call_limit::limit_calls;
 use super::config::{Listener, TlsConfig};
@@ -33,7 +34,7 @@ use crate::seams::planted;
 use crate::service::cluster::{ClusterApi, ClusterService};
 use crate::service::servers::cluster_server::ClusterServer;
 use crate::service::servers::message_log_server::MessageLogServer;
-use crate::service::{Api, Authorizer, MalformedLayer, PeerLog};
+use crate::service::{Api, Authorizer, BodiesLayer, MalformedLayer, PeerLog};
 use crate::storage::{DiskLimits, DiskMark, Storage};
 #[cfg(feature = "rocksdb")]
 use crate::storage::{OpenError, Tuning};
@@ -335,6 +336,7 @@ async fn serve_clients(
         .max_concurrent_streams(limits::CONNECTION_CALLS_MAX)
         .accept_http1(true)
         .layer(tonic_web::GrpcWebLayer::new())
+        .layer(BodiesLayer::new(node.admission.responses().clone()))
         .layer(MalformedLayer)
         .add_routes(routes);
     let tls = tls(&node.config.client, "client", &[b"h2", b"http/1.1"])?;
@@ -359,7 +361,9 @@ async fn serve_peers(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let door = IntroducedOnly(node.peers.introduction().clone());
-    let routes = Routes::new(peer).add_service(InterceptedService::new(log, door));
+    // Not around what the replicas say to each other, which no caller may stand in the way of.
+    let bodies = BodiesLayer::new(node.admission.responses().clone());
+    let routes = Routes::new(peer).add_service(InterceptedService::new(bodies.layer(log), door));
     let routes = limit_calls(routes, CALL_TIMEOUT);
     let server = server()
         .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)

@@ -63,14 +63,14 @@ impl Operations {
     /// if that is gone later, it was lost.
     async fn take_adoption(&self, adoption: Adoption) -> Result<AdoptReply, OperationError> {
         let _one_at_a_time = self.adopting.lock().await;
-        if adoption.process != self.peers.introduction().process() {
-            // What was seen of the other process says nothing of what this one has (G1).
-            return Err(unavailable("the node has been started anew meanwhile"));
-        }
         let known = self.peers.introduction().cluster();
         if known.is_some_and(|known| known != adoption.cluster) {
             let node = self.replicas.node();
             return Err(refused(format!("node {node} belongs to another cluster")));
+        }
+        if adoption.process != self.peers.introduction().process() {
+            // What was seen of the other process says nothing of what this one has (G1).
+            return Err(unavailable("the node has been started anew meanwhile"));
         }
         let own = self.replicas.node();
         let addresses = adoption.peers.iter().filter(|(node, _)| *node != own).cloned();

@@ -8,7 +8,7 @@ use super::authorize::Resource;
 use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, memory, validate};
-use crate::consensus::{Admission, Group, Room};
+use crate::consensus::{Admission, Group, Room, Route};
 use crate::log::{Command, LanePlace, Outcome};
 use crate::types::{NodeId, limits};
 
@@ -42,7 +42,7 @@ pub async fn append(
             Some(group) if node == api.replicas.node() => {
                 propose(api, group, request.clone(), None, call.deadline).await
             }
-            _ => hand_on(api, call, node, request.clone()).await,
+            _ => hand_on(api, call, &route, node, request.clone()).await,
         };
         api.elsewhere.learn_leader(route.group, &result);
         // Where nothing was done, asking another is safe: whom this one names, or the next that may know.
@@ -106,12 +106,14 @@ pub fn unexpected(outcome: &Outcome) -> CallError {
 async fn hand_on(
     api: &Api,
     call: &Call,
+    route: &Route,
     node: NodeId,
     request: AppendRequest,
 ) -> Result<AppendResponse, CallError> {
     let mut client = forward::client(api, call, node, CallError::not_leader(Some(node)))?;
     let request = forward::request(api, call, Some(call.deadline), request);
-    forward::answer(api, node, call.deadline, Effect::Possible, client.append(request)).await
+    let (groups, answer) = (&[route.group], client.append(request));
+    forward::answer(api, node, groups, call.deadline, Effect::Possible, answer).await
 }
 
 #[cfg(test)]

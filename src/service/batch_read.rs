@@ -13,7 +13,8 @@ use super::consistency::{Level, ReadPoint, check_age, confirm, look, open};
 use super::errors::{CallError, Effect};
 use super::read::elsewhere;
 use super::reads::{self, Slice};
-use super::{Api, convert, forward, validate};
+use super::responses::Share;
+use super::{Api, convert, forward, memory, validate};
 use crate::consensus::Group;
 use crate::storage::Direction;
 use crate::types::{ConversationName, GroupId, NodeId, Seq, limits};
@@ -39,7 +40,9 @@ pub async fn batch_read(
     validate::at_most("last", request.last as usize, limits::BATCH_READ_LAST_MAX as usize)?;
 
     let plan = plan(api, call, level, &request.conversations);
-    let here = read_here(api, call, level, u64::from(request.last), plan.here);
+    // For what has been read until all of it has.
+    let mut share = Share::new(api.replicas.admission().responses());
+    let here = read_here(api, call, level, u64::from(request.last), plan.here, &mut share);
     let there = plan
         .there
         .into_iter()
@@ -47,7 +50,13 @@ pub async fn batch_read(
     let (here, there) = tokio::join!(here, join_all(there));
     let mut results = plan.failed;
     results.extend(here);
-    results.extend(there.into_iter().flatten());
+    results.extend(there.into_iter().flatten().map(|(place, result)| {
+        let keep = |read: ReadResponse| {
+            share.keep(memory::messages_bytes(&read.messages))?;
+            Ok(read)
+        };
+        (place, result.and_then(keep))
+    }));
     results.sort_by_key(|(place, _)| *place);
     Ok(BatchReadResponse { items: fit(request.conversations, results) })
 }
@@ -57,7 +66,7 @@ type Read = (usize, Result<ReadResponse, CallError>);
 /// Who reads what. A place is a position in the request.
 struct Plan {
     here: BTreeMap<GroupId, Part>,
-    there: BTreeMap<NodeId, Vec<(usize, String)>>,
+    there: BTreeMap<NodeId, Vec<(usize, GroupId, String)>>,
     failed: Vec<Read>,
 }
 
@@ -95,7 +104,7 @@ fn assign(
         }
         None => {
             let node = elsewhere(api, &route, level)?;
-            plan.there.entry(node).or_default().push((place, name.0));
+            plan.there.entry(node).or_default().push((place, route.group, name.0));
         }
     }
     Ok(())
@@ -109,6 +118,7 @@ async fn read_here(
     level: Level,
     last: u64,
     parts: BTreeMap<GroupId, Part>,
+    share: &mut Share,
 ) -> Vec<Read> {
     let barriers = parts.values().map(|part| confirm(api, &part.group, level, call.deadline));
     let barriers = join_all(barriers).await;
@@ -126,7 +136,7 @@ async fn read_here(
                 Ok(point)
             });
             let result = match point {
-                Ok(point) => end_of(&group, point, last, &mut room).await,
+                Ok(point) => end_of(&group, point, last, &mut room, share).await,
                 Err(error) => Err(error),
             };
             results.push((place, result));
@@ -140,6 +150,7 @@ async fn end_of(
     point: ReadPoint,
     last: u64,
     room: &mut Room,
+    share: &mut Share,
 ) -> Result<ReadResponse, CallError> {
     let (first, tail) = point.bounds();
     let from = Seq(tail.0.saturating_sub(last).max(first.0));
@@ -166,6 +177,7 @@ async fn end_of(
     let response =
         ReadResponse { messages, first_seq: first.0, tail: tail.0, position: Some(point.position) };
     room.take(&response)?;
+    share.keep(memory::messages_bytes(&response.messages))?;
     Ok(response)
 }
 
@@ -220,35 +232,42 @@ async fn hand_on(
     api: &Api,
     call: &Call,
     node: NodeId,
-    places: Vec<(usize, String)>,
+    places: Vec<(usize, GroupId, String)>,
     last: u32,
     consistency: Option<Consistency>,
 ) -> Vec<Read> {
-    let (places, conversations): (Vec<_>, Vec<_>) = places.into_iter().unzip();
+    let (places, conversations): (Vec<_>, Vec<_>) =
+        places.into_iter().map(|(place, group, name)| ((place, group), name)).unzip();
     let asked = BatchReadRequest { conversations, last, consistency };
     let answer = match forward::client(api, call, node, CallError::replica_gone()) {
         Ok(mut client) => {
             let request = forward::request(api, call, Some(call.deadline), asked);
             let answer = client.batch_read(request);
-            forward::answer(api, node, call.deadline, Effect::None, answer).await
+            forward::answer(api, node, &[], call.deadline, Effect::None, answer).await
         }
         Err(error) => Err(error),
     };
-    let items = match answer {
-        Ok(response) if response.items.len() == places.len() => response.items,
-        Ok(_) => {
+    let answer = answer.and_then(|response| match response.items.len() == places.len() {
+        true => Ok(response.items),
+        false => {
             let message = format!("node {node} answered for another number of conversations");
-            let error = CallError::internal(message, Effect::None);
-            return places.into_iter().map(|place| (place, Err(error.clone()))).collect();
+            Err(CallError::internal(message, Effect::None))
         }
-        Err(error) => return places.into_iter().map(|place| (place, Err(error.clone()))).collect(),
-    };
+    });
     let result = |item: Item| match (item.read, item.failed) {
         (Some(read), _) => Ok(read),
         (None, Some(failed)) => Err(failed.into()),
         (None, None) => Err(CallError::internal("an item without an answer", Effect::None)),
     };
-    places.into_iter().zip(items.into_iter().map(result)).collect()
+    let results: Vec<_> = match answer {
+        Ok(items) => items.into_iter().map(result).collect(),
+        Err(error) => vec![Err(error); places.len()],
+    };
+    let learn = |((place, group), result): ((usize, GroupId), Result<ReadResponse, CallError>)| {
+        api.elsewhere.learn_of_replica(group, node, &result);
+        (place, result)
+    };
+    places.into_iter().zip(results).map(learn).collect()
 }
 
 #[cfg(test)]

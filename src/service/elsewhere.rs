@@ -1,5 +1,5 @@
 //! Which other node to ask about a group that has no replica here. The topology names its replicas; which of them
-//! leads, and which cannot be reached, is known only from what other calls have just been answered.
+//! leads, which cannot be reached, and which does not serve, is known only from what other calls have just been answered.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::errors::{CallError, reason};
 use crate::types::{GroupId, NodeId};
 
-/// How long a node that could not be reached, or not serve a group, is asked only where no other can be.
+/// How long a node that could not be reached, or whose replica does not serve, is asked only where no other can be.
 const AVOIDED_FOR: Duration = Duration::from_secs(5);
 
-/// What calls have learnt of other nodes. One entry for each node and each group, at most.
+/// What calls have learnt of other nodes. One entry for each node, each group and each replica, at most.
 #[derive(Default)]
 pub struct Elsewhere(Mutex<Learnt>);
 
@@ -21,24 +21,31 @@ pub struct Elsewhere(Mutex<Learnt>);
 struct Learnt {
     leaders: BTreeMap<GroupId, NodeId>,
     unreachable_since: BTreeMap<NodeId, Instant>,
-    /// Nodes that answered, but with a replica of the group that cannot serve.
-    unserving_since: BTreeMap<(GroupId, NodeId), Instant>,
+    /// Replicas that a node has, as the topology says, and that did not serve: damaged, still being made, or cut off.
+    not_serving_since: BTreeMap<(GroupId, NodeId), Instant>,
+}
+
+impl Learnt {
+    fn avoids(&self, group: GroupId, node: NodeId) -> bool {
+        let since = [self.unreachable_since.get(&node), self.not_serving_since.get(&(group, node))];
+        since.into_iter().flatten().any(|since| since.elapsed() < AVOIDED_FOR)
+    }
 }
 
 impl Elsewhere {
-    /// The one of a group's `replicas` to ask: the leader as last heard, if it can be reached; otherwise the first that
+    /// The one of a group's `replicas` to ask: the leader as last heard, if it can be asked; otherwise the first that
     /// can, which says who leads; if none can, the first. None if there is nobody to ask.
     pub fn choose(&self, group: GroupId, replicas: &[NodeId]) -> Option<NodeId> {
         let learnt = self.learnt();
         let leader = learnt.leaders.get(&group).filter(|leader| replicas.contains(leader));
         let mut candidates = leader.into_iter().chain(replicas);
-        let is_avoided = |node: &NodeId| {
-            let unreachable = learnt.unreachable_since.get(node);
-            let unserving = learnt.unserving_since.get(&(group, *node));
-            let mut troubles = unreachable.into_iter().chain(unserving);
-            troubles.any(|since| since.elapsed() < AVOIDED_FOR)
-        };
-        candidates.clone().find(|node| !is_avoided(node)).or_else(|| candidates.next()).copied()
+        let can_be_asked = |node: &&NodeId| !learnt.avoids(group, **node);
+        candidates.clone().find(can_be_asked).or_else(|| candidates.next()).copied()
+    }
+
+    /// Whether a node is one to ask about a group only if no other can be.
+    pub fn avoids(&self, group: GroupId, node: NodeId) -> bool {
+        self.learnt().avoids(group, node)
     }
 
     /// Learns whether a node can be reached, from what came of asking it.
@@ -54,9 +61,19 @@ impl Elsewhere {
         }
     }
 
-    /// Learns that a node's replica of a group cannot serve.
-    pub fn learn_unserving(&self, group: GroupId, node: NodeId) {
-        self.learnt().unserving_since.insert((group, node), Instant::now());
+    /// Learns whether a node's replica of a group serves, from what came of asking for it.
+    pub fn learn_of_replica<T>(&self, group: GroupId, node: NodeId, answer: &Result<T, CallError>) {
+        let mut learnt = self.learnt();
+        match answer.as_ref().map_err(CallError::reason) {
+            Err(reason::REPLICA_STOPPED | reason::NOT_INITIALIZED | reason::NO_QUORUM) => {
+                learnt.not_serving_since.insert((group, node), Instant::now());
+            }
+            // Who leads is known also where nothing can be read.
+            Err(_) => {}
+            Ok(_) => {
+                learnt.not_serving_since.remove(&(group, node));
+            }
+        }
     }
 
     /// Learns who leads a group, from an answer that names somebody.
@@ -114,13 +131,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whose_replica_cannot_serve_is_avoided_for_that_group() {
+    async fn a_replica_that_does_not_serve_is_avoided_for_a_while() {
         let elsewhere = Elsewhere::default();
-        elsewhere.learn_unserving(GROUP, NodeId(1));
-        elsewhere.learn_of(NodeId(1), &Ok(()));
-        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(2)));
-        assert_eq!(elsewhere.choose(GroupId(8), &REPLICAS), Some(NodeId(1)));
-        tokio::time::advance(AVOIDED_FOR).await;
+        let stopped = Err::<(), _>(CallError::replica_gone());
+        elsewhere.learn_leader(GROUP, &Err::<(), _>(CallError::not_leader(Some(NodeId(2)))));
+        elsewhere.learn_of(NodeId(2), &stopped);
+        elsewhere.learn_of_replica(GROUP, NodeId(2), &stopped);
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
+        assert!(elsewhere.avoids(GROUP, NodeId(2)));
+        // Its others may be well, and other errors say nothing of this one.
+        assert_eq!(elsewhere.choose(GroupId(8), &REPLICAS[1..]), Some(NodeId(2)));
+        elsewhere.learn_of_replica(GROUP, NodeId(2), &unreachable(NodeId(2)));
+        let redirected = Err::<(), _>(CallError::not_leader(Some(NodeId(1))));
+        elsewhere.learn_of_replica(GROUP, NodeId(2), &redirected);
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
+        assert_eq!(
+            elsewhere.choose(GROUP, &[NodeId(2)]),
+            Some(NodeId(2)),
+            "somebody has to be asked"
+        );
+        elsewhere.learn_of_replica(GROUP, NodeId(2), &Ok(()));
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(2)));
+        let unknown = Err::<(), _>(CallError::not_initialized());
+        elsewhere.learn_of_replica(GROUP, NodeId(2), &unknown);
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)));
+        tokio::time::advance(AVOIDED_FOR).await;
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(2)));
     }
 }

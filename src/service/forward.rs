@@ -11,7 +11,7 @@ use super::authorize::Operation;
 use super::call::{Call, FORWARDED, REQUEST_ID};
 use super::errors::{CallError, Effect};
 use crate::transport::{HandedOn, IntroducedChannel};
-use crate::types::NodeId;
+use crate::types::{GroupId, NodeId};
 
 /// Another node's API, called as a node of the same cluster.
 pub type PeerLog = MessageLogClient<IntroducedChannel>;
@@ -63,13 +63,14 @@ pub fn request<T>(api: &Api, call: &Call, deadline: Option<Instant>, message: T)
     request
 }
 
-/// Waits for a node's answer, no longer than the deadline.
+/// Waits for a node's answer about its replicas of `groups`, no longer than the deadline.
 ///
 /// # Errors
 /// What the node answered, or PEER_UNREACHABLE.
 pub async fn answer<T>(
     api: &Api,
     node: NodeId,
+    groups: &[GroupId],
     deadline: Instant,
     effect: Effect,
     answer: impl Future<Output = Result<Response<T>, Status>>,
@@ -83,6 +84,9 @@ pub async fn answer<T>(
         }
     };
     api.elsewhere.learn_of(node, &answer);
+    for group in groups {
+        api.elsewhere.learn_of_replica(*group, node, &answer);
+    }
     answer
 }
 

@@ -10,10 +10,8 @@ use super::authorize::Resource;
 use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, page_token, reads, validate};
-use crate::log::{Topology, TopologyGroup};
-use crate::types::{
-    ConversationId, ConversationName, GroupId, HashRange, NodeId, PlacementHash, limits,
-};
+use crate::log::TopologyGroup;
+use crate::types::{ConversationId, ConversationName, HashRange, NodeId, PlacementHash, limits};
 
 /// Conversations of a page when the caller does not say.
 const PAGE_DEFAULT: u32 = 100;
@@ -21,7 +19,7 @@ const PAGE_DEFAULT: u32 = 100;
 /// Lists a page of conversations.
 ///
 /// # Errors
-/// Retryable if a group can be asked nowhere: a list with holes would look complete.
+/// Retryable if a group can be asked nowhere, or, by another node, not here: a list with holes would look complete.
 pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListResponse, CallError> {
     call.authorize(api.authorizer.as_ref(), Resource::Prefix(&request.prefix))?;
     validate::at_most("prefix", request.prefix.len(), limits::CONVERSATION_NAME_BYTES_MAX)?;
@@ -34,15 +32,23 @@ pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListRe
     let topology = api.replicas.topology().borrow().clone();
     let topology = topology.ok_or_else(CallError::not_initialized)?;
 
+    // Looked at once: a replica that comes or goes meanwhile is neither listed twice nor left out.
+    let is_here = |group: &&TopologyGroup| api.replicas.serving(group).is_some();
+    let (here, missing): (Vec<_>, Vec<_>) = topology.groups.iter().partition(is_here);
+    // Whoever hands this on relies on what the topology says is here, and does not know better.
+    let should_be_here =
+        |group: &&TopologyGroup| group.made_on().any(|node| node == api.replicas.node());
+    if call.forwarded && missing.iter().any(should_be_here) {
+        return Err(CallError::replica_gone());
+    }
     let mut sources = Vec::new();
-    if let Some(here) = list_here(api, &topology, &request.prefix, after, page_size).await? {
+    if let Some(here) = list_here(api, &here, &request.prefix, after, page_size).await? {
         sources.push(here);
     }
     if !call.forwarded {
-        let missing = missing_here(api, &topology)?;
-        let asks = missing
+        let asks = sources_of(api, missing)?
             .into_iter()
-            .map(|(node, ranges)| list_there(api, call, node, ranges, request.clone(), page_size));
+            .map(|(node, groups)| list_there(api, call, node, groups, request.clone(), page_size));
         sources.extend(try_join_all(asks).await?);
     }
     Ok(merge(sources, page_size))
@@ -56,24 +62,20 @@ struct Source {
 
 async fn list_here(
     api: &Api,
-    topology: &Topology,
+    groups: &[&TopologyGroup],
     prefix: &str,
     after: Option<String>,
     page_size: usize,
 ) -> Result<Option<Source>, CallError> {
-    let held: Vec<(HashRange, _)> = topology
-        .groups
-        .iter()
-        .filter(|group| is_here(api, group.id))
-        .map(|group| (group.range, group.id))
-        .collect();
+    let held: Vec<(HashRange, _)> = groups.iter().map(|group| (group.range, group.id)).collect();
     // All replicas of a node share one state database, so that any of them shows the names of all.
-    let any = held.first().and_then(|(_, group)| api.replicas.get(*group));
-    let Some(any) = any else { return Ok(None) };
+    let Some((_, any)) = held.first() else { return Ok(None) };
+    let any = api.replicas.get(*any).ok_or_else(CallError::replica_gone)?;
     let (view, prefix) = (any.pin(), prefix.to_owned());
     let list = move || -> Result<Vec<Conversation>, CallError> {
         for (_, group) in &held {
-            reads::group_row(view.as_ref(), *group)?;
+            let row = reads::group_row(view.as_ref(), *group)?;
+            row.and_then(|row| row.range).ok_or_else(CallError::replica_gone)?;
         }
         let group_of = |hash: PlacementHash| {
             held.iter().find(|(range, _)| range.contains(hash)).map(|(_, group)| *group)
@@ -95,54 +97,47 @@ async fn list_here(
     Ok(Some(Source { conversations, complete_to }))
 }
 
-/// Whether this node's replica of a group can be listed. One that was just made knows nothing yet.
-fn is_here(api: &Api, group: GroupId) -> bool {
-    api.replicas.get(group).is_some_and(|local| local.range().is_some())
-}
+/// For each node to be asked, the groups that it is asked for.
+type Asked<'t> = BTreeMap<NodeId, Vec<&'t TopologyGroup>>;
 
-/// For each node to be asked, the ranges that it is asked for.
-fn missing_here(
-    api: &Api,
-    topology: &Topology,
-) -> Result<BTreeMap<NodeId, Vec<HashRange>>, CallError> {
-    let mut missing: BTreeMap<NodeId, Vec<HashRange>> = BTreeMap::new();
-    for group in topology.groups.iter().filter(|group| !is_here(api, group.id)) {
-        let node = source_of(api, group, &missing).ok_or_else(CallError::replica_gone)?;
-        missing.entry(node).or_default().push(group.range);
+fn sources_of<'t>(api: &Api, missing: Vec<&'t TopologyGroup>) -> Result<Asked<'t>, CallError> {
+    let mut asked = Asked::new();
+    for group in missing {
+        let node = source_of(api, group, &asked).ok_or_else(CallError::replica_gone)?;
+        asked.entry(node).or_default().push(group);
     }
-    Ok(missing)
+    Ok(asked)
 }
 
 /// A node with a replica: preferably one that is asked anyway.
-fn source_of(
-    api: &Api,
-    group: &TopologyGroup,
-    asked: &BTreeMap<NodeId, Vec<HashRange>>,
-) -> Option<NodeId> {
+fn source_of(api: &Api, group: &TopologyGroup, asked: &Asked<'_>) -> Option<NodeId> {
     let here = api.replicas.node();
     let others: Vec<_> = group.made_on().filter(|node| *node != here).collect();
-    let asked_anyway = others.iter().copied().find(|node| asked.contains_key(node));
-    asked_anyway.or_else(|| api.elsewhere.choose(group.id, &others))
+    let asked_anyway =
+        |node: &NodeId| asked.contains_key(node) && !api.elsewhere.avoids(group.id, *node);
+    let found = others.iter().copied().find(asked_anyway);
+    found.or_else(|| api.elsewhere.choose(group.id, &others))
 }
 
 async fn list_there(
     api: &Api,
     call: &Call,
     node: NodeId,
-    ranges: Vec<HashRange>,
+    groups: Vec<&TopologyGroup>,
     request: ListRequest,
     page_size: usize,
 ) -> Result<Source, CallError> {
     let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = ListRequest { page_size: page_size as u32, ..request };
     let request = forward::request(api, call, Some(call.deadline), request);
-    let page =
-        forward::answer(api, node, call.deadline, Effect::None, client.list(request)).await?;
+    let (ids, answer) =
+        (groups.iter().map(|group| group.id).collect::<Vec<_>>(), client.list(request));
+    let page = forward::answer(api, node, &ids, call.deadline, Effect::None, answer).await?;
     let complete_to = page_token::decode(&page.next_page_token)
         .map_err(|_| CallError::internal("a node sent a bad page token", Effect::None))?;
     let wanted = |conversation: &Conversation| {
         let hash = ConversationName(conversation.name.clone()).id().placement();
-        ranges.iter().any(|range| range.contains(hash))
+        groups.iter().any(|group| group.range.contains(hash))
     };
     let conversations = page.conversations.into_iter().filter(wanted).collect();
     Ok(Source { conversations, complete_to })
@@ -167,7 +162,57 @@ fn merge(sources: Vec<Source>, page_size: usize) -> ListResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tonic::metadata::MetadataMap;
+
     use super::*;
+    use crate::consensus::solitary::{Disks, NODE};
+    use crate::service::fixture::{self, GROUP};
+    use crate::service::{FORWARDED, Operation, PeerLog, Peers, reason};
+    use crate::transport::HandedOn;
+    use crate::types::{Incarnation, ReplicaId};
+
+    /// Knows no other node.
+    struct Alone;
+
+    impl Peers for Alone {
+        fn message_log(&self, _node: NodeId, _what: HandedOn) -> Option<PeerLog> {
+            None
+        }
+    }
+
+    /// What a node answers to another one that asks it for what is there, as the topology says.
+    async fn asked_by_another(api: &Api) -> Result<ListResponse, CallError> {
+        let mut metadata = MetadataMap::new();
+        metadata.insert(FORWARDED, 2.into());
+        let call = Call::new(Operation::List, &metadata);
+        list(api, &call, ListRequest::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_node_does_not_leave_out_what_should_be_there_and_is_not() {
+        let process = Disks::default().start().await;
+        let api = fixture::api(&process, NODE, Arc::new(Alone));
+        // Damaged, it was not started.
+        let error = asked_by_another(&api).await.unwrap_err();
+        assert_eq!((error.reason(), error.is_retryable()), (reason::REPLICA_STOPPED, true));
+        // Made anew, it knows nothing yet.
+        let replica = ReplicaId { node: NODE, incarnation: Incarnation(1) };
+        let group = process.replicas.make(GROUP, replica).await.unwrap();
+        assert_eq!(asked_by_another(&api).await.unwrap_err().reason(), reason::REPLICA_STOPPED);
+        group.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_asked_has_no_more_than_the_topology_says() {
+        let process = Disks::default().start().await;
+        let api = fixture::api(&process, NodeId(1), Arc::new(Alone));
+        assert_eq!(asked_by_another(&api).await.unwrap(), ListResponse::default());
+        let call = Call::new(Operation::List, &MetadataMap::new());
+        let error = list(&api, &call, ListRequest::default()).await.unwrap_err();
+        assert_eq!(error.reason(), reason::REPLICA_STOPPED, "there is nobody to ask");
+    }
 
     fn source(names: &[&str], complete_to: Option<&str>) -> Source {
         let conversation =

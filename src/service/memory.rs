@@ -2,7 +2,8 @@
 //! without a payload is a few hundred bytes, and the bytes that a request brought may lie in a buffer that is far larger.
 
 use bytes::Bytes;
-use quorate_client::proto::{AppendRequest, Header, NewMessage};
+use prost::Message as _;
+use quorate_client::proto::{AppendRequest, Header, Message, NewMessage};
 
 use crate::types::allocated;
 
@@ -14,6 +15,11 @@ pub fn memory_bytes(append: &AppendRequest) -> usize {
         + allocated(append.sender.len())
         + allocated(append.messages.capacity() * size_of::<NewMessage>())
         + messages
+}
+
+/// Memory of messages that were read, about.
+pub fn messages_bytes(messages: &[Message]) -> usize {
+    messages.iter().map(|message| size_of::<Message>() + message.encoded_len()).sum()
 }
 
 /// What a message takes beside its place in the list.

@@ -10,6 +10,7 @@ mod api;
 mod append;
 mod authorize;
 mod batch_read;
+mod bodies;
 mod call;
 pub mod cluster;
 mod codec;
@@ -18,6 +19,8 @@ pub mod convert;
 mod delivery;
 mod elsewhere;
 mod errors;
+#[cfg(test)]
+mod fixture;
 mod follow;
 mod forward;
 mod list;
@@ -28,7 +31,7 @@ mod outcome;
 pub mod page_token;
 mod read;
 mod reads;
-mod response_queue;
+mod responses;
 mod session;
 mod subscribe;
 #[cfg(test)]
@@ -40,6 +43,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub use authorize::{AllowAll, Authorizer, Operation, Principal, Resource, authorize};
+pub use bodies::BodiesLayer;
 pub use call::{Call, FORWARDED, REQUEST_ID};
 pub use codec::{Counted, counted};
 pub use elsewhere::Elsewhere;

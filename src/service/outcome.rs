@@ -50,7 +50,7 @@ async fn ask(
 ) -> Result<GetOutcomeResponse, CallError> {
     let Some(group) = route.local.as_ref() else {
         let node = api.other(route).ok_or_else(CallError::replica_gone)?;
-        return hand_on(api, call, node, CallError::replica_gone(), request).await;
+        return hand_on(api, call, route, node, CallError::replica_gone(), request).await;
     };
     let point = open(api, group, &name, Level::Linearizable, call.deadline).await?;
     let issued_at = (request.issued_at_us != 0).then_some(Timestamp(request.issued_at_us));
@@ -78,7 +78,7 @@ async fn settle(
         }
     }
     let node = leader.ok_or_else(|| CallError::not_leader(None))?;
-    let answer = hand_on(api, call, node, CallError::not_leader(Some(node)), request).await;
+    let answer = hand_on(api, call, route, node, CallError::not_leader(Some(node)), request).await;
     api.elsewhere.learn_leader(route.group, &answer);
     answer
 }
@@ -105,6 +105,7 @@ async fn settle_here(
 async fn hand_on(
     api: &Api,
     call: &Call,
+    route: &Route,
     node: NodeId,
     otherwise: CallError,
     request: GetOutcomeRequest,
@@ -112,7 +113,8 @@ async fn hand_on(
     let effect = if request.settle { Effect::Possible } else { Effect::None };
     let mut client = forward::client(api, call, node, otherwise)?;
     let request = forward::request(api, call, Some(call.deadline), request);
-    forward::answer(api, node, call.deadline, effect, client.get_outcome(request)).await
+    let (groups, answer) = (&[route.group], client.get_outcome(request));
+    forward::answer(api, node, groups, call.deadline, effect, answer).await
 }
 
 fn response(state: OutcomeState, position: Position) -> Result<GetOutcomeResponse, CallError> {

@@ -7,7 +7,6 @@ use futures::{Stream, StreamExt};
 use quorate_client::proto::{
     self, DescribeRequest, DescribeResponse, Position, ReadRequest, ReadResponse, Start,
 };
-use tonic::Status;
 use tracing::Instrument;
 
 use super::api::Responses;
@@ -16,9 +15,9 @@ use super::call::Call;
 use super::consistency::{Level, ReadPoint, open};
 use super::errors::{CallError, Effect};
 use super::reads::{self, Slice};
-use super::response_queue::ResponseQueue;
+use super::responses::{self, ResponseQueue, Share, Waiting};
 use super::validate::{Problem, Violation};
-use super::{Api, convert, forward, validate};
+use super::{Api, convert, forward, memory, validate};
 use crate::consensus::{Group, Route};
 use crate::storage::records::MessageRecord;
 use crate::storage::{Direction, StorageError};
@@ -54,7 +53,8 @@ pub async fn read(
         nothing_yet: true,
     };
     let (queue, stream) = ResponseQueue::new(Duration::from_millis(limits::READ_STALL_MS_MAX));
-    let reading = Reading { group, name, point, window };
+    let share = Share::new(api.replicas.admission().responses());
+    let reading = Reading { group, name, point, window, share };
     tokio::spawn(reading.run(queue).instrument(call.span()));
     Ok(stream)
 }
@@ -76,8 +76,8 @@ pub async fn describe(
         let node = elsewhere(api, &route, level)?;
         let mut client = forward::client(api, call, node, CallError::replica_gone())?;
         let request = forward::request(api, call, Some(call.deadline), request);
-        return forward::answer(api, node, call.deadline, Effect::None, client.describe(request))
-            .await;
+        let (groups, answer) = (&[route.group], client.describe(request));
+        return forward::answer(api, node, groups, call.deadline, Effect::None, answer).await;
     };
     let point = open(api, group, &name, level, call.deadline).await?;
     let head = point.head.ok_or_else(CallError::not_found)?;
@@ -108,19 +108,28 @@ async fn hand_on(
     let node = elsewhere(api, route, level)?;
     let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = forward::request(api, call, Some(call.deadline), request);
-    let responses =
-        forward::answer(api, node, call.deadline, Effect::None, client.read(request)).await?;
-    let (queue, stream) = ResponseQueue::new(Duration::from_millis(limits::HANDED_ON_STALL_MS_MAX));
+    let (groups, answer) = (&[route.group], client.read(request));
+    let responses = forward::answer(api, node, groups, call.deadline, Effect::None, answer).await?;
+    let left = api.replicas.admission().responses().clone();
+    // What is decoded leaves a buffer that is as large as the largest so far.
+    let mut buffer = left.nothing();
     let responses = responses.map(move |response| {
-        response.map_err(|status| CallError::from_peer(node, &status, Effect::None).into())
+        let from_peer = |status| CallError::from_peer(node, &status, Effect::None);
+        let waiting = response.map_err(from_peer).and_then(|response| {
+            let bytes = memory::messages_bytes(&response.messages);
+            let room = buffer.grow_to(bytes).and_then(|()| left.take(bytes));
+            Ok(Waiting::new(response, room.ok_or_else(responses::overloaded)?))
+        });
+        waiting.unwrap_or_else(|error| Err(error).into())
     });
+    let (queue, stream) = ResponseQueue::new(Duration::from_millis(limits::HANDED_ON_STALL_MS_MAX));
     tokio::spawn(pass_on(responses, queue).instrument(call.span()));
     Ok(stream)
 }
 
 /// Passes on what another node has read, until it ends or nobody takes it.
 async fn pass_on<T: Send + 'static>(
-    mut responses: impl Stream<Item = Result<T, Status>> + Unpin,
+    mut responses: impl Stream<Item = Waiting<T>> + Unpin,
     mut queue: ResponseQueue<T>,
 ) {
     loop {
@@ -268,6 +277,7 @@ struct Reading {
     name: ConversationName,
     point: ReadPoint,
     window: Window,
+    share: Share,
 }
 
 impl Reading {
@@ -277,8 +287,9 @@ impl Reading {
                 true => Ok(Vec::new()),
                 false => self.chunk().await,
             };
-            let response = chunk.map(|records| self.response(records)).map_err(Status::from);
+            let response = chunk.and_then(|records| self.response(records));
             let failed = response.is_err();
+            let response = response.unwrap_or_else(|error| Err(error).into());
             match queue.put(response).await {
                 Some(room) if !failed && !self.window.is_done() => queue = room,
                 _ => return,
@@ -301,14 +312,20 @@ impl Reading {
         Ok(self.window.accept(records))
     }
 
-    fn response(&self, records: Vec<MessageRecord>) -> ReadResponse {
+    fn response(
+        &mut self,
+        records: Vec<MessageRecord>,
+    ) -> Result<Waiting<ReadResponse>, CallError> {
         let (first_seq, tail) = self.point.bounds();
-        ReadResponse {
-            messages: records.into_iter().map(convert::message).collect(),
+        let messages: Vec<_> = records.into_iter().map(convert::message).collect();
+        let room = self.share.take(memory::messages_bytes(&messages))?;
+        let response = ReadResponse {
+            messages,
             first_seq: first_seq.0,
             tail: tail.0,
             position: Some(Position { ..self.point.position }),
-        }
+        };
+        Ok(Waiting::new(response, room))
     }
 }
 
@@ -327,7 +344,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_take_what_another_node_reads_is_given_up() {
         let (queue, unread) = ResponseQueue::new(Duration::from_secs(20));
-        let endless = futures::stream::repeat_with(|| Ok(7));
+        let endless = futures::stream::repeat_with(|| Ok(7).into());
         tokio::time::timeout(LONG, pass_on(endless, queue)).await.expect("it is given up");
         assert!(unread.collect::<Vec<_>>().await.last().unwrap().is_err());
 

@@ -12,19 +12,15 @@ use tonic::metadata::MetadataMap;
 
 use super::call::Call;
 use super::delivery::{HEARTBEAT_DEFAULT, Pacing, Subscription};
-use super::{AllowAll, Api, CallError, Operation, PeerLog, Peers, Unobserved, append, read};
+use super::fixture::{self, GROUP};
+use super::{Api, CallError, Operation, PeerLog, Peers, append, read};
 use crate::consensus::Group;
 use crate::consensus::solitary::{Disks, NODE, Process};
-use crate::log::{Topology, TopologyGroup, TopologyReplica};
-use crate::storage::records::Record;
-use crate::storage::{Batch, Durability, Table, keys};
 use crate::transport::HandedOn;
 use crate::types::{
-    Clock, ClusterId, GroupId, HashRange, Incarnation, NodeId, PlacementHash, ReplicaId, Timestamp,
-    limits,
+    Clock, HashRange, Incarnation, NodeId, PlacementHash, ReplicaId, Timestamp, limits,
 };
 
-const GROUP: GroupId = GroupId(1);
 const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
 /// Of simulated time: whatever has to happen in the end has happened by then.
 const LONG: Duration = Duration::from_secs(120);
@@ -64,23 +60,10 @@ struct Alone {
 impl Alone {
     async fn start() -> Self {
         let process = Disks::default().start().await;
+        let api = fixture::api(&process, NODE, Arc::new(NoPeers));
+        let api = Api { clock: Arc::new(Ticking(tokio::time::Instant::now())), ..api };
         let own = ReplicaId { node: NODE, incarnation: Incarnation(1) };
-        let (key, mut batch) = (keys::topology(), Batch::default());
-        let row = topology(own).encode(&key);
-        batch.put(Table::Topology, key, row);
-        process.storage.state.write(batch, Durability::Flushed).unwrap();
-        process.replicas.refresh_topology().unwrap();
         let group = process.leading(GROUP, own, ALL).await;
-        let api = Api {
-            replicas: process.replicas.clone(),
-            peers: Arc::new(NoPeers),
-            elsewhere: Arc::default(),
-            clock: Arc::new(Ticking(tokio::time::Instant::now())),
-            random: Arc::new(|| [7; 16]),
-            authorizer: Arc::new(AllowAll),
-            observer: Arc::new(Unobserved),
-            stopping: Default::default(),
-        };
         Alone { api, group, process }
     }
 
@@ -110,19 +93,6 @@ impl Alone {
 
 fn call(operation: Operation) -> Call {
     Call::new(operation, &MetadataMap::new())
-}
-
-fn topology(own: ReplicaId) -> Topology {
-    let replica = TopologyReplica { node: own.node, incarnation: own.incarnation, joining: false };
-    let group =
-        TopologyGroup { id: GROUP, range: ALL, epoch: 1, active: true, replicas: vec![replica] };
-    Topology {
-        cluster: ClusterId(7),
-        version: 1,
-        feature_level: 1,
-        nodes: Vec::new(),
-        groups: vec![group],
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -66,7 +66,8 @@ pub const RESPONSE_MESSAGES_MAX: usize = 1_000;
 pub const BATCH_READ_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// Messages of one BatchRead response, for the same reason: their envelopes count too.
 pub const BATCH_READ_MESSAGES_MAX: usize = 2_000;
-/// Responses that wait for one caller's stream. With [`RESPONSE_BYTES_TARGET`] this bounds its memory.
+/// Responses that wait for one caller's stream. With [`RESPONSE_BYTES_TARGET`] this bounds its memory;
+/// [`RESPONSES_BYTES_MAX`] bounds that of all.
 pub const RESPONSE_QUEUE_MAX: usize = 4;
 /// How long a Read waits for its caller to take a response, and then fails: a stalled one would hold old state on disk.
 pub const READ_STALL_MS_MAX: u64 = 60_000;
@@ -84,6 +85,17 @@ pub const GROUP_PROPOSALS_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const PROPOSALS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Memory of the appends whose callers wait at one node, whichever node leads. Past it appends are refused as retryable.
 pub const APPEND_CALLS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of requests that are on their way into one port, of all its callers together. Past it calls are refused as
+/// retryable: whoever sends a request takes as long as it likes, and each is gathered in one piece of 4 MiB at most. The
+/// buffer of one may be twice as large as what is in it. A stream of requests keeps the room of its largest.
+pub const REQUESTS_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Memory of the responses of all reads, follows, subscriptions and lists that wait at one node until their callers take
+/// them: in the queues of streams, and encoded, until the connection has sent them. Past it calls and streams end as
+/// retryable. Answers to appends and sessions do not count: they are small, and an append that took effect says so.
+pub const RESPONSES_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// What each call may have beside these two, of its request and of its answer: little more than it has anyway. So what
+/// is small gets through, whoever else takes all the room.
+pub const CALL_BYTES_FREE: usize = 16 * 1024;
 /// Entries of one group that its proposer has in flight.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 /// Appends of one session that wait for their outcome.

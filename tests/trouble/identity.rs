@@ -52,6 +52,7 @@ async fn say(channel: &Channel, hello: Option<&Hello>) -> Vec<(&'static str, Res
         cluster_id: vec![9; 16].into(),
         meta_incarnation: 1,
         peers: Vec::new(),
+        process_id: 1,
     };
     let ensure = EnsureReplicaRequest { hello: hello.clone(), ..Default::default() };
     let topology = ChangeTopologyRequest { hello: hello.clone(), ..Default::default() };

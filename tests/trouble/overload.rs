@@ -1,22 +1,29 @@
 //! More than a node can take: refused with a delay, in bounded memory, and what was acknowledged is unaffected.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use quorate::types::limits::{REQUESTS_BYTES_MAX, RESPONSES_BYTES_MAX};
 use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::proto::{
-    FollowRequest, FollowStart, ReadRequest, SessionRequest, SubscribeRequest, subscribe_request,
+    FollowRequest, FollowResponse, FollowStart, ReadRequest, SessionRequest, SubscribeRequest,
+    delivery, subscribe_request,
 };
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::http;
 use tonic::transport::Channel;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
+use tower::Service;
 
 use super::harness::{Cluster, append, append_surely, eventually, message, read_all};
-use super::wire::{Refusal, ask, delimited};
+use super::wire::{PATIENCE, Refusal, ask, delimited};
 
 const MIB: u64 = 1 << 20;
 
@@ -209,4 +216,143 @@ async fn a_request_of_empty_elements_is_refused_before_it_grows() {
     assert!(grown < DECODING_GROWTH_MAX, "{grown} bytes for requests of 4 MB");
     append_surely(&mut client, append("room", vec![message("second", "x")])).await;
     cluster.stop().await;
+}
+
+/// A request that stops short of its end.
+struct Unfinished(Option<bytes::Bytes>);
+
+impl http_body::Body for Unfinished {
+    type Data = bytes::Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Infallible>>> {
+        let frame = |bytes| Poll::Ready(Some(Ok(http_body::Frame::data(bytes))));
+        self.0.take().map_or(Poll::Pending, frame)
+    }
+}
+
+/// Sends a part of an append, and waits for what is said to that.
+async fn append_unfinished(mut channel: Channel, part: bytes::Bytes) -> Status {
+    let request = http::Request::post("http://node/quorate.v1.MessageLog/Append")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(Unfinished(Some(part))))
+        .unwrap();
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+    let response = channel.call(request).await.unwrap();
+    Status::from_header_map(response.headers()).expect("a refusal without a body")
+}
+
+const REQUESTS: usize = 600;
+/// As large as a request may be, and never whole.
+const REQUEST_BYTES: u32 = 4 * MIB as u32 - 1;
+/// What requests on their way may take; as much again that refused ones have just given back, which the allocator keeps
+/// for some seconds; and connections.
+const REQUESTS_GROWTH_MAX: u64 = 2 * REQUESTS_BYTES_MAX as u64 + 128 * MIB;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_never_end_take_bounded_memory() {
+    let cluster = Cluster::start(1, "").await;
+    let mut client = cluster.messages(1);
+    append_surely(&mut client, append("room", vec![message("first", "x")])).await;
+    let before = cluster.resident_bytes(1);
+
+    let mut part = vec![0];
+    part.extend_from_slice(&REQUEST_BYTES.to_be_bytes());
+    part.resize(REQUEST_BYTES as usize, 0);
+    let part = bytes::Bytes::from(part);
+    let channels: Vec<_> = (0..5).map(|_| cluster.channel(1)).collect();
+    let mut calls = JoinSet::new();
+    for number in 0..REQUESTS {
+        calls.spawn(append_unfinished(channels[number % 5].clone(), part.clone()));
+    }
+    // Those that came whole as far as they go hold what there is; all others are refused.
+    let most = REQUESTS_BYTES_MAX / REQUEST_BYTES as usize + 1;
+    for _ in most..REQUESTS {
+        let status =
+            timeout(PATIENCE, calls.join_next()).await.expect("refusals").unwrap().unwrap();
+        let refusal = Refusal::of(&status);
+        assert_eq!(refusal.code, Code::ResourceExhausted, "{refusal:?}");
+        assert_eq!(refusal.reason, "OVERLOADED", "{refusal:?}");
+        assert!(refusal.retryable && refusal.retry_delay.is_some(), "{refusal:?}");
+        assert!(!refusal.may_have_taken_effect, "{refusal:?}");
+    }
+    let growth = cluster.resident_bytes_peak(1).saturating_sub(before);
+    println!("{} refused of {REQUESTS}; {} MiB more at most", REQUESTS - most, growth / MIB);
+    assert!(growth < REQUESTS_GROWTH_MAX, "{} MiB", growth / MIB);
+
+    // What is small gets through meanwhile, and what is large as soon as they are gone.
+    let mut client = cluster.messages(1);
+    client.append(append("room", vec![message("second", "x")])).await.unwrap();
+    drop(calls);
+    let large = vec![7; MIB as usize];
+    append_surely(&mut client, append("room", vec![message("third", large)])).await;
+    cluster.assert_no_panic(1);
+    cluster.stop().await;
+}
+
+const FOLLOWS: usize = 300;
+/// What responses that wait may take, the unused part of the buffers that they were encoded in, and what is around
+/// them: connections, what is read at the moment, and the allocator.
+const FOLLOWS_GROWTH_MAX: u64 = RESPONSES_BYTES_MAX as u64 + 288 * MIB;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follows_that_nobody_reads_take_bounded_memory() {
+    const MESSAGES: usize = 16;
+    let cluster = Cluster::start(1, "").await;
+    let mut client = cluster.messages(1);
+    let payload = bytes::Bytes::from(vec![7; MIB as usize]);
+    for number in 0..MESSAGES {
+        let messages = vec![message(&number.to_string(), payload.clone())];
+        append_surely(&mut client, append("long", messages)).await;
+    }
+    append_surely(&mut client, append("short", vec![message("first", "x")])).await;
+    let before = cluster.resident_bytes(1);
+
+    let follow = || {
+        let conversations = vec![FollowStart { conversation: "long".into(), start: None }];
+        FollowRequest { conversations, heartbeat_ms: 0 }
+    };
+    let mut clients: Vec<_> = (0..5).map(|_| cluster.messages(1)).collect();
+    let mut unread = Vec::new();
+    for number in 0..FOLLOWS {
+        unread.push(clients[number % 5].follow(follow()).await.unwrap());
+    }
+    let refused = eventually("there is no room for one more", async || {
+        let mut responses = client.follow(follow()).await.unwrap().into_inner();
+        loop {
+            match responses.message().await {
+                Ok(Some(response)) if caught_up(&response) => return None,
+                Ok(response) => assert!(response.is_some()),
+                Err(status) => return Some(Refusal::of(&status)),
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused.reason, "OVERLOADED", "{refused:?}");
+    assert!(refused.retryable && !refused.may_have_taken_effect, "{refused:?}");
+    let growth = cluster.resident_bytes_peak(1).saturating_sub(before);
+    println!("{FOLLOWS} follows of 16 MiB unread: {} MiB more at most", growth / MIB);
+    assert!(growth < FOLLOWS_GROWTH_MAX, "{} MiB", growth / MIB);
+
+    // What is small gets through meanwhile, and everything once they are gone.
+    let mut other = cluster.messages(1);
+    other.append(append("short", vec![message("second", "x")])).await.unwrap();
+    assert_eq!(read_all(&mut other, "short", None).await.unwrap().len(), 2);
+    drop(unread);
+    eventually("there is room again", async || {
+        let all = read_all(&mut other, "long", None).await.ok()?;
+        (all.len() == MESSAGES).then_some(())
+    })
+    .await;
+    cluster.assert_no_panic(1);
+    cluster.stop().await;
+}
+
+fn caught_up(response: &FollowResponse) -> bool {
+    let kind = response.delivery.as_ref().and_then(|delivery| delivery.kind.as_ref());
+    matches!(kind, Some(delivery::Kind::CaughtUp(_)))
 }

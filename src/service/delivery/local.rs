@@ -5,19 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::proto::{self, SubscribeResponse};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-use tonic::Status;
 
 use super::credit::Credit;
 use super::progress::{Progress, Step};
-use super::{caught_up, gap};
+use super::{Out, caught_up, gap};
 use crate::consensus::Group;
 use crate::service::consistency::{Level, confirm, open};
 use crate::service::errors::CallError;
 use crate::service::read::{StartAt, resolve};
 use crate::service::reads::{self, Slice};
-use crate::service::{Api, Call, convert};
+use crate::service::responses::{self, Waiting};
+use crate::service::{Api, Call, convert, memory};
 use crate::storage::records::MessageRecord;
 use crate::storage::{Direction, StorageError};
 use crate::types::{ConversationName, Seq, limits};
@@ -38,7 +37,7 @@ pub struct LocalDelivery {
     pub start: StartAt,
     /// None for Follow, where the stream's own flow control is all there is.
     pub credit: Option<Arc<Credit>>,
-    pub out: mpsc::Sender<Result<SubscribeResponse, Status>>,
+    pub out: Out,
 }
 
 impl LocalDelivery {
@@ -63,9 +62,9 @@ impl LocalDelivery {
             progress = after;
             let conversation = self.name.0.clone();
             match step {
-                Step::Gap { from, to } => place.send(Ok(gap(conversation, from, to))),
-                Step::CaughtUp { next } => place.send(Ok(caught_up(conversation, next))),
-                Step::Deliver { .. } => place.send(Ok(self.messages(conversation, records))),
+                Step::Gap { from, to } => place.send(Ok(gap(conversation, from, to)).into()),
+                Step::CaughtUp { next } => place.send(Ok(caught_up(conversation, next)).into()),
+                Step::Deliver { .. } => place.send(self.messages(conversation, records)?),
                 Step::Wait => {
                     drop(place);
                     tokio::select! {
@@ -129,15 +128,22 @@ impl LocalDelivery {
         self.group.offload(read).await
     }
 
-    fn messages(&self, conversation: String, records: Vec<MessageRecord>) -> SubscribeResponse {
+    fn messages(
+        &self,
+        conversation: String,
+        records: Vec<MessageRecord>,
+    ) -> Result<Waiting<SubscribeResponse>, CallError> {
         let bytes = records.iter().map(|record| record.content_bytes() as u64).sum();
+        let messages: Vec<_> = records.into_iter().map(convert::message).collect();
+        let left = self.api.replicas.admission().responses();
+        let room =
+            left.take(memory::messages_bytes(&messages)).ok_or_else(responses::overloaded)?;
         if let Some(credit) = &self.credit {
             credit.spend(bytes);
         }
-        self.api.observer.delivered(records.len(), bytes);
-        let messages = records.into_iter().map(convert::message).collect();
+        self.api.observer.delivered(messages.len(), bytes);
         let messages = proto::delivery::Messages { conversation, messages };
-        super::delivered(proto::delivery::Kind::Messages(messages))
+        Ok(Waiting::new(super::delivered(proto::delivery::Kind::Messages(messages)), room))
     }
 
     /// Ends once the replica cannot serve the conversation any more, with the reason. Not at the first sign: nobody is

@@ -35,6 +35,7 @@ use super::call::Call;
 use super::errors::CallError;
 use super::observer::OpenStream;
 use super::read::{StartAt, elsewhere, validate_start};
+use super::responses::Waiting;
 use super::{Api, forward, validate};
 use crate::consensus::Route;
 use crate::service::consistency::Level;
@@ -44,7 +45,7 @@ use crate::types::{ConversationName, NodeId, Seq, limits};
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Where responses go.
-pub type Out = mpsc::Sender<Result<SubscribeResponse, Status>>;
+pub type Out = mpsc::Sender<Waiting<SubscribeResponse>>;
 
 /// Who limits what may be sent of each conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,7 +242,7 @@ impl Subscription {
 
     async fn end(&self, conversation: String, error: Option<CallError>) {
         // If the caller is gone nobody needs to know.
-        let _ = self.out.send(Ok(ended(conversation, error))).await;
+        let _ = self.out.send(Ok(ended(conversation, error)).into()).await;
     }
 }
 
@@ -262,19 +263,19 @@ async fn announce_end(
     // If the caller is gone nobody needs to know.
     let Ok(place) = out.reserve().await else { return };
     if leaves(&conversation) {
-        place.send(Ok(ended(conversation, Some(error))));
+        place.send(Ok(ended(conversation, Some(error))).into());
     }
 }
 
 /// Responses as they come, and a heartbeat whenever nothing came for `every`.
 fn with_heartbeats(
-    responses: mpsc::Receiver<Result<SubscribeResponse, Status>>,
+    responses: mpsc::Receiver<Waiting<SubscribeResponse>>,
     every: Duration,
     node: NodeId,
 ) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
     stream::unfold(responses, move |mut responses| async move {
         match timeout(every, responses.recv()).await {
-            Ok(response) => response.map(|response| (response, responses)),
+            Ok(response) => response.map(|response| (response.into_response(), responses)),
             Err(_) => {
                 let heartbeat = Kind::Heartbeat(Heartbeat { node_id: node.0.into() });
                 Some((Ok(delivered(heartbeat)), responses))

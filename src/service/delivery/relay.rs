@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use quorate_client::proto::delivery::Messages;
 use quorate_client::proto::subscribe_request::{Change, Credit};
 use quorate_client::proto::subscribe_response::{Ended, Kind};
 use quorate_client::proto::{self, SubscribeRequest, SubscribeResponse};
@@ -10,12 +11,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Streaming};
+use tonic::{Request, Streaming};
 
 use super::{Conversations, HEARTBEAT_DEFAULT, Out, announce_end};
 use crate::service::errors::{CallError, Effect};
-use crate::service::{Api, PeerLog, convert, validate};
-use crate::types::{NodeId, limits};
+use crate::service::responses::{self, Waiting};
+use crate::service::{Api, PeerLog, convert, memory};
+use crate::types::{ConversationName, NodeId, limits};
 
 /// A node that says nothing for this long, not even that it is alive, is given up.
 const SILENCE_MAX: Duration = HEARTBEAT_DEFAULT.saturating_mul(3);
@@ -93,6 +95,9 @@ impl Relay {
 
     async fn pass_on(&self, mut responses: Streaming<SubscribeResponse>) -> CallError {
         let mut owed: HashMap<String, u64> = HashMap::new();
+        let left = self.api.replicas.admission().responses();
+        // What is decoded leaves a buffer that is as large as the largest so far.
+        let mut buffer = left.nothing();
         loop {
             let response = tokio::select! {
                 Ok(place) = self.requests.reserve(), if !owed.is_empty() => {
@@ -113,6 +118,10 @@ impl Relay {
             if is_heartbeat(&response) {
                 continue;
             }
+            let bytes = delivered(&response).map_or(0, |d| memory::messages_bytes(&d.messages));
+            let Some(room) = buffer.grow_to(bytes).and_then(|()| left.take(bytes)) else {
+                return responses::overloaded();
+            };
             // What waits for a caller who takes nothing leaves less room for what others are sent by that node.
             let place = match timeout(STALL_MAX, self.out.reserve()).await {
                 Ok(Ok(place)) => place,
@@ -123,11 +132,12 @@ impl Relay {
                 continue;
             }
             if self.gives_credit
-                && let Some((conversation, bytes)) = delivered_bytes(&response)
+                && let Some(Messages { conversation, messages }) = delivered(&response)
             {
-                *owed.entry(conversation.to_owned()).or_default() += bytes;
+                let bytes: u64 = messages.iter().map(convert::content_bytes).sum();
+                *owed.entry(conversation.clone()).or_default() += bytes;
             }
-            place.send(Ok(response));
+            place.send(Waiting::new(response, room));
         }
     }
 
@@ -140,24 +150,19 @@ impl Relay {
     fn is_wanted(&self, response: &SubscribeResponse) -> bool {
         match &response.kind {
             Some(Kind::Ended(end)) => {
-                self.learn_of_end(end);
+                self.learn_from(end);
                 self.conversations.take_if_relayed(&end.conversation, self.stream)
             }
             _ => true,
         }
     }
 
-    /// A node that answers and cannot serve is not to be chosen again at once: the conversation is about to be added
-    /// again.
-    fn learn_of_end(&self, end: &Ended) {
-        let is_out_of_reach = |failed: &proto::Failure| {
-            failed.retryable && Code::from_i32(failed.code) == Code::Unavailable
-        };
-        if end.failed.as_ref().is_some_and(is_out_of_reach)
-            && let Ok(name) = validate::conversation(&end.conversation)
-            && let Ok(route) = self.api.route(&name)
-        {
-            self.api.elsewhere.learn_unserving(route.group, self.node);
+    /// Whoever adds the conversation again asks another node, if this one's replica does not serve.
+    fn learn_from(&self, end: &Ended) {
+        let route = self.api.route(&ConversationName(end.conversation.clone()));
+        if let (Some(failed), Ok(route)) = (&end.failed, route) {
+            let failed = Err::<(), _>(CallError::from(failed.clone()));
+            self.api.elsewhere.learn_of_replica(route.group, self.node, &failed);
         }
     }
 }
@@ -177,9 +182,8 @@ fn credit(conversation: String, credit_bytes: u64) -> SubscribeRequest {
     SubscribeRequest { change: Some(Change::Credit(Credit { conversation, credit_bytes })) }
 }
 
-fn delivered_bytes(response: &SubscribeResponse) -> Option<(&str, u64)> {
+fn delivered(response: &SubscribeResponse) -> Option<&Messages> {
     let Some(Kind::Delivery(delivery)) = &response.kind else { return None };
     let Some(proto::delivery::Kind::Messages(messages)) = &delivery.kind else { return None };
-    let bytes = messages.messages.iter().map(convert::content_bytes).sum();
-    Some((&messages.conversation, bytes))
+    Some(messages)
 }

@@ -18,12 +18,9 @@ use tonic_prost::ProstCodec;
 
 use super::*;
 use crate::consensus::solitary::{Disks, Process};
-use crate::log::{Topology, TopologyGroup, TopologyReplica};
-use crate::service::{AllowAll, Elsewhere, Operation, PeerLog, Peers, Unobserved};
-use crate::storage::records::Record;
-use crate::storage::{Batch, Durability, Table, keys};
+use crate::service::{Elsewhere, Operation, PeerLog, Peers, fixture};
 use crate::transport::{self, HandedOn, Introduction};
-use crate::types::{Clock, ClusterId, GroupId, HashRange, Incarnation, PlacementHash, Timestamp};
+use crate::types::ClusterId;
 
 /// The only node with replicas. It is another one than this.
 const OTHER: NodeId = NodeId(1);
@@ -77,19 +74,6 @@ impl Peers for PeerApis {
     }
 }
 
-/// Time stands still.
-struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> Timestamp {
-        Timestamp(5_000_000)
-    }
-
-    fn elapsed_us(&self) -> u64 {
-        5_000_000
-    }
-}
-
 /// Serves the other node: it hands out the Subscribe streams that are opened to it, or answers none at all.
 async fn serve_other(
     connections: mpsc::Receiver<io::Result<DuplexStream>>,
@@ -121,25 +105,6 @@ async fn serve_other(
     server.serve_with_incoming(service, ReceiverStream::new(connections)).await.unwrap();
 }
 
-/// One group, with a replica on the other node.
-fn topology() -> Topology {
-    let replica = TopologyReplica { node: OTHER, incarnation: Incarnation(1), joining: false };
-    let group = TopologyGroup {
-        id: GroupId(1),
-        range: HashRange { start: PlacementHash(0), end: None },
-        epoch: 1,
-        active: true,
-        replicas: vec![replica],
-    };
-    Topology {
-        cluster: ClusterId(7),
-        version: 1,
-        feature_level: 1,
-        nodes: Vec::new(),
-        groups: vec![group],
-    }
-}
-
 /// A subscription on a node without replicas.
 struct Fixture {
     subscription: Subscription,
@@ -158,27 +123,12 @@ impl Fixture {
     /// The other node hands over what is opened to it.
     async fn beside(sender: Option<mpsc::Sender<Opened>>, opened: mpsc::Receiver<Opened>) -> Self {
         let process = Disks::default().start().await;
-        let (key, mut batch) = (keys::topology(), Batch::default());
-        let row = topology().encode(&key);
-        batch.put(Table::Topology, key, row);
-        process.storage.state.write(batch, Durability::Flushed).unwrap();
-        process.replicas.refresh_topology().unwrap();
-
         let (connections, incoming) = mpsc::channel(1);
         tokio::spawn(serve_other(incoming, sender));
         let own = Arc::new(Introduction::new(process.replicas.node(), Some(ClusterId(7))));
         let peers = transport::Peers::new(own, None, Some(Arc::new(Connections(connections))));
         peers.set_addresses([(OTHER, "other:1".to_owned())]);
-        let api = Api {
-            replicas: process.replicas.clone(),
-            peers: Arc::new(PeerApis(peers)),
-            elsewhere: Arc::default(),
-            clock: Arc::new(Still),
-            random: Arc::new(|| [7; 16]),
-            authorizer: Arc::new(AllowAll),
-            observer: Arc::new(Unobserved),
-            stopping: Default::default(),
-        };
+        let api = fixture::api(&process, OTHER, Arc::new(PeerApis(peers)));
         let call = Call::new(Operation::Subscribe, &MetadataMap::new());
         let (subscription, responses) =
             Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT);
@@ -264,7 +214,7 @@ async fn a_node_that_ends_what_it_cannot_serve_is_not_chosen_again_at_once() {
         assert_eq!(opened.added().await, name);
         opened.responses.send(Ok(ended(name.into(), Some(error)))).await.unwrap();
         assert_eq!(fixture.ends(1).await, [name]);
-        let chosen = fixture.elsewhere.choose(GroupId(1), &[OTHER, NodeId(2)]);
+        let chosen = fixture.elsewhere.choose(fixture::GROUP, &[OTHER, NodeId(2)]);
         assert_eq!(chosen, Some(then), "{name}");
     }
 }
@@ -340,15 +290,15 @@ async fn a_conversation_is_held_until_its_end_has_room() {
     let conversations = Conversations::default();
     conversations.insert_local("a".into(), None, || Task::spawn(future::pending()));
     let (out, mut responses) = mpsc::channel(1);
-    out.send(Ok(caught_up("b".into(), Seq(1)))).await.unwrap();
+    out.send(Ok(caught_up("b".into(), Seq(1))).into()).await.unwrap();
     let leaves = |name: &str| conversations.leave(name);
     let mut end = pin!(announce_end(&out, "a".into(), CallError::replica_gone(), leaves));
     assert_eq!((&mut end).now_or_never(), None);
     assert!(conversations.contains("a"));
-    responses.recv().await.unwrap().unwrap();
+    responses.recv().await.unwrap().into_response().unwrap();
     end.await;
     assert!(!conversations.contains("a"));
-    let announced = responses.recv().await.unwrap().unwrap();
+    let announced = responses.recv().await.unwrap().into_response().unwrap();
     assert_eq!(announced, ended("a".into(), Some(CallError::replica_gone())));
 }
 
@@ -359,7 +309,7 @@ async fn a_quiet_stream_beats_and_ends_with_its_source() {
     let mut stream = Box::pin(with_heartbeats(responses, every, NodeId(7)));
     let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));
     assert_eq!(stream.next().await.unwrap().unwrap(), beat);
-    out.send(Ok(caught_up("a".into(), Seq(1)))).await.unwrap();
+    out.send(Ok(caught_up("a".into(), Seq(1))).into()).await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), caught_up("a".into(), Seq(1)));
     assert_eq!(stream.next().await.unwrap().unwrap(), beat);
     drop(out);

@@ -278,6 +278,7 @@ impl Session {
             let result = result.await;
             if let Destination::There { node, .. } = way.destination {
                 api.elsewhere.learn_of(node, &result);
+                api.elsewhere.learn_of_replica(way.group, node, &result);
                 api.elsewhere.learn_leader(way.group, &result);
             }
             let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);

@@ -1,4 +1,4 @@
-//! Responses of a stream on their way to a caller who may take them slowly, or not at all.
+//! Responses that wait until their callers take them, and the memory that they take meanwhile (G12).
 
 use std::time::Duration;
 
@@ -10,11 +10,39 @@ use tonic::Status;
 
 use super::api::Responses;
 use super::errors::CallError;
+use crate::consensus::{Room, RoomLeft};
 use crate::types::limits;
+
+/// A response that waits for its caller.
+#[derive(Debug)]
+pub struct Waiting<T> {
+    response: Result<T, Status>,
+    /// Only what has messages in it takes any.
+    _room: Option<Room>,
+}
+
+impl<T> Waiting<T> {
+    /// A response with messages, and the room that they take.
+    pub fn new(response: T, room: Room) -> Self {
+        Waiting { response: Ok(response), _room: Some(room) }
+    }
+
+    /// Takes it.
+    pub fn into_response(self) -> Result<T, Status> {
+        self.response
+    }
+}
+
+impl<T> From<Result<T, CallError>> for Waiting<T> {
+    /// A small one.
+    fn from(response: Result<T, CallError>) -> Self {
+        Waiting { response: response.map_err(Status::from), _room: None }
+    }
+}
 
 /// The side on which responses are put. Without it the stream ends.
 pub struct ResponseQueue<T> {
-    responses: mpsc::Sender<Result<T, Status>>,
+    responses: mpsc::Sender<Waiting<T>>,
     last: oneshot::Sender<Status>,
     stall_max: Duration,
 }
@@ -27,12 +55,12 @@ impl<T: Send + 'static> ResponseQueue<T> {
         let (last, given_up) = oneshot::channel();
         let end = futures::stream::once(given_up);
         let end = end.filter_map(async |status| status.ok().map(Err));
-        let stream = ReceiverStream::new(receiver).chain(end);
+        let stream = ReceiverStream::new(receiver).map(Waiting::into_response).chain(end);
         (ResponseQueue { responses, last, stall_max }, Box::pin(stream))
     }
 
     /// Puts a response once there is room. None if nobody takes it: the caller is gone, or was given up.
-    pub async fn put(self, response: Result<T, Status>) -> Option<Self> {
+    pub async fn put(self, response: Waiting<T>) -> Option<Self> {
         match self.responses.send_timeout(response, self.stall_max).await {
             Ok(()) => Some(self),
             Err(SendTimeoutError::Closed(_)) => None,
@@ -50,10 +78,51 @@ impl<T: Send + 'static> ResponseQueue<T> {
     }
 }
 
+/// What one call takes of the room that all share. The first few bytes are free, so that small answers are given however
+/// little is left.
+pub struct Share {
+    left: RoomLeft,
+    free: usize,
+    kept: Room,
+}
+
+impl Share {
+    /// Of a call that has just begun.
+    pub fn new(left: &RoomLeft) -> Self {
+        Share { left: left.clone(), free: limits::CALL_BYTES_FREE, kept: left.nothing() }
+    }
+
+    /// Takes room for so many bytes.
+    ///
+    /// # Errors
+    /// OVERLOADED.
+    pub fn take(&mut self, bytes: usize) -> Result<Room, CallError> {
+        let free = bytes.min(self.free);
+        self.free -= free;
+        self.left.take(bytes - free).ok_or_else(overloaded)
+    }
+
+    /// Takes room and keeps it as long as this lives.
+    ///
+    /// # Errors
+    /// OVERLOADED.
+    pub fn keep(&mut self, bytes: usize) -> Result<(), CallError> {
+        let room = self.take(bytes)?;
+        self.kept.merge(room);
+        Ok(())
+    }
+}
+
+/// There is no room for a response.
+pub fn overloaded() -> CallError {
+    let message =
+        "the responses that wait at this node to be taken take all the memory that they may";
+    CallError::overloaded(message, limits::RESPONSES_BYTES_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::timeout;
-    use tonic::Code;
 
     use super::*;
 
@@ -67,7 +136,7 @@ mod tests {
         let mut put = Some(queue);
         let mut count = 0;
         while let Some(queue) = put {
-            put = timeout(LONG, queue.put(Ok(count))).await.expect("it is given up");
+            put = timeout(LONG, queue.put(Ok(count).into())).await.expect("it is given up");
             count += 1;
         }
         let taken: Vec<_> = stream.collect().await;
@@ -83,7 +152,7 @@ mod tests {
         let (queue, mut stream) = ResponseQueue::new(STALL_MAX);
         let mut put = Some(queue);
         for number in 0..=limits::RESPONSE_QUEUE_MAX {
-            let (next, ()) = tokio::join!(put.unwrap().put(Ok(number)), async {
+            let (next, ()) = tokio::join!(put.unwrap().put(Ok(number).into()), async {
                 tokio::time::sleep(STALL_MAX / 2).await;
                 if number == limits::RESPONSE_QUEUE_MAX {
                     assert_eq!(stream.next().await.unwrap().unwrap(), 0);
@@ -91,13 +160,13 @@ mod tests {
             });
             put = next;
         }
-        put = put.unwrap().put(Err(Status::new(Code::Aborted, "the end"))).await;
+        put = put.unwrap().put(Err(CallError::replica_gone()).into()).await;
         drop(put);
         assert_eq!(stream.count().await, limits::RESPONSE_QUEUE_MAX + 1);
 
         let (queue, stream) = ResponseQueue::new(STALL_MAX);
         drop(stream);
         queue.closed().await;
-        assert!(queue.put(Ok(1)).await.is_none());
+        assert!(queue.put(Ok(1).into()).await.is_none());
     }
 }
