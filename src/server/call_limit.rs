@@ -84,6 +84,10 @@ mod tests {
             unreachable!()
         }
 
+        fn topology(&self) -> BoxFuture<'_, Result<Bytes, OperationError>> {
+            unreachable!()
+        }
+
         fn change_membership(
             &self,
             _: GroupId,

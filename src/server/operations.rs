@@ -13,7 +13,8 @@ use crate::consensus::{MembershipChangeError, Replicas};
 use crate::log::{Command, Outcome, Topology};
 use crate::seams::planted;
 use crate::service::cluster::{META_VOTERS_MAX, decode_change, own_status};
-use crate::storage::{DataDir, DiskMark, Identity};
+use crate::storage::records::Record;
+use crate::storage::{DataDir, DiskMark, Identity, keys};
 use crate::transport::proto::AdoptReply;
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, NodeOperations, OperationError, Peers};
@@ -157,6 +158,17 @@ impl Operations {
         }
     }
 
+    async fn confirmed_topology(&self) -> Result<Bytes, OperationError> {
+        let meta = self.replicas.get(GroupId::META);
+        if !meta.is_some_and(|meta| meta.is_leader()) {
+            return Err(unavailable("this node does not lead the meta group"));
+        }
+        let deadline = Instant::now() + TOPOLOGY_TIMEOUT;
+        let topology = confirmed(&self.replicas, deadline).await.map_err(unavailable)?;
+        let topology = topology.ok_or_else(|| unavailable("the cluster is not initialized"))?;
+        Ok(topology.encode(&keys::topology()).into())
+    }
+
     async fn step_membership(
         &self,
         group: GroupId,
@@ -225,6 +237,10 @@ impl NodeOperations for Operations {
 
     fn change_topology(&self, change: Bytes) -> BoxFuture<'_, Result<String, OperationError>> {
         self.propose_change(change).boxed()
+    }
+
+    fn topology(&self) -> BoxFuture<'_, Result<Bytes, OperationError>> {
+        self.confirmed_topology().boxed()
     }
 
     fn change_membership(

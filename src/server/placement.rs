@@ -15,7 +15,7 @@ use super::wanted::{confirmed, may_be_blank};
 use crate::consensus::{Group, Replicas};
 use crate::log::{Command, Topology, TopologyChange, TopologyGroup, TopologyReplica};
 use crate::seams::planted;
-use crate::service::cluster::{FIRST, change_topology, replica_statuses};
+use crate::service::cluster::{FIRST, MetaGroup, replica_statuses};
 use crate::transport::{NodeOperations, Peers};
 use crate::types::{GroupId, ReplicaId};
 
@@ -176,11 +176,12 @@ impl Placement {
     /// What is not changed now is tried again at the next tick.
     async fn change(&self, change: TopologyChange) {
         let deadline = Instant::now() + STEP_TIMEOUT;
-        let operations = self.operations.as_ref();
-        let attempt = change.clone();
-        let done =
-            change_topology(&self.replicas, &self.peers, operations, attempt, deadline).await;
-        if let Err(error) = done {
+        let meta = MetaGroup {
+            replicas: &self.replicas,
+            peers: &self.peers,
+            operations: self.operations.as_ref(),
+        };
+        if let Err(error) = meta.change_topology(change.clone(), deadline).await {
             tracing::debug!(?change, %error, "the topology was not changed yet");
         }
     }

@@ -97,6 +97,10 @@ impl Peer for Other {
         Err(Status::unimplemented(""))
     }
 
+    async fn topology(&self, _: Request<proto::TopologyRequest>) -> Answer<proto::TopologyReply> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn change_membership(
         &self,
         _: Request<proto::ChangeMembershipRequest>,

@@ -63,6 +63,9 @@ pub trait NodeOperations: Send + Sync + 'static {
     /// Proposes an encoded change of topology, here, as the meta group's leader. Ok holds a refusal, or is empty.
     fn change_topology(&self, change: Bytes) -> BoxFuture<'_, Result<String, OperationError>>;
 
+    /// The encoded topology as of now, as the meta group's leader here confirms it.
+    fn topology(&self) -> BoxFuture<'_, Result<Bytes, OperationError>>;
+
     /// Changes a group's membership, here, as its leader.
     fn change_membership(
         &self,
@@ -231,6 +234,15 @@ impl peer_server::Peer for PeerServer {
         self.own.greet(request.hello.as_ref())?;
         let refused = self.operations.change_topology(request.change).await.map_err(operation)?;
         Ok(Response::new(proto::ChangeTopologyReply { refused }))
+    }
+
+    async fn topology(
+        &self,
+        request: Request<proto::TopologyRequest>,
+    ) -> Result<Response<proto::TopologyReply>, Status> {
+        self.own.greet(request.into_inner().hello.as_ref())?;
+        let topology = self.operations.topology().await.map_err(operation)?;
+        Ok(Response::new(proto::TopologyReply { topology }))
     }
 
     async fn change_membership(

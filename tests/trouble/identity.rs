@@ -4,7 +4,7 @@ use quorate::transport::proto::peer_client::PeerClient;
 use quorate::transport::proto::{
     AdoptRequest, AppendFrames, ChangeMembershipRequest, ChangeTopologyRequest,
     EnsureReplicaRequest, Hello, RaftRequest, ReadIndexRequest, SnapshotFrame, SnapshotOpen,
-    StatusRequest, snapshot_frame,
+    StatusRequest, TopologyRequest, snapshot_frame,
 };
 use quorate_client::proto::cluster_client::ClusterClient;
 use quorate_client::proto::{InitRequest, init_request};
@@ -65,6 +65,7 @@ async fn say(channel: &Channel, hello: Option<&Hello>) -> Vec<(&'static str, Res
         ("Adopt", peer.adopt(adopt).await.map(drop)),
         ("EnsureReplica", peer.ensure_replica(ensure).await.map(drop)),
         ("ChangeTopology", peer.change_topology(topology).await.map(drop)),
+        ("Topology", peer.topology(TopologyRequest { hello: hello.clone() }).await.map(drop)),
         ("ChangeMembership", peer.change_membership(membership).await.map(drop)),
         ("Status", peer.status(StatusRequest { hello }).await.map(drop)),
     ]

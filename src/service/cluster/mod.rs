@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use describe::{own_status, replica_statuses};
 pub use grpc::ClusterService;
 pub use init::{FIRST, META_VOTERS_MAX};
-pub use meta::{MetaError, change_topology, decode_change};
+pub use meta::{MetaError, MetaGroup, decode_change};
 
 use super::authorize::Authorizer;
 use crate::consensus::Replicas;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::describe::leader_of;
 use super::init::{META_VOTERS_MAX, check_address};
-use super::{ClusterApi, ClusterError, replica_statuses};
+use super::{ClusterApi, ClusterError, MetaGroup, replica_statuses};
 use crate::log::{Topology, TopologyChange};
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, PeerError, proto};
@@ -59,7 +59,7 @@ impl ClusterApi {
         request: ReplaceRequest,
         sender: mpsc::Sender<ReplaceResponse>,
     ) -> Result<(), ClusterError> {
-        let topology = self.known_topology()?;
+        let topology = self.confirmed_topology().await?;
         let node = u32::try_from(request.node_id).ok().map(NodeId);
         let node = node.and_then(|node| topology.nodes.iter().find(|known| known.id == node));
         let node = node.cloned().ok_or_else(|| ClusterError::Invalid {
@@ -101,7 +101,7 @@ impl ClusterApi {
         progress: &Progress,
     ) -> Result<(), ClusterError> {
         let (process, mut statuses) = self.replica_statuses(node).await?;
-        let wanted = self.known_topology()?.incarnation(group, node);
+        let wanted = self.confirmed_topology().await?.incarnation(group, node);
         let wanted = wanted.ok_or_else(|| {
             ClusterError::Refused(format!("group {group} has no replica on node {node}"))
         })?;
@@ -165,7 +165,7 @@ impl ClusterApi {
         progress.tell(group, "learner", 0, 0).await?;
         self.change_membership(group, Step::AddLearner, replica, step_deadline()).await?;
         self.catch_up(group, replica, progress).await?;
-        if group.is_meta() && !self.is_meta_voter(replica.node)? {
+        if group.is_meta() && !self.is_meta_voter(replica.node).await? {
             return Ok(());
         }
         progress.tell(group, "voter", 0, 0).await?;
@@ -226,7 +226,7 @@ impl ClusterApi {
     }
 
     async fn adopt_again(&self, replica: ReplicaId, process: u64) -> Result<(), ClusterError> {
-        let topology = self.known_topology()?;
+        let topology = self.confirmed_topology().await?;
         let address = topology.nodes.iter().find(|node| node.id == replica.node);
         let address = address.map(|node| node.peer_address.clone()).unwrap_or_default();
         let adoption = Adoption {
@@ -315,14 +315,14 @@ impl ClusterApi {
         said.or_else(said_here).ok_or_else(none)
     }
 
-    fn is_meta_voter(&self, node: NodeId) -> Result<bool, ClusterError> {
-        let topology = self.known_topology()?;
+    async fn is_meta_voter(&self, node: NodeId) -> Result<bool, ClusterError> {
+        let topology = self.confirmed_topology().await?;
         Ok(topology.nodes.iter().take(META_VOTERS_MAX).any(|voter| voter.id == node))
     }
 
-    pub(super) fn known_topology(&self) -> Result<std::sync::Arc<Topology>, ClusterError> {
-        let topology = self.replicas.topology().borrow().clone();
-        topology.ok_or_else(|| ClusterError::Unavailable("the cluster is not initialized".into()))
+    /// What is wanted, as of now: by what this node has heard of last it could take for done what is not.
+    async fn confirmed_topology(&self) -> Result<Topology, ClusterError> {
+        Ok(self.meta().topology(step_deadline()).await?)
     }
 
     pub(super) async fn change_topology(
@@ -330,9 +330,12 @@ impl ClusterApi {
         change: TopologyChange,
         deadline: Instant,
     ) -> Result<(), ClusterError> {
-        let (replicas, peers) = (&self.replicas, &self.peers);
+        Ok(self.meta().change_topology(change, deadline).await?)
+    }
+
+    fn meta(&self) -> MetaGroup<'_> {
         let operations = self.operations.as_ref();
-        Ok(super::meta::change_topology(replicas, peers, operations, change, deadline).await?)
+        MetaGroup { replicas: &self.replicas, peers: &self.peers, operations }
     }
 }
 
