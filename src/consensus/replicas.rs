@@ -285,16 +285,21 @@ impl Replicas {
 
     /// Reads the topology as the local replica of the meta group has applied it and announces it if it is new.
     pub fn refresh_topology(&self) -> Result<(), StorageError> {
-        let stored = read_topology(self.state.as_ref())?.map(Arc::new);
-        self.topology.send_if_modified(|current| {
-            let version = |topology: &Option<Arc<Topology>>| topology.as_ref().map(|t| t.version);
-            let newer = version(&stored) > version(current);
-            if newer {
-                *current = stored;
-            }
-            newer
-        });
+        if let Some(stored) = read_topology(self.state.as_ref())? {
+            self.learn_topology(stored);
+        }
         Ok(())
+    }
+
+    /// Announces a topology if it is new.
+    pub fn learn_topology(&self, topology: Topology) {
+        self.topology.send_if_modified(|current| {
+            let is_newer = current.as_ref().is_none_or(|known| topology.version > known.version);
+            if is_newer {
+                *current = Some(Arc::new(topology));
+            }
+            is_newer
+        });
     }
 
     fn stored_row(&self, id: GroupId) -> Result<Option<GroupRow>, StorageError> {

@@ -165,6 +165,29 @@ mod tests {
         }
     }
 
+    /// What was staged is removed, so that there is room again.
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_ends_when_the_disk_is_nearly_full() {
+        let (process, mut client) = port().await;
+        let group = process.replicas.get(GROUP).unwrap();
+        let rows = || Step::Rows(rows_to_wire(Vec::new()));
+        let end = Step::End(proto::SnapshotEnd { rows: 0 });
+        let steps = || vec![opening(), rows(), rows(), end.clone()];
+        let full = group.clone();
+        let fills = slowly(steps()).enumerate().map(move |(sent, frame)| {
+            if sent == 2 {
+                full.admission().set_disk(DiskMark::Hard);
+            }
+            frame
+        });
+        let refused = client.send_snapshot(fills).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+        assert!(process.storage.state.staged().unwrap().is_empty());
+        group.admission().set_disk(DiskMark::Ok);
+        client.send_snapshot(slowly(steps())).await.unwrap();
+        assert_eq!(group.applied_index(), LogIndex(5));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_call_that_does_not_arrive_whole_ends() {
         let (_process, mut client) = port().await;

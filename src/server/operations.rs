@@ -12,7 +12,7 @@ use super::wanted::{confirmed, may_be_blank};
 use crate::consensus::{MembershipChangeError, Replicas};
 use crate::log::{Command, Outcome, Topology};
 use crate::seams::planted;
-use crate::service::cluster::{META_VOTERS_MAX, decode_change, own_status};
+use crate::service::cluster::{META_VOTERS_MAX, MetaGroup, decode_change, own_status};
 use crate::storage::records::Record;
 use crate::storage::{DataDir, DiskMark, Identity, keys};
 use crate::transport::proto::AdoptReply;
@@ -165,8 +165,8 @@ impl Operations {
         }
         let deadline = Instant::now() + TOPOLOGY_TIMEOUT;
         let topology = confirmed(&self.replicas, deadline).await.map_err(unavailable)?;
-        let topology = topology.ok_or_else(|| unavailable("the cluster is not initialized"))?;
-        Ok(topology.encode(&keys::topology()).into())
+        let encoded = topology.map(|topology| topology.encode(&keys::topology()));
+        Ok(encoded.unwrap_or_default().into())
     }
 
     async fn step_membership(
@@ -209,11 +209,12 @@ impl Operations {
         replica: ReplicaId,
     ) -> Result<(), MembershipChangeError> {
         let deadline = Instant::now() + TOPOLOGY_TIMEOUT;
-        let confirmed = confirmed(&self.replicas, deadline).await;
-        let topology = confirmed.map_err(MembershipChangeError::NotMade)?;
-        let wanted = topology.map(|topology| topology.incarnation(group, replica.node));
-        match wanted {
-            Some(Some(wanted)) if wanted != replica.incarnation => {
+        let meta = MetaGroup { replicas: &self.replicas, peers: &self.peers, operations: self };
+        let topology = meta.topology(deadline).await;
+        let topology =
+            topology.map_err(|error| MembershipChangeError::NotMade(error.to_string()))?;
+        match topology.and_then(|topology| topology.incarnation(group, replica.node)) {
+            Some(wanted) if wanted != replica.incarnation => {
                 let wanted = ReplicaId { node: replica.node, incarnation: wanted };
                 Err(MembershipChangeError::Newer(wanted))
             }

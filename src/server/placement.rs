@@ -51,6 +51,7 @@ impl Placement {
                 _ = topology.changed() => {}
                 () = changed(&mut meta_changed) => {}
             }
+            self.hear_of_topology().await;
             if let Err(error) = self.replicas.refresh_topology() {
                 tracing::error!(%error, "the topology cannot be read");
                 continue;
@@ -173,15 +174,30 @@ impl Placement {
         *unsettled = still;
     }
 
+    /// A node whose own replica of the meta group follows nobody, because it is being made anew, hears of the topology
+    /// from others: it may lead groups, which nobody finds in it otherwise.
+    async fn hear_of_topology(&self) {
+        let follows = |meta: Arc<Group>| meta.takes_part(None);
+        let belongs = self.peers.introduction().cluster().is_some();
+        if !belongs || self.replicas.get(GroupId::META).is_some_and(follows) {
+            return;
+        }
+        match self.meta().topology(Instant::now() + STEP_TIMEOUT).await {
+            Ok(Some(topology)) => self.replicas.learn_topology(topology),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "the topology is not known yet"),
+        }
+    }
+
+    fn meta(&self) -> MetaGroup<'_> {
+        let operations = self.operations.as_ref();
+        MetaGroup { replicas: &self.replicas, peers: &self.peers, operations }
+    }
+
     /// What is not changed now is tried again at the next tick.
     async fn change(&self, change: TopologyChange) {
         let deadline = Instant::now() + STEP_TIMEOUT;
-        let meta = MetaGroup {
-            replicas: &self.replicas,
-            peers: &self.peers,
-            operations: self.operations.as_ref(),
-        };
-        if let Err(error) = meta.change_topology(change.clone(), deadline).await {
+        if let Err(error) = self.meta().change_topology(change.clone(), deadline).await {
             tracing::debug!(?change, %error, "the topology was not changed yet");
         }
     }

@@ -28,6 +28,9 @@ pub struct Tuning {
 impl Tuning {
     /// Memtables of the Raft log at most, the one being written included.
     pub const LOG_MEMTABLES_MAX: usize = 4;
+    /// Memtables of each table of the state at most. While a flush takes long, as many more are filled before writes wait
+    /// for it; memory then goes beyond `state_memtable_bytes` by as much again.
+    pub const STATE_MEMTABLES_MAX: usize = 4;
 
     /// Files that both databases together hold open.
     pub fn open_files_max_in_all(&self) -> u64 {

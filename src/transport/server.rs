@@ -63,7 +63,7 @@ pub trait NodeOperations: Send + Sync + 'static {
     /// Proposes an encoded change of topology, here, as the meta group's leader. Ok holds a refusal, or is empty.
     fn change_topology(&self, change: Bytes) -> BoxFuture<'_, Result<String, OperationError>>;
 
-    /// The encoded topology as of now, as the meta group's leader here confirms it.
+    /// The encoded topology as of now, as the meta group's leader here confirms it; empty while the cluster is being made.
     fn topology(&self) -> BoxFuture<'_, Result<Bytes, OperationError>>;
 
     /// Changes a group's membership, here, as its leader.

@@ -181,9 +181,7 @@ pub async fn receive(
     let vote = vote_from_wire(open.vote.as_ref()).map_err(|error| invalid(&error))?;
     let row = group_row_from_wire(route.group, &open.group_row);
     let row = row.map_err(|error| invalid(&error))?;
-    if !group.admission().takes_entries() {
-        return Err(Status::unavailable("the disk is nearly full"));
-    }
+    ensure_room(group)?;
     if let Some(newer) = group.newer_vote(&vote) {
         return Ok(proto::SnapshotReply { vote: Some(vote_to_wire(&newer)) });
     }
@@ -202,6 +200,8 @@ pub async fn receive(
         };
         match step {
             Some(Step::Rows(rows)) => {
+                // Of each part: several transfers that had room for their beginnings may fill the disk together.
+                ensure_room(group)?;
                 received += rows.rows.len() as u64;
                 let rows = rows_from_wire(rows);
                 let rows = rows.map_err(|error| Status::data_loss(error.to_string()))?;
@@ -221,6 +221,11 @@ pub async fn receive(
     let response = response.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
     tracing::info!(group = %route.group, from = %route.from, rows = received, "installed a snapshot");
     Ok(proto::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) })
+}
+
+fn ensure_room(group: &Group) -> Result<(), Status> {
+    let takes = group.admission().takes_entries();
+    takes.then_some(()).ok_or_else(|| Status::unavailable("the disk is nearly full"))
 }
 
 fn storage(error: StorageError) -> Status {

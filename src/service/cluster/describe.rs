@@ -107,14 +107,14 @@ pub async fn leader_of(
     operations: &dyn NodeOperations,
     group: GroupId,
 ) -> Option<NodeId> {
-    let topology = replicas.topology().borrow().clone()?;
+    let nodes = peers.addresses().into_keys().chain([replicas.node()]);
     let ask = async |node: NodeId| {
         let asked = replica_statuses(replicas, peers, operations, node);
         let (_, mut statuses) = timeout(STATUS_TIMEOUT, asked).await.ok()?.ok()?;
         let status = statuses.remove(&group)?;
         (status.role == "leader").then_some((status.term, node))
     };
-    let said = join_all(topology.nodes.iter().map(|node| ask(node.id))).await;
+    let said = join_all(nodes.map(ask)).await;
     said.into_iter().flatten().max().map(|(_, node)| node)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 
 use super::describe::leader_of;
@@ -84,8 +84,9 @@ impl MetaGroup<'_> {
         }
     }
 
-    /// The topology as of now, as the meta group's leader has it. A replica here that was removed may never hear of it.
-    pub async fn topology(&self, deadline: Instant) -> Result<Topology, MetaError> {
+    /// The topology as of now, as the meta group's leader has it; none while the cluster is being made. A replica here that
+    /// was removed may never hear of it.
+    pub async fn topology(&self, deadline: Instant) -> Result<Option<Topology>, MetaError> {
         let ask = |leader: Leader| {
             let answered = async move {
                 let (node, mut client) = match leader {
@@ -99,8 +100,11 @@ impl MetaGroup<'_> {
             answered.boxed()
         };
         let encoded = self.at_leader(ask, deadline).await?;
+        if encoded.is_empty() {
+            return Ok(None);
+        }
         let topology = Topology::decode(&keys::topology(), &encoded);
-        topology.map_err(|error| MetaError::Unavailable(error.to_string()))
+        topology.map(Some).map_err(|error| MetaError::Unavailable(error.to_string()))
     }
 
     async fn at_leader<'a, T>(
@@ -111,7 +115,10 @@ impl MetaGroup<'_> {
         let mut is_first = true;
         loop {
             let answer = match self.leader(is_first).await {
-                Ok(leader) => ask(leader).await,
+                Ok(leader) => {
+                    let late = || OperationError::Unavailable("the leader did not answer".into());
+                    timeout_at(deadline, ask(leader)).await.unwrap_or_else(|_| Err(late()))
+                }
                 Err(error) => Err(error),
             };
             let reason = match answer {

@@ -322,7 +322,8 @@ impl ClusterApi {
 
     /// What is wanted, as of now: by what this node has heard of last it could take for done what is not.
     async fn confirmed_topology(&self) -> Result<Topology, ClusterError> {
-        Ok(self.meta().topology(step_deadline()).await?)
+        let topology = self.meta().topology(step_deadline()).await?;
+        topology.ok_or_else(|| ClusterError::Unavailable("the cluster is not initialized".into()))
     }
 
     pub(super) async fn change_topology(
