@@ -50,7 +50,7 @@ pub const REPLICA_STOPPED: &str = "REPLICA_STOPPED";
 pub const PEER_UNREACHABLE: &str = "PEER_UNREACHABLE";
 /// The append was made and its outcome is not known.
 pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
-/// The deadline passed before anything was done, or the responses of a read were not taken for too long.
+/// The deadline passed before anything was done.
 pub const EXPIRED: &str = "EXPIRED";
 /// The replica did not reach the seq asked for.
 pub const SEQ_NOT_REACHED: &str = "SEQ_NOT_REACHED";

@@ -58,6 +58,8 @@ struct Experience {
     leaders: HashMap<u64, Arc<str>>,
     /// Nodes that failed, and until when they are passed over. One entry for each address of the cluster at most.
     passed_over: HashMap<Arc<str>, Instant>,
+    /// Where the topology comes from.
+    source: Option<Arc<str>>,
 }
 
 impl Router {
@@ -185,13 +187,15 @@ impl Router {
 
     /// Learns from a failure where the next attempt should go.
     pub fn note_failure(&self, target: &Target, error: &Error) {
-        // A leader that cannot commit, because it is one no more, answers late or is overloaded: others know better.
-        if error.is_of_reach() || error.reason() == reason::OVERLOADED {
+        let named = error.leader_hint().and_then(|hint| self.resolve(hint));
+        let mut experience = self.experience();
+        // A leader that cannot commit, because it is one no more, answers late or is overloaded: others know better. One
+        // that is overloaded may also just be that, which says something only of what it tells itself.
+        let is_source = experience.source.as_ref() == Some(&target.address);
+        if error.is_of_reach() || error.reason() == reason::OVERLOADED && is_source {
             self.note_stale();
         }
         self.lessons.fetch_add(1, Ordering::Relaxed);
-        let named = error.leader_hint().and_then(|hint| self.resolve(hint));
-        let mut experience = self.experience();
         match (target.group, named) {
             (Some(group), Some(leader)) if leader != target.address => {
                 experience.leaders.insert(group, leader);
@@ -213,6 +217,11 @@ impl Router {
         experience.passed_over.insert(target.address.clone(), Instant::now() + pause);
         drop(experience);
         self.advance_preferred(&target.address);
+    }
+
+    /// Notes where the topology comes from.
+    pub fn note_source(&self, address: &Arc<str>) {
+        self.experience().source = Some(address.clone());
     }
 
     /// Notes that a node answers.

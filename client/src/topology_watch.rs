@@ -165,6 +165,7 @@ async fn open(
     };
     shared.router.learn(first.topology.ok_or_else(none)?);
     shared.router.note_success(&target.address);
+    shared.router.note_source(&target.address);
     Ok(stream)
 }
 

@@ -69,8 +69,8 @@ impl Standing {
     }
 }
 
-/// The voters of a group, as one of its replicas can ask them: each one question at a time, also where a round ends
-/// without its answer. A voter whose disk hangs keeps every question that it has not answered.
+/// The voters of a group, as one of its replicas can ask them. Whoever asks has one question at a time for each, also
+/// where a round ends without its answer. A voter whose disk hangs keeps every question that it has not answered.
 pub struct Voters {
     transport: Arc<dyn RaftTransport>,
     group: GroupId,

@@ -16,7 +16,7 @@ use openraft::impls::EmptyNode;
 use tokio::time::Instant;
 
 use super::Group;
-use super::leadership::Lead;
+use super::leadership::{Lead, Standing};
 use super::raft_types::{RaftMembership, RaftStoredMembership, TypeConfig};
 use crate::types::{LogIndex, NodeId, ReplicaId};
 
@@ -97,8 +97,12 @@ impl Group {
         if remaining.len() <= size / 2 {
             return not_now(format!("of {size} voters only {} would remain", remaining.len()));
         }
-        let vote = self.raft().server_metrics().borrow_watched().vote;
-        let remain = Lead { vote, index: LogIndex(0), configs: vec![remaining] };
+        let own = self.replica();
+        let standing = self.raft().with_raft_state(move |state| Standing::of(own, state)).await;
+        let standing =
+            standing.map_err(|fatal| MembershipChangeError::NotMade(fatal.to_string()))?;
+        let Standing::Leads(lead) = standing else { return Err(MembershipChangeError::NotLeader) };
+        let remain = Lead { configs: vec![remaining], ..lead };
         match self.voters().confirm(&remain).await {
             Ok(()) => Ok(older),
             Err(reason) => not_now(format!("those who would remain do not agree: {reason}")),
@@ -191,10 +195,13 @@ impl Group {
     /// Whether what this replica says of its group counts: it is a member, as far as it knows, and either the one that is
     /// wanted on this node or led. One that was removed may never hear of it, and stands until another is made.
     pub fn takes_part(&self, wanted: Option<ReplicaId>) -> bool {
+        self.is_member() && (wanted == Some(self.replica()) || self.leader().is_some())
+    }
+
+    /// Whether this replica is a member, as far as it knows. A blank one knows of no members.
+    pub fn is_member(&self) -> bool {
         let metrics = self.raft().server_metrics();
-        let metrics = metrics.borrow_watched();
-        let is_member = metrics.membership_config.get_node(&self.replica()).is_some();
-        is_member && (wanted == Some(self.replica()) || metrics.current_leader.is_some())
+        metrics.borrow_watched().membership_config.get_node(&self.replica()).is_some()
     }
 
     /// The nodes of the voters as this replica has applied them.

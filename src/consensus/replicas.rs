@@ -321,7 +321,8 @@ impl Replicas {
     pub fn note_missing(&self, id: GroupId, replica: ReplicaId) {
         // Held across the look at the groups: a replica that is being made is among them before its problem goes.
         let mut problems = self.problems.lock().expect("no panic while locked");
-        let stands = self.get(id).is_some_and(|standing| standing.replica() == replica);
+        // Whoever says so may have an older topology, and a newer replica may have been made meanwhile.
+        let stands = self.get(id).is_some_and(|standing| standing.replica() >= replica);
         if !stands && !problems.contains_key(&id) {
             let reason = "its data is not here; run `quorate node replace` for this node";
             tracing::error!(group = %id, %replica, "a replica is missing");

@@ -132,7 +132,7 @@ impl Process {
     /// Makes a group that leads itself, with this range.
     ///
     /// # Panics
-    /// It does not.
+    /// It does not come to lead in time.
     pub async fn leading(&self, id: GroupId, own: ReplicaId, range: HashRange) -> Arc<Group> {
         let group = self.replicas.make(id, own).await.expect("the replica is made");
         group.initialize(vec![own]).await.expect("nobody was asked before");

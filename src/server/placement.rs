@@ -174,12 +174,12 @@ impl Placement {
         *unsettled = still;
     }
 
-    /// A node whose own replica of the meta group follows nobody, because it is being made anew, hears of the topology
-    /// from others: it may lead groups, which nobody finds in it otherwise.
+    /// A node whose own replica of the meta group is missing or still blank hears of the topology from others: it may lead
+    /// groups, which nobody finds in it otherwise.
     async fn hear_of_topology(&self) {
-        let follows = |meta: Arc<Group>| meta.takes_part(None);
+        let is_member = |meta: Arc<Group>| meta.is_member();
         let belongs = self.peers.introduction().cluster().is_some();
-        if !belongs || self.replicas.get(GroupId::META).is_some_and(follows) {
+        if !belongs || self.replicas.get(GroupId::META).is_some_and(is_member) {
             return;
         }
         match self.meta().topology(Instant::now() + STEP_TIMEOUT).await {

@@ -15,7 +15,7 @@ use super::call::Call;
 use super::consistency::{Level, ReadPoint, open};
 use super::errors::{CallError, Effect};
 use super::reads::{self, Slice};
-use super::responses::{self, ResponseQueue, Share, Waiting};
+use super::responses::{Decoded, ResponseQueue, Share, Waiting};
 use super::validate::{Problem, Violation};
 use super::{Api, convert, forward, memory, validate};
 use crate::consensus::{Group, Route};
@@ -110,15 +110,12 @@ async fn hand_on(
     let request = forward::request(api, call, Some(call.deadline), request);
     let (groups, answer) = (&[route.group], client.read(request));
     let responses = forward::answer(api, node, groups, call.deadline, Effect::None, answer).await?;
-    let left = api.replicas.admission().responses().clone();
-    // What is decoded leaves a buffer that is as large as the largest so far.
-    let mut buffer = left.nothing();
+    let mut decoded = Decoded::new(api.replicas.admission().responses());
     let responses = responses.map(move |response| {
         let from_peer = |status| CallError::from_peer(node, &status, Effect::None);
         let waiting = response.map_err(from_peer).and_then(|response| {
-            let bytes = memory::messages_bytes(&response.messages);
-            let room = buffer.grow_to(bytes).and_then(|()| left.take(bytes));
-            Ok(Waiting::new(response, room.ok_or_else(responses::overloaded)?))
+            let room = decoded.room_for(memory::messages_bytes(&response.messages))?;
+            Ok(Waiting::new(response, room))
         });
         waiting.unwrap_or_else(|error| Err(error).into())
     });

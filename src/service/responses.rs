@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::mpsc::{self, error::SendTimeoutError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -110,6 +111,66 @@ impl Share {
         let room = self.take(bytes)?;
         self.kept.merge(room);
         Ok(())
+    }
+}
+
+/// Room for one response of a stream. A small one takes none: what others leave lying does not stop what is live.
+///
+/// # Errors
+/// OVERLOADED.
+pub fn room_for(left: &RoomLeft, bytes: usize) -> Result<Room, CallError> {
+    left.take(bytes.saturating_sub(limits::CALL_BYTES_FREE)).ok_or_else(overloaded)
+}
+
+/// Room for responses that are decoded one after the other as they come from another node.
+pub struct Decoded {
+    left: RoomLeft,
+    /// What is decoded leaves a buffer that is as large as the largest so far.
+    buffer: Room,
+}
+
+impl Decoded {
+    /// Of a stream from which nothing has come yet.
+    pub fn new(left: &RoomLeft) -> Self {
+        Decoded { left: left.clone(), buffer: left.nothing() }
+    }
+
+    /// Room for the next one, as `room_for` has it.
+    ///
+    /// # Errors
+    /// OVERLOADED.
+    pub fn room_for(&mut self, bytes: usize) -> Result<Room, CallError> {
+        let grown = self.buffer.grow_to(bytes.saturating_sub(limits::CALL_BYTES_FREE));
+        grown.ok_or_else(overloaded)?;
+        room_for(&self.left, bytes)
+    }
+}
+
+/// When a caller last took a response.
+#[derive(Clone)]
+pub struct Taken(watch::Sender<Instant>);
+
+impl Taken {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Taken(watch::Sender::new(Instant::now()))
+    }
+
+    /// It has taken one.
+    pub fn note(&self) {
+        self.0.send_replace(Instant::now());
+    }
+
+    /// Ends once it has taken nothing for so long, from now on.
+    pub async fn stalled(&self, limit: Duration) {
+        let began = Instant::now();
+        loop {
+            let last = began.max(*self.0.borrow());
+            sleep_until(last + limit).await;
+            if *self.0.borrow() <= last {
+                return;
+            }
+        }
     }
 }
 

@@ -93,8 +93,8 @@ pub const REQUESTS_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// them: in the queues of streams, and encoded, until the connection has sent them. Past it calls and streams end as
 /// retryable. Answers to appends and sessions do not count: they are small, and an append that took effect says so.
 pub const RESPONSES_BYTES_MAX: usize = 512 * 1024 * 1024;
-/// What each call may have beside these two, of its request and of its answer: little more than it has anyway. So what
-/// is small gets through, whoever else takes all the room.
+/// What each call may have beside these two, of its request and of each response that waits: little more than it has
+/// anyway. So what is small gets through, whoever else takes all the room.
 pub const CALL_BYTES_FREE: usize = 16 * 1024;
 /// Entries of one group that its proposer has in flight.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;

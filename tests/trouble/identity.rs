@@ -112,6 +112,18 @@ async fn a_peer_that_means_another_cluster_or_node_is_refused_over_every_rpc_and
     // The right hello passes, so that it was the hello that was refused before.
     let (_, status) = say(&channel, Some(&right)).await.pop().unwrap();
     status.unwrap();
+
+    // Whoever decided by another process's status did not look at what this one has (G1).
+    let adopt = AdoptRequest {
+        cluster_id: right.cluster_id.clone(),
+        hello: Some(right),
+        meta_incarnation: 2,
+        peers: Vec::new(),
+        process_id: 1,
+    };
+    let refused = PeerClient::new(channel).adopt(adopt).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    assert!(refused.message().contains("started anew"), "{refused:?}");
     cluster.assert_no_panic(1);
     cluster.stop().await;
 }

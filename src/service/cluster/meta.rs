@@ -19,13 +19,13 @@ use crate::types::{GroupId, NodeId, Timestamp};
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why a change of topology was not made.
+/// Why a change of topology was not made, or the topology not told.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MetaError {
     /// The meta group refused it.
     #[error("{0}")]
     Refused(String),
-    /// No leader of the meta group took it before the deadline. It may be made all the same; changes can be repeated.
+    /// No leader of the meta group answered before the deadline. A change may be made all the same; it can be repeated.
     #[error("the meta group did not answer in time: {0}")]
     Unavailable(String),
 }

@@ -306,7 +306,7 @@ impl ClusterApi {
         Ok(())
     }
 
-    /// Who leads. Before there is a topology nobody but this node can be asked.
+    /// Who leads, as most nodes say; as the replica here says if nobody answers.
     async fn find_leader(&self, group: GroupId) -> Result<NodeId, ClusterError> {
         let operations = self.operations.as_ref();
         let said = leader_of(&self.replicas, &self.peers, operations, group).await;
@@ -322,8 +322,9 @@ impl ClusterApi {
 
     /// What is wanted, as of now: by what this node has heard of last it could take for done what is not.
     async fn confirmed_topology(&self) -> Result<Topology, ClusterError> {
-        let topology = self.meta().topology(step_deadline()).await?;
-        topology.ok_or_else(|| ClusterError::Unavailable("the cluster is not initialized".into()))
+        let none = || ClusterError::Unavailable("the cluster is not initialized".into());
+        self.peers.introduction().cluster().ok_or_else(none)?;
+        self.meta().topology(step_deadline()).await?.ok_or_else(none)
     }
 
     pub(super) async fn change_topology(

@@ -136,8 +136,7 @@ impl LocalDelivery {
         let bytes = records.iter().map(|record| record.content_bytes() as u64).sum();
         let messages: Vec<_> = records.into_iter().map(convert::message).collect();
         let left = self.api.replicas.admission().responses();
-        let room =
-            left.take(memory::messages_bytes(&messages)).ok_or_else(responses::overloaded)?;
+        let room = responses::room_for(left, memory::messages_bytes(&messages))?;
         if let Some(credit) = &self.credit {
             credit.spend(bytes);
         }

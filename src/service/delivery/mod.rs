@@ -35,7 +35,7 @@ use super::call::Call;
 use super::errors::CallError;
 use super::observer::OpenStream;
 use super::read::{StartAt, elsewhere, validate_start};
-use super::responses::Waiting;
+use super::responses::{Taken, Waiting};
 use super::{Api, forward, validate};
 use crate::consensus::Route;
 use crate::service::consistency::Level;
@@ -66,6 +66,7 @@ pub struct Subscription {
     relays: JoinSet<()>,
     relays_opened: u64,
     out: Out,
+    taken: Taken,
     _open: OpenStream,
 }
 
@@ -78,6 +79,7 @@ impl Subscription {
         heartbeat: Duration,
     ) -> (Self, impl Stream<Item = Result<SubscribeResponse, Status>> + Send + use<>) {
         let (out, responses) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
+        let taken = Taken::new();
         let subscription = Subscription {
             api: api.clone(),
             call: call.clone(),
@@ -86,9 +88,10 @@ impl Subscription {
             relays: JoinSet::new(),
             relays_opened: 0,
             out,
+            taken: taken.clone(),
             _open: OpenStream::new(api.observer.clone(), call.operation),
         };
-        (subscription, with_heartbeats(responses, heartbeat, api.replicas.node()))
+        (subscription, with_heartbeats(responses, taken, heartbeat, api.replicas.node()))
     }
 
     /// Where responses go: closed once the caller is gone.
@@ -231,6 +234,7 @@ impl Subscription {
             requests: requests.clone(),
             conversations: self.conversations.clone(),
             out: self.out.clone(),
+            taken: self.taken.clone(),
             gives_credit: self.pacing == Pacing::Stream,
         };
         let request = forward::request(&self.api, &self.call, None, ReceiverStream::new(receiver));
@@ -270,17 +274,20 @@ async fn announce_end(
 /// Responses as they come, and a heartbeat whenever nothing came for `every`.
 fn with_heartbeats(
     responses: mpsc::Receiver<Waiting<SubscribeResponse>>,
+    taken: Taken,
     every: Duration,
     node: NodeId,
 ) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
-    stream::unfold(responses, move |mut responses| async move {
-        match timeout(every, responses.recv()).await {
-            Ok(response) => response.map(|response| (response.into_response(), responses)),
+    stream::unfold((responses, taken), move |(mut responses, taken)| async move {
+        let response = match timeout(every, responses.recv()).await {
+            Ok(response) => response?.into_response(),
             Err(_) => {
                 let heartbeat = Kind::Heartbeat(Heartbeat { node_id: node.0.into() });
-                Some((Ok(delivered(heartbeat)), responses))
+                Ok(delivered(heartbeat))
             }
-        }
+        };
+        taken.note();
+        Some((response, (responses, taken)))
     })
 }
 

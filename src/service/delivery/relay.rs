@@ -15,7 +15,7 @@ use tonic::{Request, Streaming};
 
 use super::{Conversations, HEARTBEAT_DEFAULT, Out, announce_end};
 use crate::service::errors::{CallError, Effect};
-use crate::service::responses::{self, Waiting};
+use crate::service::responses::{Decoded, Taken, Waiting};
 use crate::service::{Api, PeerLog, convert, memory};
 use crate::types::{ConversationName, NodeId, limits};
 
@@ -70,6 +70,7 @@ pub struct Relay {
     pub requests: mpsc::Sender<SubscribeRequest>,
     pub conversations: Conversations,
     pub out: Out,
+    pub taken: Taken,
     /// Whether credit is given back as messages are passed on: for Follow, whose caller gives none.
     pub gives_credit: bool,
 }
@@ -95,9 +96,7 @@ impl Relay {
 
     async fn pass_on(&self, mut responses: Streaming<SubscribeResponse>) -> CallError {
         let mut owed: HashMap<String, u64> = HashMap::new();
-        let left = self.api.replicas.admission().responses();
-        // What is decoded leaves a buffer that is as large as the largest so far.
-        let mut buffer = left.nothing();
+        let mut decoded = Decoded::new(self.api.replicas.admission().responses());
         loop {
             let response = tokio::select! {
                 Ok(place) = self.requests.reserve(), if !owed.is_empty() => {
@@ -119,14 +118,18 @@ impl Relay {
                 continue;
             }
             let bytes = delivered(&response).map_or(0, |d| memory::messages_bytes(&d.messages));
-            let Some(room) = buffer.grow_to(bytes).and_then(|()| left.take(bytes)) else {
-                return responses::overloaded();
+            let room = match decoded.room_for(bytes) {
+                Ok(room) => room,
+                Err(error) => return error,
             };
-            // What waits for a caller who takes nothing leaves less room for what others are sent by that node.
-            let place = match timeout(STALL_MAX, self.out.reserve()).await {
-                Ok(Ok(place)) => place,
-                Ok(Err(_)) => return CallError::shutting_down(),
-                Err(_) => return CallError::not_taken(),
+            let place = tokio::select! {
+                biased;
+                place = self.out.reserve() => match place {
+                    Ok(place) => place,
+                    Err(_) => return CallError::shutting_down(),
+                },
+                // What waits for a caller who takes nothing leaves less room for what others are sent by that node.
+                () = self.taken.stalled(STALL_MAX) => return CallError::not_taken(),
             };
             if !self.is_wanted(&response) {
                 continue;

@@ -306,7 +306,7 @@ async fn a_conversation_is_held_until_its_end_has_room() {
 async fn a_quiet_stream_beats_and_ends_with_its_source() {
     let (out, responses) = mpsc::channel(1);
     let every = Duration::from_millis(10);
-    let mut stream = Box::pin(with_heartbeats(responses, every, NodeId(7)));
+    let mut stream = Box::pin(with_heartbeats(responses, Taken::new(), every, NodeId(7)));
     let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));
     assert_eq!(stream.next().await.unwrap().unwrap(), beat);
     out.send(Ok(caught_up("a".into(), Seq(1))).into()).await.unwrap();

@@ -87,8 +87,10 @@ pub(super) fn of_table(table: Table, tuning: &Tuning, cache: Option<&Cache>) -> 
     }
     options.set_block_based_table_factory(&blocks);
 
-    // Memtables of the state are written from the runtime's threads, which must not wait for a flush that takes long.
-    options.set_max_write_buffer_number(Tuning::STATE_MEMTABLES_MAX as i32);
+    if Database::State.tables().contains(&table) {
+        // Written from the runtime's threads, which must not wait for a flush that takes long.
+        options.set_max_write_buffer_number(Tuning::STATE_MEMTABLES_MAX as i32);
+    }
     match table {
         Table::RaftLog => {
             options.set_write_buffer_size(tuning.log_memtable_bytes);

@@ -41,7 +41,12 @@ pub async fn operate(plan: Plan, seed: u64) {
 pub async fn replace_wiped(plan: Plan, seed: u64) {
     let mut operator = Operator::new(plan.clone(), seed);
     loop {
+        let limit = plan.shared.healed_at().map(|at| at + COMPLETE_LIMIT.as_nanos() as Nanos);
         match plan.shared.wiped() {
+            Some(wiped) if limit.is_some_and(|limit| now() > limit) => {
+                let what = format!("G9: node {wiped} lost its disk and is not replaced in time");
+                return plan.shared.problem(what);
+            }
             Some(wiped) if operator.randomness.random_ratio(3, 4) => {
                 if operator.attempt(wiped, false).await {
                     plan.shared.set_wiped(None);
