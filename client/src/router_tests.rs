@@ -90,17 +90,22 @@ async fn a_node_that_asks_to_wait_is_not_the_one_that_is_tried_next() {
 async fn what_a_leader_that_is_cut_off_may_answer_makes_its_topology_stale() {
     let router = router(Routing::Leader);
     let target = router.target(Destination::LeaderOf("c"));
-    for (code, reason, makes_stale) in [
-        (Code::Unavailable, reason::OUTCOME_UNKNOWN, true),
-        (Code::Unavailable, reason::EXPIRED, true),
-        (Code::ResourceExhausted, reason::OVERLOADED, true),
-        (Code::ResourceExhausted, reason::DISK_LOW, false),
-        (Code::FailedPrecondition, reason::WRONG_TAIL, false),
+    let other = Target { address: "n9:1".into(), group: target.group };
+    router.note_source(&target.address);
+    for (code, reason, makes_stale, so_elsewhere) in [
+        (Code::Unavailable, reason::OUTCOME_UNKNOWN, true, true),
+        (Code::Unavailable, reason::EXPIRED, true, true),
+        // A leader that others have named may just be that.
+        (Code::ResourceExhausted, reason::OVERLOADED, true, false),
+        (Code::ResourceExhausted, reason::DISK_LOW, false, false),
+        (Code::FailedPrecondition, reason::WRONG_TAIL, false, false),
     ] {
         let (code, reason) = (code.into(), reason.to_owned());
         let failure = proto::Failure { code, reason, ..proto::Failure::default() };
-        router.note_failure(&target, &Error::from_failure(failure.clone()));
-        assert_eq!(router.stale().now_or_never().is_some(), makes_stale, "{failure:?}");
+        for (at, makes_stale) in [(&target, makes_stale), (&other, so_elsewhere)] {
+            router.note_failure(at, &Error::from_failure(failure.clone()));
+            assert_eq!(router.stale().now_or_never().is_some(), makes_stale, "{failure:?}");
+        }
     }
 }
 

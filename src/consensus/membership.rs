@@ -95,7 +95,10 @@ impl Group {
         }
         let not_now = |reason: String| Err(MembershipChangeError::NotMade(reason));
         if remaining.len() <= size / 2 {
-            return not_now(format!("of {size} voters only {} would remain", remaining.len()));
+            let remaining = remaining.len();
+            return not_now(format!(
+                "of {size} voters only {remaining} would remain; first complete what is being replaced elsewhere"
+            ));
         }
         let own = self.replica();
         let standing = self.raft().with_raft_state(move |state| Standing::of(own, state)).await;

@@ -174,7 +174,6 @@ impl GroupStateMachine {
         let mut answers = Vec::with_capacity(chunk.len());
         for (entry, responder) in chunk {
             let log_id = from_raft_log_id(&entry.log_id);
-            check_follows(row.applied, log_id.index)?;
             let mut outcomes = Outcomes::default();
             match entry.payload {
                 openraft::EntryPayload::Blank => {}
@@ -356,15 +355,6 @@ fn durable_snapshot(source: &SnapshotSource) -> Option<RaftSnapshot> {
         last_membership: to_stored_membership(&mark.membership),
     };
     Some(RaftSnapshot { meta, snapshot: SnapshotData::Durable(source.clone()) })
-}
-
-/// Whatever was lost or read short on the way here, nothing is applied over a gap: the replica stops instead (G2).
-fn check_follows(applied: Option<LogId>, next: LogIndex) -> io::Result<()> {
-    let expected = applied.map_or(0, |id| id.index.0 + 1);
-    if next.0 == expected {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("entry {next} is to be applied, and {expected} was to be next")))
 }
 
 /// openraft goes on behind the entry that it was told of. Rows that are newer would have the entries between applied

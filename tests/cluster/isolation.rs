@@ -29,6 +29,9 @@ const WAVE: usize = 100;
 const PACE: Pace = Pace::Trickle(Duration::from_millis(25));
 const WINDOW: usize = 16;
 const GOES_ON: u64 = 10;
+/// Who appends through it, and what.
+const SENDER: &str = "alone";
+const PAYLOAD: &str = "from the one that is alone";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_alone_tells_the_truth_when_its_messages_vanish() {
@@ -171,7 +174,7 @@ impl Waves {
         for ((conversation, id), effect) in &self.outcomes {
             let request = GetOutcomeRequest {
                 conversation: conversation.clone(),
-                sender: "alone".to_owned(),
+                sender: SENDER.to_owned(),
                 client_msg_id: id.clone(),
                 ..GetOutcomeRequest::default()
             };
@@ -187,11 +190,12 @@ impl Waves {
     /// A caller that sends all of them again has each once.
     async fn send_again(&self, cluster: &Cluster, conversation: &str) {
         let client = cluster.client(ALONE).await;
-        let mut log = MessageLogClient::new(self.channel.clone());
         let ids = self.outcomes.keys().filter(|(name, _)| name == conversation);
         let ids: BTreeSet<String> = ids.map(|(_, id)| id.clone()).collect();
         for id in &ids {
-            log.append(self.request(conversation, id)).await.unwrap();
+            let message = NewMessage::new(PAYLOAD).client_msg_id(id);
+            let message = message.issued_at_us(self.issued_at_us);
+            client.append(Append::new(conversation, SENDER, message)).await.unwrap();
         }
         let read = Read::new(conversation).start(Start::Seq(1));
         let page = client.read(read).await.unwrap();
@@ -205,12 +209,12 @@ impl Waves {
         let message = Message {
             client_msg_id: id.to_owned(),
             issued_at_us: self.issued_at_us,
-            payload: "from the one that is alone".into(),
+            payload: PAYLOAD.into(),
             ..Message::default()
         };
         AppendRequest {
             conversation: conversation.to_owned(),
-            sender: "alone".to_owned(),
+            sender: SENDER.to_owned(),
             messages: vec![message],
             expected_tail: None,
         }

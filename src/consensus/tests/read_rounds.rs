@@ -121,8 +121,8 @@ async fn a_leader_that_is_silenced_confirms_no_reads() {
     let disks = Disks::default();
     let quick = RaftTiming {
         heartbeat_interval_ms: 20,
-        election_timeout_min_ms: 100,
-        election_timeout_max_ms: 200,
+        election_timeout_min_ms: 500,
+        election_timeout_max_ms: 1_000,
     };
     let (process, group, mut voters) = leads_three_at(&disks, quick).await;
     voters.follow_until(async { group.barrier(deadline()).await.unwrap() }).await;

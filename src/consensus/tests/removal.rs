@@ -13,8 +13,8 @@ use crate::types::ReplicaId;
 /// So quick that a question to somebody who does not answer ends within a test.
 const QUICK: RaftTiming = RaftTiming {
     heartbeat_interval_ms: 20,
-    election_timeout_min_ms: 200,
-    election_timeout_max_ms: 400,
+    election_timeout_min_ms: 500,
+    election_timeout_max_ms: 1_000,
 };
 
 fn voters(group: &Group) -> BTreeSet<ReplicaId> {

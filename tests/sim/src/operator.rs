@@ -10,13 +10,15 @@ use quorate_client::{Client, Error};
 use quorate_jepsen::history::{Fault, Nanos};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::record::{Phase, now};
 use crate::workload::{self, Plan};
 
 /// How long a replacement may take once all is mended, however often it has to be asked for.
 const COMPLETE_LIMIT: Duration = Duration::from_secs(60);
+/// How long one of several is waited for before the next is tried.
+const TURN: Duration = Duration::from_secs(10);
 
 /// Works until everything is mended, and then completes what it has begun.
 pub async fn operate(plan: Plan, seed: u64) {
@@ -107,24 +109,30 @@ impl Operator {
         false
     }
 
-    /// What was begun is completed by asking for it again.
+    /// What was begun is completed by asking for it again, of one node after the other: one may have to wait for another.
     async fn complete_all(&mut self) {
-        for node in self.begun.keys().copied().collect::<Vec<_>>() {
-            let completing = async {
-                let client = workload::connect(&self.plan, None).await;
-                while let Err(error) = replace(&client, node, false).await {
-                    tracing::info!(node, %error, "not replaced yet");
-                    sleep(Duration::from_millis(200)).await;
-                }
-            };
-            match timeout(COMPLETE_LIMIT, completing).await {
-                Ok(()) => self.complete(node),
-                Err(_) if self.plan.shared.phase() > Phase::Working => {
-                    let what = format!("G9: node {node} cannot be replaced in time");
+        let until = Instant::now() + COMPLETE_LIMIT;
+        let mut turn = 0;
+        while !self.begun.is_empty() {
+            if Instant::now() > until {
+                if self.plan.shared.phase() > Phase::Working {
+                    let what = format!("G9: nodes {:?} cannot be replaced in time", self.begun);
                     self.plan.shared.problem(what);
                 }
-                Err(_) => {}
+                return;
             }
+            let node = *self.begun.keys().nth(turn % self.begun.len()).expect("there is one");
+            turn += 1;
+            let attempt = async {
+                let client = workload::connect(&self.plan, None).await;
+                replace(&client, node, false).await
+            };
+            match timeout(TURN, attempt).await {
+                Ok(Ok(())) => self.complete(node),
+                Ok(Err(error)) => tracing::info!(node, %error, "not replaced yet"),
+                Err(_) => tracing::info!(node, "not replaced yet"),
+            }
+            sleep(Duration::from_millis(200)).await;
         }
     }
 
