@@ -117,7 +117,7 @@ impl Voters {
         others.remove(&self.own);
         for voter in &others {
             if !self.busy.contains(voter) {
-                self.ask(*voter, lead.vote, Duration::ZERO);
+                self.ask(*voter, lead.vote, None);
             }
         }
         // The replica itself gave no newer vote before the read arrived: `Standing` was taken after.
@@ -136,20 +136,23 @@ impl Voters {
                 Some(said) if answer.round == round => drop(follows.insert(voter, said)),
                 // What an earlier round has asked says nothing of now.
                 _ if !others.contains(&voter) => {}
-                Some(_) => self.ask(voter, lead.vote, Duration::ZERO),
-                None => self.ask(voter, lead.vote, self.timing.heartbeat_interval()),
+                Some(_) => self.ask(voter, lead.vote, None),
+                None => self.ask(voter, lead.vote, Some(self.timing.heartbeat_interval())),
             }
         }
     }
 
-    /// Asks a voter that owes no answer, after a pause, for the round that is under way.
-    fn ask(&mut self, voter: ReplicaId, vote: RaftVote, pause: Duration) {
+    /// Asks a voter that owes no answer, after a pause if there is to be one, for the round that is under way.
+    fn ask(&mut self, voter: ReplicaId, vote: RaftVote, pause: Option<Duration>) {
         let (transport, patience, round) =
             (self.transport.clone(), self.timing.lease(), self.rounds);
         let route = Route { group: self.group, from: self.own, to: voter };
         self.busy.insert(voter);
         self.asked.push(Box::pin(async move {
-            sleep(pause).await;
+            // Not for no time at all, which takes until the timer's next millisecond.
+            if let Some(pause) = pause {
+                sleep(pause).await;
+            }
             let input = futures::stream::iter([question(vote)]).boxed();
             let mut answers = transport.append(route, Lane::Heartbeats, input, patience);
             let answer = answers.next().await.and_then(Result::ok);

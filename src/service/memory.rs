@@ -1,5 +1,6 @@
 //! What messages take of a node's memory while they wait (G12), appends for their outcome and responses for their
-//! callers: all of it, not only what their limits count. A message without a payload is a few hundred bytes, and the bytes that a request brought may lie in a buffer that is far larger.
+//! callers: all of it, not only what their limits count. A message without a payload is a few hundred bytes, and the
+//! bytes that a request brought may lie in a buffer that is far larger.
 
 use bytes::Bytes;
 use prost::Message as _;

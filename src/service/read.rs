@@ -136,7 +136,7 @@ async fn pass_on<T: Send + 'static>(
         };
         let Some(response) = response else { return };
         match queue.put(response).await {
-            Some(room) => queue = room,
+            Some(taken) => queue = taken,
             None => return,
         }
     }
@@ -288,7 +288,7 @@ impl Reading {
             let failed = response.is_err();
             let response = response.unwrap_or_else(|error| Err(error).into());
             match queue.put(response).await {
-                Some(room) if !failed && !self.window.is_done() => queue = room,
+                Some(taken) if !failed && !self.window.is_done() => queue = taken,
                 _ => return,
             }
         }

@@ -306,7 +306,7 @@ impl ClusterApi {
         Ok(())
     }
 
-    /// Who leads, as most nodes say; as the replica here says if nobody answers.
+    /// Who leads, as the nodes say; as the replica here has it if none of them says that it does.
     async fn find_leader(&self, group: GroupId) -> Result<NodeId, ClusterError> {
         let operations = self.operations.as_ref();
         let said = leader_of(&self.replicas, &self.peers, operations, group).await;
