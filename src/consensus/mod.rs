@@ -12,6 +12,7 @@ mod leadership;
 mod log_store;
 mod membership;
 pub mod network;
+mod next_entry;
 mod observer;
 mod proposer;
 pub mod raft_types;

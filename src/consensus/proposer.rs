@@ -5,19 +5,18 @@
 //! its caller has given up).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Admission, Room, RoomLeft};
-use super::raft_types::{EncodedProposal, Raft, TypeConfig};
+use super::next_entry::NextEntry;
+use super::raft_types::{EncodedProposal, OnComplete, Raft, TypeConfig};
 use super::{ConsensusObserver, ProposeError};
 use crate::log::{Command, Outcome, Proposal};
-use crate::types::{Clock, NodeId, Timestamp, limits};
+use crate::types::{Clock, NodeId, limits};
 
 type Answer = Result<Outcome, ProposeError>;
 type WriteResult = openraft::raft::ClientWriteResult<TypeConfig>;
@@ -81,7 +80,8 @@ impl Proposer {
         observer: Arc<dyn ConsensusObserver>,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(limits::PROPOSAL_QUEUE_MAX);
-        tokio::spawn(Worker { raft, clock, observer, receiver, held: None }.run());
+        let (next, in_flight) = (NextEntry::new(), Arc::default());
+        tokio::spawn(Worker { raft, clock, observer, receiver, next, in_flight }.run());
         Proposer { queue, room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX), node }
     }
 
@@ -130,76 +130,112 @@ struct Worker {
     clock: Arc<dyn Clock>,
     observer: Arc<dyn ConsensusObserver>,
     receiver: mpsc::Receiver<Waiting>,
-    /// Taken from the queue but too large for the entry before.
-    held: Option<Waiting>,
+    next: NextEntry<Waiting>,
+    in_flight: Arc<InFlight>,
 }
 
 impl Worker {
     async fn run(mut self) {
-        let in_flight = Arc::new(Semaphore::new(limits::PROPOSALS_IN_FLIGHT_MAX));
-        loop {
-            let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-            let Some((commands, replies)) = self.gather().await else { return };
-            let stamped_at = self.clock.now();
-            let encoded = encode(stamped_at, commands);
-            let (responder, receiver) =
-                ProgressResponder::<TypeConfig, WriteResult>::complete_only();
-            let raft = self.raft.clone();
-            let began = Instant::now();
-            // Written from here and not from the task: entries keep the order of the queue.
-            let written = raft.client_write_ff(EncodedProposal(encoded), Some(responder)).await;
-            if let Err(fatal) = written {
-                answer_all(replies, &ProposeError::Unknown { reason: fatal.to_string() });
-                continue;
-            }
-            let observer = self.observer.clone();
-            tokio::spawn(async move {
-                let result = receiver.await;
-                drop(permit);
-                match result {
-                    Ok(Ok(response)) => {
-                        observer.entry_committed(began.elapsed());
-                        answer_each(replies, response.data.0);
-                    }
-                    Ok(Err(error)) => answer_all(replies, &refused(&error)),
-                    Err(_) => answer_all(replies, &unknown("the replica stopped")),
-                }
-            });
+        while self.fill().await {
+            self.propose().await;
         }
     }
 
-    /// Waits for a command and takes with it what else waits, up to an entry's size.
-    async fn gather(&mut self) -> Option<(Vec<Command>, Vec<Reply>)> {
-        let mut commands = Vec::new();
-        let mut replies = Vec::new();
-        let mut bytes = 0;
+    /// Fills the next entry until it may go. False once nobody can propose any more.
+    async fn fill(&mut self) -> bool {
         loop {
-            let waiting = match self.held.take() {
-                Some(waiting) => waiting,
-                None if commands.is_empty() => self.receiver.recv().await?,
-                None => match self.receiver.try_recv() {
-                    Ok(waiting) => waiting,
-                    Err(_) => return Some((commands, replies)),
+            while !self.next.is_full()
+                && let Ok(waiting) = self.receiver.try_recv()
+            {
+                self.add(waiting);
+            }
+            if self.next.may_go(self.in_flight.entries()) {
+                return true;
+            }
+            tokio::select! {
+                () = self.in_flight.one_ended.notified() => {}
+                waiting = self.receiver.recv(), if !self.next.is_full() => match waiting {
+                    Some(waiting) => self.add(waiting),
+                    None => return false,
                 },
-            };
-            if !commands.is_empty() && bytes + waiting.bytes > limits::ENTRY_BYTES_TARGET {
-                self.held = Some(waiting);
-                return Some((commands, replies));
-            }
-            if waiting.turn.take() {
-                bytes += waiting.bytes;
-                commands.push(waiting.command);
-                replies.push(waiting.reply);
-            }
-            if commands.len() == limits::ENTRY_COMMANDS_MAX {
-                return Some((commands, replies));
             }
         }
+    }
+
+    fn add(&mut self, waiting: Waiting) {
+        let bytes = waiting.bytes;
+        self.next.add(waiting, bytes);
+    }
+
+    async fn propose(&mut self) {
+        let waiting = self.next.take().into_iter();
+        let wanted = waiting.filter(|waiting| waiting.turn.take());
+        let (commands, replies): (Vec<_>, Vec<_>) =
+            wanted.map(|waiting| (waiting.command, waiting.reply)).unzip();
+        if commands.is_empty() {
+            return; // All had given up.
+        }
+        let proposal = Proposal { stamped_at: self.clock.now(), commands };
+        let entry = Entry {
+            replies,
+            began: Instant::now(),
+            observer: self.observer.clone(),
+            _counted: InFlight::count(&self.in_flight),
+        };
+        let responder = OnComplete::new(|result| entry.answer(result));
+        // Awaited here: entries keep the order of the queue. An error drops the replies, which says that the replica
+        // has stopped.
+        let _ =
+            self.raft.client_write_ff(EncodedProposal(proposal.encode()), Some(responder)).await;
     }
 }
 
-fn encode(stamped_at: Timestamp, commands: Vec<Command>) -> Bytes {
-    Proposal { stamped_at, commands }.encode()
+/// How many entries of the group are on their way.
+#[derive(Default)]
+struct InFlight {
+    entries: AtomicUsize,
+    one_ended: Notify,
+}
+
+/// An entry on its way, for as long as it lives.
+struct Counted(Arc<InFlight>);
+
+impl InFlight {
+    fn entries(&self) -> usize {
+        self.entries.load(Ordering::Acquire)
+    }
+
+    fn count(this: &Arc<Self>) -> Counted {
+        this.entries.fetch_add(1, Ordering::AcqRel);
+        Counted(this.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.entries.fetch_sub(1, Ordering::AcqRel);
+        self.0.one_ended.notify_one();
+    }
+}
+
+/// Who waits for the outcomes of one entry. Dropped without a result, it says that they are unknown.
+struct Entry {
+    replies: Vec<Reply>,
+    began: Instant,
+    observer: Arc<dyn ConsensusObserver>,
+    _counted: Counted,
+}
+
+impl Entry {
+    fn answer(self, result: WriteResult) {
+        match result {
+            Ok(response) => {
+                self.observer.entry_committed(self.began.elapsed());
+                answer_each(self.replies, response.data.0);
+            }
+            Err(error) => answer_all(self.replies, &refused(&error)),
+        }
+    }
 }
 
 fn answer_each(replies: Vec<Reply>, outcomes: Vec<Outcome>) {

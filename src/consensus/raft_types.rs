@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
-use openraft::impls::EmptyNode;
+use openraft::OptionalSend;
+use openraft::alias::CommittedLeaderIdOf;
 use openraft::impls::leader_id_adv::LeaderId as OpenraftLeaderId;
+use openraft::impls::{BoxedErrorSource, EmptyNode, InlineBatch, TokioRuntime};
+use openraft::raft::responder::Responder;
 use serde::{Deserialize, Serialize};
 
 use super::state_machine::GroupStateMachine;
@@ -13,14 +16,43 @@ use crate::log::Outcome;
 use crate::storage::records::{EntryPayload, EntryRecord, LogId, MembershipRecord, VoteRecord};
 use crate::types::{LogIndex, ReplicaId, Term};
 
-openraft::declare_raft_types!(
-    /// The one configuration of openraft; everything above is concrete.
-    pub TypeConfig:
-        D = EncodedProposal,
-        R = Outcomes,
-        NodeId = ReplicaId,
-        Node = EmptyNode,
-);
+/// The one configuration of openraft; everything above is concrete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TypeConfig;
+
+/// As `openraft::declare_raft_types!` would write it, which has no place for a responder of our own.
+impl openraft::RaftTypeConfig for TypeConfig {
+    type D = EncodedProposal;
+    type R = Outcomes;
+    type NodeId = ReplicaId;
+    type Node = EmptyNode;
+    type Term = u64;
+    type LeaderId = OpenraftLeaderId<u64, ReplicaId>;
+    type Vote = openraft::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Self::D, Self::NodeId, Self::Node>;
+    type Entry = openraft::Entry<CommittedLeaderIdOf<Self>, Self::Payload>;
+    type AsyncRuntime = TokioRuntime;
+    type Responder<T: OptionalSend + 'static> = OnComplete<T>;
+    type Batch<T: OptionalSend + 'static> = InlineBatch<T>;
+    type ErrorSource = BoxedErrorSource;
+}
+
+/// What openraft calls once, where it is done with a proposal: there is no task that waits for it. Dropped uncalled
+/// where openraft stops. It must not block.
+pub struct OnComplete<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> OnComplete<T> {
+    /// Calls `done` with the result.
+    pub fn new(done: impl FnOnce(T) + Send + 'static) -> Self {
+        OnComplete(Box::new(done))
+    }
+}
+
+impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for OnComplete<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
+}
 
 /// The Raft instance of a group.
 pub type Raft = openraft::Raft<TypeConfig, GroupStateMachine>;

@@ -96,7 +96,7 @@ pub const RESPONSES_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// What each call may have beside these two, of its request and of each response that waits: little more than it has
 /// anyway. So what is small gets through, whoever else takes all the room.
 pub const CALL_BYTES_FREE: usize = 16 * 1024;
-/// Entries of one group that its proposer has in flight.
+/// Entries of one group that its proposer has in flight. Small ones wait sooner, and grow.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 /// Appends of one session that wait for their outcome.
 pub const SESSION_IN_FLIGHT_MAX: usize = 4_096;
