@@ -35,7 +35,8 @@ pub enum LogWrite {
         entries: Vec<(LogIndex, Vec<u8>)>,
         /// Log id of the last of them.
         last: LogId,
-        /// When it is durable.
+        /// When it is durable. Dropped uncalled where a later append of the group became durable in the same write,
+        /// with nothing of the group between: the later one's end says both.
         done: Done,
     },
     /// Replaces the vote.
@@ -141,7 +142,8 @@ impl LogWriter {
     }
 
     /// Queues a change, waiting while [`limits::LOG_WRITER_QUEUE_MAX`] of them wait already. Changes of one group
-    /// are written in the order in which their calls began to wait; `done` of each is called once, in that order.
+    /// are written in the order in which their calls began to wait; `done` of each is called once, in that order, but
+    /// of those appends that [`LogWrite::Append`] names.
     /// Cancel safe: a call that was dropped before it returned has queued nothing, and its `done` is dropped.
     pub async fn submit(&self, write: LogWrite) {
         if let Err(mpsc::error::SendError(Message::Write(write))) =
@@ -241,7 +243,9 @@ impl WriterTask {
             let Some((mut gathered, requests)) = self.gather().await else { break };
             crash::log_gathered();
             if planted::ack_before_sync() && !gathered.has_votes {
-                gathered.report_done();
+                for done in gathered.take_done() {
+                    done(Ok(()));
+                }
                 tokio::time::sleep(planted::SYNC_DELAY).await;
             }
             if let Err(failure) = self.complete(gathered).await {
@@ -297,12 +301,13 @@ impl WriterTask {
 
     /// Makes a batch durable and reports it: lowered watermark, sync, raised watermark if votes wait for it, and
     /// only then every `done`.
-    async fn complete(&mut self, gathered: Gathered) -> Result<(), StorageError> {
+    async fn complete(&mut self, mut gathered: Gathered) -> Result<(), StorageError> {
         if gathered.is_empty() {
             return Ok(());
         }
         let lowered = gathered.lowered(self.watermark.stored());
-        let Gathered { batch, reached, has_votes, changes, bytes, done, .. } = gathered;
+        let done = gathered.take_done();
+        let Gathered { batch, reached, has_votes, changes, bytes, .. } = gathered;
         let result = self.make_durable(lowered, batch, &reached, has_votes).await;
         let result = result.map(|duration| {
             self.reached = reached;

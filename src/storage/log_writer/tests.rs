@@ -109,14 +109,19 @@ async fn what_waits_is_written_together_and_reported_in_order() {
         fixture.writer.submit(append(group, 1, index..index + 1, done)).await;
     }
     for report in reports {
-        report.await.unwrap().unwrap();
+        // Dropped where a later append's end says the same.
+        if let Ok(result) = report.await {
+            result.unwrap();
+        }
     }
-    assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+    let told = order.lock().unwrap().clone();
+    assert!(told.is_sorted() && told.ends_with(&[18, 19]), "{told:?}");
     assert_eq!(fixture.indexes(GROUP), (0..10).collect::<Vec<_>>());
     assert_eq!(fixture.indexes(OTHER), (0..10).collect::<Vec<_>>());
     let writes = fixture.writes.0.lock().unwrap();
     assert_eq!(writes.iter().map(|write| write.changes).sum::<usize>(), 20);
     assert!(writes.len() < 20, "{} writes for 20 changes that waited together", writes.len());
+    assert!(told.len() <= 2 * writes.len(), "{told:?} of {} writes of two groups", writes.len());
 }
 
 #[tokio::test]
@@ -137,7 +142,9 @@ async fn one_write_does_not_outgrow_its_bound() {
         reports.push(reported);
         let entries = vec![(LogIndex(index), entry.clone())];
         let done = reporting(report);
-        let write = LogWrite::Append { group: GROUP, entries, last: log_id(1, index), done };
+        // A group each, so that each end is told.
+        let group = GroupId(index);
+        let write = LogWrite::Append { group, entries, last: log_id(1, index), done };
         fixture.writer.submit(write).await;
     }
     for report in reports {
