@@ -28,6 +28,9 @@ use crate::types::{NodeId, limits};
 
 /// Requests of one stream without a response yet.
 const WINDOW: usize = 64;
+/// How long news of a commit wait for entries that carry them along: most entries are followed by others, and requests
+/// without entries would be half of all. Followers apply an entry with nothing behind it later by this.
+const COMMIT_HELD: Duration = Duration::from_millis(1);
 /// How long a connection may take to be made and greeted.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT_FIRST: Duration = Duration::from_millis(20);
@@ -168,11 +171,18 @@ impl Pump {
 
     async fn forward(
         &self,
-        mut input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
         owed: mpsc::Sender<()>,
     ) {
+        let mut input = input.fuse();
         let mut route = Some(self.route);
-        while let Some(request) = input.next().await {
+        while let Some(mut request) = input.next().await {
+            // The first is owed an answer at once: it may be a probe.
+            while route.is_none() && request.entries.is_empty() {
+                // What comes next says no less: it was made later. openraft counts what it acknowledges for both.
+                let Ok(Some(next)) = timeout(COMMIT_HELD, input.next()).await else { break };
+                request = next;
+            }
             let request = append_to_wire(self.route.group, route.take(), &request);
             let step = Some(Step::Request(request));
             // The ticket first: the response may come before the send returns.
@@ -293,9 +303,75 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::consensus::raft_types::to_raft_vote;
-    use crate::storage::records::VoteRecord;
-    use crate::types::{Incarnation, ReplicaId, Term};
+    use openraft::EntryPayload;
+
+    use crate::consensus::raft_types::{RaftEntry, to_raft_log_id, to_raft_vote};
+    use crate::storage::records::{LogId, VoteRecord};
+    use crate::types::{GroupId, Incarnation, LogIndex, ReplicaId, Term};
+
+    const LEADER: ReplicaId = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
+    const FOLLOWER: ReplicaId = ReplicaId { node: NodeId(2), incarnation: Incarnation(1) };
+
+    fn request(commit: u64, entries: usize) -> AppendEntriesRequest<TypeConfig> {
+        let log_id = |index| {
+            to_raft_log_id(&LogId { term: Term(1), leader: LEADER, index: LogIndex(index) })
+        };
+        let entry = |_| RaftEntry { log_id: log_id(commit + 1), payload: EntryPayload::Blank };
+        AppendEntriesRequest {
+            vote: to_raft_vote(&VoteRecord { term: Term(1), candidate: LEADER, committed: true }),
+            prev_log_id: Some(log_id(commit)),
+            entries: (0..entries).map(entry).collect(),
+            leader_commit: Some(log_id(commit)),
+        }
+    }
+
+    /// What of `requests` goes to the peer, and when: each a pause in milliseconds, its commit, and its entries.
+    async fn sent(requests: Vec<(u64, u64, usize)>) -> Vec<(u64, u64, usize)> {
+        let began = Instant::now();
+        let input = futures::stream::iter(requests).then(|(pause, commit, entries)| async move {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            request(commit, entries)
+        });
+        let (queue, mut frames) = mpsc::channel(WINDOW);
+        let (owed, mut tickets) = mpsc::channel(WINDOW);
+        let route = Route { group: GroupId(1), from: LEADER, to: FOLLOWER };
+        let pump = Pump { route, stream: 1, queue, shared: Arc::default() };
+        let mut sent = Vec::new();
+        let taking = async {
+            while let Some(frame) = frames.recv().await {
+                let Some(Step::Request(request)) = frame.step else { panic!("{frame:?}") };
+                let at = u64::try_from(began.elapsed().as_millis()).unwrap();
+                sent.push((at, request.commit.unwrap().index, request.entries.len()));
+            }
+        };
+        let forwarding = async {
+            pump.forward(input.boxed(), owed).await;
+            drop(pump);
+        };
+        tokio::join!(forwarding, taking);
+        let owed = std::iter::from_fn(|| tickets.try_recv().ok()).count();
+        assert_eq!(owed, sent.len(), "a response is waited for where a request was sent");
+        sent
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_of_a_commit_travel_with_the_next_entries_if_these_come_soon() {
+        let entries_follow = sent(vec![(0, 1, 1), (5, 2, 0), (0, 2, 1), (5, 3, 1)]).await;
+        assert_eq!(entries_follow, [(0, 1, 1), (5, 2, 1), (10, 3, 1)]);
+        let none_follow = sent(vec![(0, 1, 1), (5, 2, 0), (20, 3, 1)]).await;
+        assert_eq!(none_follow, [(0, 1, 1), (6, 2, 0), (25, 3, 1)]);
+        let more_news = sent(vec![(0, 1, 1), (5, 2, 0), (0, 3, 0), (0, 4, 0)]).await;
+        assert_eq!(
+            more_news,
+            [(0, 1, 1), (5, 4, 0)],
+            "the end of the stream takes the newest along"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_request_of_a_stream_does_not_wait() {
+        assert_eq!(sent(vec![(0, 1, 0), (20, 2, 1)]).await, [(0, 1, 0), (20, 2, 1)]);
+    }
 
     #[test]
     fn who_is_not_connected_fails_no_sooner_than_something_is_to_be_sent() {
@@ -303,14 +379,7 @@ mod tests {
         let mut idle = failed(futures::stream::pending().boxed(), error());
         assert!(idle.next().now_or_never().is_none(), "the pause between attempts is kept");
 
-        let candidate = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
-        let request = AppendEntriesRequest {
-            vote: to_raft_vote(&VoteRecord { term: Term(1), candidate, committed: true }),
-            prev_log_id: None,
-            entries: Vec::new(),
-            leader_commit: None,
-        };
-        let requests = futures::stream::repeat_with(move || request.clone()).boxed();
+        let requests = futures::stream::repeat_with(|| request(1, 0)).boxed();
         let answers: Vec<_> = failed(requests, error()).collect().now_or_never().unwrap();
         assert!(matches!(answers[..], [Err(Failure::Unreachable(_))]));
     }
