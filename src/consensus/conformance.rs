@@ -6,7 +6,7 @@ use openraft::StorageError as RaftStorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::SnapshotSource;
-use super::log_store::GroupLog;
+use super::log_store::{GroupLog, NodeLog};
 use super::raft_types::TypeConfig;
 use super::state_machine::{Applied, GroupStateMachine};
 use crate::storage::records::GroupRow;
@@ -31,7 +31,7 @@ fn replica(
     state: Arc<dyn Engine>,
     writer: LogWriter,
 ) -> (GroupLog, GroupStateMachine) {
-    let log = GroupLog::new(GROUP, log, writer, None);
+    let log = GroupLog::new(GROUP, NodeLog::new(log, writer), None);
     let applied = Applied::open(GROUP, state, GroupRow::blank(ReplicaId::from(1)));
     (log, GroupStateMachine::new(SnapshotSource::new(GROUP, Arc::new(applied))))
 }

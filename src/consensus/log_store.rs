@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use openraft::OptionalSend;
@@ -27,11 +28,21 @@ use crate::storage::{
 };
 use crate::types::{GroupId, LogIndex};
 
-/// Bytes of recent entries kept in memory for each group, so that replication and apply rarely read the disk.
-const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of recent entries that a node keeps in memory, so that replication and apply rarely read the disk. Its groups
+/// have equal shares: many groups need no more memory than few.
+const TAILS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of entries that one replication request carries: large enough to fill a disk write, small enough that
 /// heartbeats of other groups are not delayed.
 const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the logs of a node have in common. Clones are of the same node.
+#[derive(Clone)]
+pub struct NodeLog {
+    engine: Arc<dyn Engine>,
+    writer: LogWriter,
+    /// How many groups have a log here.
+    groups: Arc<AtomicUsize>,
+}
 
 /// A group's log. Clones share it.
 #[derive(Clone)]
@@ -41,8 +52,7 @@ pub struct GroupLog {
 
 struct Shared {
     group: GroupId,
-    engine: Arc<dyn Engine>,
-    writer: LogWriter,
+    node: NodeLog,
     state: Mutex<State>,
 }
 
@@ -72,14 +82,31 @@ struct Tail {
     unsynced_from: u64,
 }
 
+impl NodeLog {
+    /// The logs in a database that `writer` writes.
+    pub fn new(engine: Arc<dyn Engine>, writer: LogWriter) -> Self {
+        NodeLog { engine, writer, groups: Arc::default() }
+    }
+
+    /// Its writer.
+    pub fn writer(&self) -> &LogWriter {
+        &self.writer
+    }
+
+    fn tail_bytes_max(&self) -> usize {
+        TAILS_BYTES_MAX / self.groups.load(Ordering::Relaxed).max(1)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.node.groups.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl GroupLog {
     /// The log of a group as recovery found it; `None` for a new replica.
-    pub fn new(
-        group: GroupId,
-        engine: Arc<dyn Engine>,
-        writer: LogWriter,
-        recovered: Option<&GroupLogState>,
-    ) -> Self {
+    pub fn new(group: GroupId, node: NodeLog, recovered: Option<&GroupLogState>) -> Self {
         let last = recovered.and_then(|state| state.last).as_ref().map(to_raft_log_id);
         let state = State {
             vote: recovered.and_then(|state| state.vote.as_ref()).map(to_raft_vote),
@@ -92,7 +119,8 @@ impl GroupLog {
             tail: Tail { unsynced_from: last.map_or(0, |last| last.index + 1), ..Tail::default() },
             sizes: SizeMarks::default(),
         };
-        GroupLog { shared: Arc::new(Shared { group, engine, writer, state: Mutex::new(state) }) }
+        node.groups.fetch_add(1, Ordering::Relaxed);
+        GroupLog { shared: Arc::new(Shared { group, node, state: Mutex::new(state) }) }
     }
 
     /// The last index with more than `bytes` of log behind it, if there is one.
@@ -113,7 +141,7 @@ impl GroupLog {
     async fn write_and_wait(&self, write: impl FnOnce(Done) -> LogWrite) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         let done: Done = Box::new(move |result| drop(sender.send(result)));
-        self.shared.writer.submit(write(done)).await;
+        self.shared.node.writer.submit(write(done)).await;
         match receiver.await {
             Ok(result) => result.map_err(io::Error::other),
             Err(_) => Err(io::Error::other("the log writer has stopped")),
@@ -151,9 +179,9 @@ impl GroupLog {
     async fn read_disk(&self, start: u64, end: u64, bytes: usize) -> io::Result<Vec<RaftEntry>> {
         let (sender, receiver) = oneshot::channel();
         let shared = self.shared.clone();
-        self.shared.engine.offload(Box::new(move || {
+        self.shared.node.engine.offload(Box::new(move || {
             let range = LogIndex(start)..LogIndex(end);
-            let records = read_entries(shared.engine.as_ref(), shared.group, range, bytes);
+            let records = read_entries(shared.node.engine.as_ref(), shared.group, range, bytes);
             drop(sender.send(records));
         }));
         let records = receiver.await.map_err(|_| io::Error::other("the read was abandoned"))?;
@@ -202,9 +230,9 @@ impl Tail {
     }
 
     /// Notes that everything below `end` is on stable storage and lets go of what memory need not hold.
-    fn synced_to(&mut self, end: u64) {
+    fn synced_to(&mut self, end: u64, bytes_max: usize) {
         self.unsynced_from = self.unsynced_from.max(end);
-        while self.bytes > TAIL_BYTES_MAX && self.entries.len() > 1 {
+        while self.bytes > bytes_max && self.entries.len() > 1 {
             let Some(front) = self.entries.front() else { break };
             if front.log_id.index >= self.unsynced_from {
                 break;
@@ -325,7 +353,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
         let Some(committed) = committed else { return Ok(()) };
         self.state().committed = Some(committed);
-        self.shared.writer.note_committed(self.shared.group, from_raft_log_id(&committed));
+        self.shared.node.writer.note_committed(self.shared.group, from_raft_log_id(&committed));
         Ok(())
     }
 
@@ -361,12 +389,12 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let done: Done = Box::new(move |result: Result<(), StorageError>| {
             if result.is_ok() {
                 let mut state = shared.state.lock().expect("no panic while locked");
-                state.tail.synced_to(last.index.0 + 1);
+                state.tail.synced_to(last.index.0 + 1, shared.node.tail_bytes_max());
             }
             callback.io_completed(result.map_err(io::Error::other));
         });
         let write = LogWrite::Append { group, entries: encoded, last, done };
-        self.shared.writer.submit(write).await;
+        self.shared.node.writer.submit(write).await;
         Ok(())
     }
 
@@ -399,7 +427,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let done: Done = Box::new(|_| ());
         let (group, upto) = (self.shared.group, from_raft_log_id(&log_id));
         let write = LogWrite::Purge { group, upto, done };
-        self.shared.writer.submit(write).await;
+        self.shared.node.writer.submit(write).await;
         crash::purge_handed_over();
         Ok(())
     }

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::admission::Admission;
 use super::config::RaftTiming;
 use super::group::GroupParts;
-use super::log_store::GroupLog;
+use super::log_store::{GroupLog, NodeLog};
 use super::network::RaftTransport;
 use super::read_index::RemoteReadIndex;
 use super::state_machine::Applied;
@@ -18,8 +18,8 @@ use crate::log::{Topology, TopologyGroup, read_topology};
 use crate::seams::{crash, planted};
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{
-    Batch, Done, Durability, Engine, GroupRecovery, LogWrite, LogWriter, Storage, StorageError,
-    Table, install, keys,
+    Batch, Done, Durability, Engine, GroupRecovery, LogWrite, Storage, StorageError, Table,
+    install, keys,
 };
 use crate::types::{Clock, ConversationId, GroupId, HashRange, NodeId, ReplicaId, Term};
 
@@ -100,9 +100,8 @@ struct Problem {
 /// The replicas of this node.
 pub struct Replicas {
     parts: NodeParts,
-    log: Arc<dyn Engine>,
+    log: NodeLog,
     state: Arc<dyn Engine>,
-    writer: LogWriter,
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
     /// Replicas that stand here and do not serve, and why.
     problems: Mutex<BTreeMap<GroupId, Problem>>,
@@ -120,9 +119,8 @@ impl Replicas {
     pub async fn open(parts: NodeParts, storage: &Storage) -> Result<Arc<Replicas>, ReplicaError> {
         let replicas = Arc::new(Replicas {
             parts,
-            log: storage.log.clone(),
+            log: NodeLog::new(storage.log.clone(), storage.writer.clone()),
             state: storage.state.clone(),
-            writer: storage.writer.clone(),
             groups: RwLock::default(),
             problems: Mutex::default(),
             making: tokio::sync::Mutex::default(),
@@ -154,7 +152,7 @@ impl Replicas {
         if planted::purge_before_flush() {
             row.applied = row.applied.max(recovered.purged);
         }
-        let log = GroupLog::new(id, self.log.clone(), self.writer.clone(), Some(recovered));
+        let log = GroupLog::new(id, self.log.clone(), Some(recovered));
         let applied = Arc::new(Applied::open(id, self.state.clone(), row));
         match self.start(id, log, applied).await {
             Ok(_) => Ok(()),
@@ -206,7 +204,7 @@ impl Replicas {
         let row = GroupRow::blank(replica);
         let (engine, stored) = (self.state.clone(), row.clone());
         self.durably(move || write_row(engine.as_ref(), id, &stored)).await?;
-        let log = GroupLog::new(id, self.log.clone(), self.writer.clone(), None);
+        let log = GroupLog::new(id, self.log.clone(), None);
         let applied = Arc::new(Applied::open(id, self.state.clone(), row));
         let group = self.start(id, log, applied).await?;
         self.problems.lock().expect("no panic while locked").remove(&id);
@@ -227,7 +225,7 @@ impl Replicas {
     async fn clear_log(&self, id: GroupId) -> Result<(), ReplicaError> {
         let (sender, receiver) = oneshot::channel();
         let done: Done = Box::new(move |result| drop(sender.send(result)));
-        self.writer.submit(LogWrite::RemoveGroup { group: id, done }).await;
+        self.log.writer().submit(LogWrite::RemoveGroup { group: id, done }).await;
         let result = receiver.await.unwrap_or_else(|_| {
             Err(StorageError::Failed {
                 action: "removing a log",

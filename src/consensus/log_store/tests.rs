@@ -25,7 +25,7 @@ fn start() -> (GroupLog, LogWriter) {
     let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::Log).open());
     let watermark = WatermarkFile::create(Box::new(MemoryFile::default())).unwrap();
     let writer = LogWriter::start(engine.clone(), watermark, Arc::new(()));
-    (GroupLog::new(GroupId(1), engine, writer.clone(), None), writer)
+    (GroupLog::new(GroupId(1), NodeLog::new(engine, writer.clone()), None), writer)
 }
 
 /// Appends without waiting for the disk; what is returned tells when it is there.
@@ -65,14 +65,14 @@ async fn a_late_report_does_not_vouch_for_entries_that_took_the_place() {
 #[tokio::test]
 async fn entries_stay_in_memory_until_they_are_synced() {
     let (mut log, _writer) = start();
-    let bytes = TAIL_BYTES_MAX / 4;
+    let bytes = TAILS_BYTES_MAX / 4;
     let mut flushed = None;
     for index in 0..8 {
         flushed = Some(append(&mut log, [entry(1, index, bytes)]).await);
     }
     assert_eq!(log.state().tail.entries.len(), 8, "none is on disk yet");
     flushed.unwrap().await.unwrap();
-    assert!(log.state().tail.bytes <= TAIL_BYTES_MAX);
+    assert!(log.state().tail.bytes <= TAILS_BYTES_MAX);
     assert!(log.state().tail.entries.len() < 8);
     assert_eq!(indexes(&mut log).await, (0..8).map(|index| (1, index)).collect::<Vec<_>>());
 }
