@@ -118,7 +118,10 @@ impl Driver {
                 () = sleep_until(resume_at.unwrap_or_else(Instant::now)), if resume_at.is_some() => {
                     self.resume_paused(Instant::now());
                 }
-                Ok(()) = topologies.changed(), if !self.paused.is_empty() => self.resume_led(),
+                Ok(()) = topologies.changed(), if !self.lanes.is_empty() => {
+                    self.resume_led();
+                    self.leave_deposed(Instant::now());
+                }
                 _ = tick.tick(), if !self.lanes.is_empty() => {
                     self.leave_deposed(Instant::now());
                     self.expire(Instant::now());
