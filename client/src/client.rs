@@ -174,7 +174,19 @@ impl Client {
             // What comes while the attempt is under way counts too: it went by what was known before.
             topologies.mark_unchanged();
             let target = self.shared.router.target(destination);
-            let error = match self.attempt(&target, deadline, effect, &attempt).await {
+            let deposed =
+                self.shared.router.led_elsewhere(destination, &target, topologies.clone());
+            let answer = tokio::select! {
+                biased;
+                answer = self.attempt(&target, deadline, effect, &attempt) => answer,
+                // It keeps its ids, so that it takes effect once at most (G4).
+                () = deposed => {
+                    tracing::debug!(address = %target.address, "another node leads now");
+                    uncertain |= effect == Effect::Possible;
+                    continue;
+                }
+            };
+            let error = match answer {
                 Ok(answer) => {
                     self.shared.router.note_success(&target.address);
                     return Ok(answer);

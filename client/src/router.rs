@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::topology::IndexedTopology;
 use crate::{Error, Routing, proto, reason};
@@ -17,6 +17,12 @@ const UNREACHABLE_PASSED_OVER: Duration = Duration::from_secs(1);
 /// How much longer than it asks to wait a node that answered "unavailable" is passed over: long enough that the retry
 /// goes to another, short enough that a leader in the making is asked again soon.
 const UNAVAILABLE_PASSED_OVER: Duration = Duration::from_millis(200);
+
+/// Nodes that tell the topology at the same time: one of them may be dead without a sign, or cut off from the others.
+pub(crate) const SOURCES: usize = 2;
+
+/// How long a leader that was deposed may take to answer what it was asked before. One that is cut off never does.
+pub(crate) const DEPOSED_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Whom a call is about.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +64,8 @@ struct Experience {
     leaders: HashMap<u64, Arc<str>>,
     /// Nodes that failed, and until when they are passed over. One entry for each address of the cluster at most.
     passed_over: HashMap<Arc<str>, Instant>,
-    /// Where the topology comes from.
-    source: Option<Arc<str>>,
+    /// Where the topology comes from, by watch.
+    sources: [Option<Arc<str>>; SOURCES],
 }
 
 impl Router {
@@ -90,20 +96,21 @@ impl Router {
     /// Takes a topology that a node has sent. Leaders named before it are forgotten: if the node knew less than
     /// they did, the next call is told again. A node that now leads is asked, also if it did not a moment ago.
     pub fn learn(&self, topology: proto::Topology) {
-        let indexed = Arc::new(IndexedTopology::new(topology));
+        // Held until it is stored: what two nodes tell at the same time is told one after the other.
+        let mut experience = self.experience();
         let current = self.topology.load();
-        if current.as_ref().is_some_and(|c| c.topology().version > indexed.topology().version) {
+        if current.as_ref().is_some_and(|c| c.topology().version > topology.version) {
             return;
         }
-        let mut experience = self.experience();
+        let indexed = Arc::new(IndexedTopology::told_after(current.as_deref(), topology));
         experience.leaders.clear();
         for leader in indexed.leaders_unlike(current.as_deref()) {
             experience.passed_over.remove(&leader);
         }
-        drop(experience);
         let announced = indexed.topology().clone();
         // Whoever is woken looks at what is stored.
         self.topology.store(Some(indexed));
+        drop(experience);
         self.changes.send_replace(Some(announced));
         self.lessons.fetch_add(1, Ordering::Relaxed);
     }
@@ -144,6 +151,38 @@ impl Router {
         }
     }
 
+    /// Whether another node than this one leads a conversation, as far as the topology tells, and is asked next.
+    pub fn is_led_elsewhere(&self, conversation: &str, address: &Arc<str>) -> bool {
+        let topology = self.topology.load();
+        let group = topology.as_ref().and_then(|topology| topology.group_of(conversation));
+        let leader = group.and_then(|group| topology.as_ref()?.address_of(group.leader_node_id));
+        leader.filter(|leader| leader != address).is_some_and(|leader| {
+            self.target(Destination::LeaderOf(conversation)).address == leader
+        })
+    }
+
+    /// Resolves once a topology that `changes` has not seen has named another leader than whom a call went to, and an
+    /// answer that was on its way would have come. Cancel safe.
+    pub async fn led_elsewhere(
+        &self,
+        destination: Destination<'_>,
+        target: &Target,
+        mut changes: watch::Receiver<Option<Arc<proto::Topology>>>,
+    ) {
+        let Destination::LeaderOf(conversation) = destination else {
+            return std::future::pending().await;
+        };
+        // The sender is this router's own, so that there is no error.
+        while changes.changed().await.is_ok() {
+            if self.is_led_elsewhere(conversation, &target.address) {
+                sleep(DEPOSED_PATIENCE).await;
+                if self.is_led_elsewhere(conversation, &target.address) {
+                    return;
+                }
+            }
+        }
+    }
+
     /// While this is the same, targets are too. Nodes that were passed over come back with time, so it also moves
     /// once a second.
     pub fn generation(&self) -> u64 {
@@ -174,15 +213,24 @@ impl Router {
         Target { address: self.first_usable(&candidates), group }
     }
 
-    /// Whom to ask for the topology: after each node the next, all in turn, since one that is cut off from the others
-    /// goes on telling what it knew.
-    pub fn next_source(&self, last: Option<&Target>) -> Target {
+    /// Whom a watch asks for the topology: after each node the next, all in turn, since one that is cut off from the
+    /// others goes on telling what it knew. None if other watches ask all there are.
+    pub fn next_source(&self, watch: usize, last: Option<&Target>) -> Option<Target> {
         let (group, mut nodes) = self.candidates(Destination::AnyNode);
         let mut seen = HashSet::new();
         nodes.retain(|address| seen.insert(address.clone()));
         let place = last.and_then(|last| nodes.iter().position(|node| *node == last.address));
         nodes.rotate_left(place.map_or(0, |place| place + 1));
-        Target { address: self.first_usable(&nodes), group }
+        let sources = self.experience().sources.clone();
+        let others = (0..SOURCES).filter(|other| *other != watch);
+        let others: Vec<_> = others.filter_map(|other| sources[other].clone()).collect();
+        nodes.retain(|address| !others.contains(address));
+        if nodes.is_empty() {
+            return None;
+        }
+        let address = self.first_usable(&nodes);
+        self.experience().sources[watch] = Some(address.clone());
+        Some(Target { address, group })
     }
 
     /// Learns from a failure where the next attempt should go.
@@ -191,7 +239,7 @@ impl Router {
         let mut experience = self.experience();
         // A leader that cannot commit, because it is one no more, answers late or is overloaded: others know better. One
         // that is overloaded may also just be that, which says something only of what it tells itself.
-        let is_source = experience.source.as_ref() == Some(&target.address);
+        let is_source = experience.sources.iter().flatten().any(|one| *one == target.address);
         if error.is_of_reach() || error.reason() == reason::OVERLOADED && is_source {
             self.note_stale();
         }
@@ -219,11 +267,6 @@ impl Router {
         self.advance_preferred(&target.address);
     }
 
-    /// Notes where the topology comes from.
-    pub fn note_source(&self, address: &Arc<str>) {
-        self.experience().source = Some(address.clone());
-    }
-
     /// Notes that a node answers.
     pub fn note_success(&self, address: &Arc<str>) {
         self.experience().passed_over.remove(address);
@@ -236,9 +279,7 @@ impl Router {
         experience.passed_over.retain(|_, until| *until > now);
         let usable = candidates.iter().find(|a| !experience.passed_over.contains_key(*a));
         let soonest = || candidates.iter().min_by_key(|a| experience.passed_over.get(*a));
-        let address = usable
-            .or_else(soonest)
-            .expect("the endpoints are among the candidates and there is one at least");
+        let address = usable.or_else(soonest).expect("there is one candidate at least");
         address.clone()
     }
 

@@ -91,7 +91,9 @@ async fn what_a_leader_that_is_cut_off_may_answer_makes_its_topology_stale() {
     let router = router(Routing::Leader);
     let target = router.target(Destination::LeaderOf("c"));
     let other = Target { address: "n9:1".into(), group: target.group };
-    router.note_source(&target.address);
+    let tells = |watch, last: Option<&Target>| router.next_source(watch, last).unwrap().address;
+    let before = Target { address: address("n3:1"), group: None };
+    assert_eq!(tells(1, Some(&before)), target.address);
     for (code, reason, makes_stale, so_elsewhere) in [
         (Code::Unavailable, reason::OUTCOME_UNKNOWN, true, true),
         (Code::Unavailable, reason::EXPIRED, true, true),
@@ -115,12 +117,60 @@ async fn every_node_is_asked_for_the_topology_in_turn() {
     let mut last = None;
     let mut asked = Vec::new();
     for _ in 0..4 {
-        let source = router.next_source(last.as_ref());
+        let source = router.next_source(0, last.as_ref()).unwrap();
         asked.push(source.address.to_string());
         last = Some(source);
     }
     // The endpoints come first.
     assert_eq!(asked, ["n1:1", "n3:1", "n2:1", "n1:1"]);
+    // Not the one that tells it already.
+    let other = router.next_source(1, None).unwrap();
+    assert_eq!(&*other.address, "n3:1");
+    assert_eq!(&*router.next_source(0, last.as_ref()).unwrap().address, "n2:1");
+    assert_eq!(&*router.next_source(1, Some(&other)).unwrap().address, "n1:1");
+}
+
+#[tokio::test]
+async fn with_one_node_only_one_watch_asks() {
+    let router = Router::new(Routing::Leader, vec![address("n1:1")]);
+    assert!(router.next_source(0, None).is_some());
+    assert_eq!(router.next_source(1, None), None);
+    router.learn(topology(1, 2));
+    assert_eq!(&*router.next_source(1, None).unwrap().address, "n2:1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_leaves_who_leads_no_more_and_only_that() {
+    let router = router(Routing::Leader);
+    let destination = Destination::LeaderOf("c");
+    let target = router.target(destination);
+    let left = || Box::pin(router.led_elsewhere(destination, &target, router.watch()));
+    let mut waits = left();
+    assert!(waits.as_mut().now_or_never().is_none());
+    // The same, and nobody that is known.
+    for leader in [2, 0] {
+        router.learn(topology(1, leader));
+        assert!(waits.as_mut().now_or_never().is_none());
+    }
+    let began = Instant::now();
+    router.learn(topology(1, 3));
+    waits.await;
+    assert_eq!(began.elapsed(), DEPOSED_PATIENCE, "an answer on its way still comes");
+    // It is said to lead again before that.
+    let mut waits = left();
+    router.learn(topology(1, 1));
+    assert!(waits.as_mut().now_or_never().is_none());
+    router.learn(topology(1, 2));
+    let stays = tokio::time::timeout(10 * DEPOSED_PATIENCE, waits).await;
+    assert!(stays.is_err());
+    // The next one did not answer a moment ago.
+    let mut waits = left();
+    router.learn(topology(1, 1));
+    let next = Target { address: address("n1:1"), ..target.clone() };
+    router.note_failure(&next, &Error::stream_ended(Effect::Possible));
+    assert!(waits.as_mut().now_or_never().is_none());
+    let stays = tokio::time::timeout(10 * DEPOSED_PATIENCE, waits).await;
+    assert!(stays.is_err());
 }
 
 #[tokio::test]

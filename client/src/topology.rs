@@ -22,7 +22,27 @@ pub(crate) struct IndexedTopology {
 }
 
 impl IndexedTopology {
-    pub fn new(mut topology: proto::Topology) -> Self {
+    /// Keeps what is known of leaders that the topology does not know yet: a node that is cut off goes on telling of
+    /// those that it knew.
+    pub fn told_after(known: Option<&IndexedTopology>, mut topology: proto::Topology) -> Self {
+        let same_cluster = |k: &&IndexedTopology| k.topology.cluster_id == topology.cluster_id;
+        let known: HashMap<u64, &proto::Group> = known
+            .filter(same_cluster)
+            .iter()
+            .flat_map(|known| known.topology.groups.iter().map(|group| (group.group_id, group)))
+            .collect();
+        // Whoever knows a leader knows more than who knows none of the same term.
+        let rank = |group: &proto::Group| (group.leader_term, group.leader_node_id != 0);
+        for group in &mut topology.groups {
+            if let Some(known) = known.get(&group.group_id).filter(|k| rank(k) > rank(group)) {
+                (group.leader_node_id, group.leader_term) =
+                    (known.leader_node_id, known.leader_term);
+            }
+        }
+        Self::new(topology)
+    }
+
+    fn new(mut topology: proto::Topology) -> Self {
         topology.groups.sort_by_key(|group| group.range_start);
         let addresses = topology
             .nodes
@@ -91,6 +111,25 @@ mod tests {
             ..proto::Topology::default()
         });
         assert_eq!(topology.group_of("acme/room-42").unwrap().group_id, 2);
+    }
+
+    #[test]
+    fn of_two_leaders_the_later_one_is_kept() {
+        let told = |leader_node_id, leader_term| proto::Topology {
+            groups: vec![proto::Group { leader_node_id, leader_term, ..group(1, 0, None) }],
+            ..proto::Topology::default()
+        };
+        let leads = |known: &IndexedTopology| known.topology().groups[0].leader_node_id;
+        let mut known = IndexedTopology::told_after(None, told(3, 4));
+        for (node, term, right) in
+            [(2, 3, 3), (0, 4, 3), (0, 5, 0), (3, 4, 0), (2, 5, 2), (0, 0, 2)]
+        {
+            known = IndexedTopology::told_after(Some(&known), told(node, term));
+            assert_eq!(leads(&known), right, "node {node} in term {term}");
+        }
+        let mut other = told(1, 1);
+        other.cluster_id = "another".to_owned();
+        assert_eq!(leads(&IndexedTopology::told_after(Some(&known), other)), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -12,7 +13,7 @@ use tonic::{Code, Streaming};
 use crate::backoff::Backoff;
 use crate::client::Shared;
 use crate::error::Effect;
-use crate::router::{Destination, Target};
+use crate::router::{Destination, SOURCES, Target};
 use crate::{Client, Error, Routing, channels, proto, reason};
 
 /// The shortest pause after a node that could not tell its topology.
@@ -81,10 +82,13 @@ pub(crate) async fn learn_first(shared: &Arc<Shared>) -> Result<(), Error> {
     }
 }
 
-/// Starts the task that keeps the topology current; it ends when the guard is dropped. Proxied clients need none.
+/// Starts the watches that keep the topology current; they end when the guard is dropped. Proxied clients need none.
 pub(crate) fn spawn(shared: &Arc<Shared>) -> Option<AbortOnDrop> {
     let wanted = shared.options.routing == Routing::Leader;
-    wanted.then(|| AbortOnDrop(tokio::spawn(keep_current(shared.clone())).abort_handle()))
+    wanted.then(|| {
+        let watches = (0..SOURCES).map(|watch| keep_current(shared.clone(), watch));
+        AbortOnDrop(tokio::spawn(join_all(watches).map(drop)).abort_handle())
+    })
 }
 
 /// Ends a task when it is dropped.
@@ -96,7 +100,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn keep_current(shared: Arc<Shared>) {
+async fn keep_current(shared: Arc<Shared>, watch: usize) {
     let mut backoff = Backoff::new(&shared.options);
     let mut patience = PATIENCE_FIRST;
     let mut followed_min = FOLLOWED_MIN;
@@ -106,7 +110,12 @@ async fn keep_current(shared: Arc<Shared>) {
             // What was found stale so far was told by others than the next.
             let _ = shared.router.stale().now_or_never();
         }
-        let target = shared.router.next_source(last.as_ref());
+        let mut topologies = shared.router.watch();
+        let Some(target) = shared.router.next_source(watch, last.as_ref()) else {
+            // Until there are more nodes. There is no error: the sender is the router's own.
+            let _ = topologies.changed().await;
+            continue;
+        };
         patience = patience.min(shared.options.attempt_timeout);
         let error = match open(&shared, &target, patience).await {
             Ok(stream) => {
@@ -165,7 +174,6 @@ async fn open(
     };
     shared.router.learn(first.topology.ok_or_else(none)?);
     shared.router.note_success(&target.address);
-    shared.router.note_source(&target.address);
     Ok(stream)
 }
 

@@ -8,6 +8,9 @@ use fake::{Cluster, Mischief, dead_address, not_leader, passing, refused};
 use quorate_client::{Append, Client, ClientOptions, NewMessage, Read, Routing, Start, reason};
 use tonic::Code;
 
+/// Longer than anything takes that does not wait for a timeout.
+const LONG: Duration = Duration::from_secs(60);
+
 fn hello() -> Append {
     Append::new("c", "alice", NewMessage::text("hello"))
 }
@@ -142,6 +145,22 @@ async fn a_leader_that_does_not_know_that_it_leads_no_more_is_left() {
         client.append(hello()).await.unwrap();
         assert_eq!(cluster.node(2).arrived().len(), 1);
     }
+}
+
+/// Its packets are lost: it answers nothing, and hears of no other leader. No attempt runs out of time here.
+#[tokio::test]
+async fn a_leader_that_is_silent_is_left_once_another_is_known() {
+    let cluster = Cluster::start(3).await;
+    let options = ClientOptions { attempt_timeout: LONG, ..cluster.options() };
+    let client = Client::connect(options.request_timeout(2 * LONG)).await.unwrap();
+    cluster.node(1).always(Mischief::Stall);
+    let appending = tokio::spawn(async move { client.append(hello()).await });
+    cluster.node(1).wait_arrived(1).await;
+    cluster.elect_unheard(2, 1);
+    let ack = tokio::time::timeout(LONG, appending).await.expect("it waits for nothing");
+    assert_eq!(ack.unwrap().unwrap().first_seq, 1);
+    let ids = |node| cluster.node(node).arrived()[0].messages[0].client_msg_id.clone();
+    assert_eq!(ids(1), ids(2), "it could be appended twice");
 }
 
 #[tokio::test]

@@ -5,8 +5,11 @@ mod fake;
 use std::time::Duration;
 
 use fake::{Cluster, Mischief, not_leader, passing, refused};
-use quorate_client::{Append, NewMessage, Session, SessionOptions, reason};
+use quorate_client::{Append, Client, ClientOptions, NewMessage, Session, SessionOptions, reason};
 use tonic::Code;
+
+/// Longer than anything takes that does not wait for a timeout.
+const LONG: Duration = Duration::from_secs(60);
 
 fn numbered(conversation: &str, number: u64) -> Append {
     Append::new(conversation, "alice", NewMessage::text(number.to_string()))
@@ -150,6 +153,35 @@ async fn a_leader_that_does_not_know_that_it_leads_no_more_is_left() {
         second.await.unwrap();
         assert_eq!(cluster.log.payloads("a"), numbers(2));
         assert_eq!(cluster.node(2).arrived().len(), 2);
+    }
+}
+
+/// Its packets are lost: it answers nothing, and hears of no other leader. No attempt runs out of time here.
+#[tokio::test]
+async fn a_leader_that_is_silent_is_left_in_order_once_another_is_known() {
+    const EACH: u64 = 20;
+    let cluster = Cluster::start(3).await;
+    let options = ClientOptions { attempt_timeout: LONG, ..cluster.options() };
+    let client = Client::connect(options).await.unwrap();
+    let options = SessionOptions { append_timeout: 2 * LONG, ..SessionOptions::default() };
+    let session = client.session(options).unwrap();
+    // One is committed there, and its answer is lost with the others.
+    cluster.node(1).plan([Mischief::CommitThenStall]);
+    cluster.node(1).always(Mischief::Stall);
+    let mut handles = Vec::new();
+    for number in 0..EACH {
+        for conversation in ["a", "b"] {
+            handles.push(session.append(numbered(conversation, number)).await);
+        }
+    }
+    cluster.node(1).wait_arrived(1).await;
+    cluster.elect_unheard(2, 1);
+    let acks = tokio::time::timeout(LONG, futures::future::join_all(handles));
+    for (place, ack) in acks.await.expect("they wait for nothing").into_iter().enumerate() {
+        assert_eq!(ack.unwrap().first_seq, place as u64 / 2 + 1);
+    }
+    for conversation in ["a", "b"] {
+        assert_eq!(cluster.log.payloads(conversation), numbers(EACH));
     }
 }
 

@@ -16,7 +16,8 @@ pub struct RaftTiming {
     /// A follower that has heard nothing for the longest timeout, and then for a random time between the two,
     /// stands for election.
     pub election_timeout_min_ms: u64,
-    /// See `election_timeout_min_ms`; also the leader's lease: no voter votes for another before it has passed.
+    /// See `election_timeout_min_ms`; also the leader's lease: no voter votes for another before it has passed, unless it
+    /// sees that the leader's process is dead.
     pub election_timeout_max_ms: u64,
 }
 
@@ -26,7 +27,7 @@ impl RaftTiming {
         Duration::from_millis(self.heartbeat_interval_ms)
     }
 
-    /// How long no voter votes for another after it has heard the leader.
+    /// How long no voter votes for another after it has heard the leader, unless it sees it dead.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.election_timeout_max_ms)
     }

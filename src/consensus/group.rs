@@ -24,7 +24,7 @@ use super::{ConsensusObserver, GroupStatus, ProposeError, ReadError, Tails, obse
 use crate::log::{Command, Outcome};
 use crate::storage::View;
 use crate::storage::records::GroupRow;
-use crate::types::{Clock, GroupId, HashRange, LogIndex, NodeId, ReplicaId};
+use crate::types::{Clock, GroupId, HashRange, LogIndex, NodeId, ReplicaId, Term};
 
 /// What a linearizable read waits for.
 #[derive(Debug, Clone, Copy)]
@@ -192,7 +192,15 @@ impl Group {
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
-        self.raft.server_metrics().borrow_watched().current_leader.map(|replica| replica.node)
+        self.leader_and_term().0
+    }
+
+    /// The same, and the term of which it holds.
+    pub fn leader_and_term(&self) -> (Option<NodeId>, Term) {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.map(|replica| replica.node);
+        (leader, Term(metrics.vote.leader_id.term))
     }
 
     /// Tells of each change of who leads, until the replica stops.
@@ -395,7 +403,7 @@ impl Group {
             group: self.id,
             replica: self.replica,
             role,
-            term: crate::types::Term(metrics.current_term),
+            term: Term(metrics.current_term),
             last_index: metrics.last_log_index.map(LogIndex),
             applied_index: self.applied.row().applied.map(|id| id.index),
             durable_index: self.applied.durable().applied.map(|id| id.index),

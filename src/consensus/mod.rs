@@ -38,4 +38,5 @@ pub use read_index::RemoteReadIndex;
 pub use replicas::{NodeParts, ReplicaError, Replicas, Route};
 pub use snapshot_source::{SnapshotReader, SnapshotRow, SnapshotSource};
 pub use state_machine::SnapshotData;
+pub use succession::Refusal;
 pub use tails::{TailWatch, Tails};

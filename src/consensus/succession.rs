@@ -1,57 +1,122 @@
-//! Elections that do not wait for Raft's timers: where a leader's process is known to be dead, one voter stands as
-//! soon as the leader's lease is over.
+//! Elections that do not wait for Raft's timers: where a leader's process is known to be dead, its voters do not keep
+//! its lease, and one of them stands at once.
 //!
-//! Safe whenever it happens: it is a pre-vote first, which voters refuse while the lease lasts or while they hear a
-//! leader, and a vote after that. Only one voter stands at a time, since two would split the votes.
+//! Guarantees at stake: none that a lease protects. G1 and G2 need of votes that they are durable, and that whoever
+//! gives one compares logs; reads are confirmed by rounds (`leadership.rs`). So an election is safe whenever it is held.
+//! What a lease protects is peace (G9): a voter that cannot reach the leader, and is alone with that, deposes nobody.
+//! Therefore each voter ends only the lease that it has granted itself, by what it has seen itself, and whoever stands
+//! first asks whether the others would vote for it, which they do not while they hear the leader. After a false alarm a
+//! voter is without a lease until it next votes: one election too many can be held, and that one ends it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
+use openraft::errors::RaftError;
+use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
+use tokio::time::Instant;
 
 use super::Group;
+use super::raft_types::{RaftVote, TypeConfig};
 use crate::types::{GroupId, NodeId, ReplicaId};
 
+/// The machine of a node refuses connections to it: its process is dead, or has come back since the last refusal.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal {
+    /// The first time since there was a connection.
+    pub since: Instant,
+    /// The last time.
+    pub last: Instant,
+}
+
 impl Group {
-    /// Stands for election if the leader is on a node that has been known as dead for so long that it is this
-    /// replica's turn. Called again and again while the node is dead; does nothing while the lease lasts.
-    pub async fn succeed(&self, dead: NodeId, dead_for: Duration) {
+    /// Sees to it that the group gets another leader, if its leader's node is among those that refuse connections and
+    /// nothing was heard of it since. Returns whether another one is still to come: then this is to be called again soon.
+    pub async fn succeed(&self, refusals: &BTreeMap<NodeId, Refusal>) -> bool {
         let metrics = self.raft().server_metrics().borrow_watched().clone();
-        if metrics.current_leader.is_none_or(|leader| leader.node != dead) {
-            return;
-        }
+        let Some(leader) = metrics.current_leader else { return false };
+        let Some(Refusal { since, last }) = refusals.get(&leader.node).copied() else {
+            return false;
+        };
         let voters = metrics.membership_config.membership().voter_ids();
-        let survivors = voters.filter(|voter| voter.node != dead).collect();
+        let survivors = voters.filter(|voter| !refusals.contains_key(&voter.node)).collect();
+        let Some(turns) = Turns::of(self.id(), survivors, self.replica()) else { return false };
         let lease = Duration::from_millis(self.raft().config().election_timeout_max);
-        let is_due = turn(self.id(), survivors, self.replica())
-            .is_some_and(|turn| is_due(turn, dead_for, lease));
-        if is_due && let Err(error) = self.raft().trigger().elect(true).await {
+        // A turn has room for votes on slow disks, or the next one would get in the way of an election that goes well.
+        let turn = lease / 2;
+        // Not for ever: where a quorum is missing, Raft's timers try often enough.
+        if since.elapsed() >= 2 * lease {
+            return false;
+        }
+        let is_silent = self.raft().with_raft_state(move |state| {
+            state.vote_last_modified().is_none_or(|heard| heard.elapsed() > last.elapsed())
+        });
+        if is_silent.await.unwrap_or(false) {
+            self.end_lease(metrics.vote).await;
+            if turns.is_own(since.elapsed(), turn) {
+                self.stand().await;
+            }
+        }
+        true
+    }
+
+    /// Whether this replica would vote for another. One that would not because its own log is longer stands itself: the
+    /// other one cannot win. It does nothing while it hears a leader.
+    pub async fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>> {
+        let last = request.last_log_id;
+        let answer = self.raft().pre_vote(request).await?;
+        // Who has voted for a third one knows no leader, and gives that one its chance.
+        if !answer.vote_granted && answer.last_log_id > last && self.leader().is_some() {
+            self.stand().await;
+        }
+        Ok(answer)
+    }
+
+    /// Ends the lease that this replica has granted to the leader with this vote, if it has given no newer one: as if
+    /// that leader had said that it hands leadership over, and to nobody here.
+    async fn end_lease(&self, vote: RaftVote) {
+        let handed_over = TransferLeaderRequest::new(vote, vote.leader_id.node_id, None);
+        if let Err(error) = self.raft().handle_transfer_leader(handed_over).await {
+            tracing::debug!(group = %self.id(), %error, "no lease is ended: the replica has stopped");
+        }
+    }
+
+    /// Asks the others whether they would vote for this replica, and stands for election if they would. Does nothing
+    /// during a lease that this replica has granted.
+    async fn stand(&self) {
+        if let Err(error) = self.raft().trigger().elect(true).await {
             tracing::debug!(group = %self.id(), %error, "no election: the replica has stopped");
         }
     }
 }
 
-/// After how many others a voter stands, so that the groups of a dead node find new leaders on different nodes. None if
-/// it has no vote.
-fn turn(group: GroupId, mut survivors: Vec<ReplicaId>, own: ReplicaId) -> Option<u32> {
-    survivors.sort_unstable();
-    survivors.dedup();
-    let place = survivors.iter().position(|voter| *voter == own)?;
-    let first = (group.0 % survivors.len() as u64) as usize;
-    u32::try_from((place + survivors.len() - first) % survivors.len()).ok()
+/// When a voter stands: one of the survivors at a time, since two would split the votes, and each again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Turns {
+    /// After how many others.
+    place: u128,
+    survivors: u128,
 }
 
-/// Whether a voter stands now. Not for ever: where a quorum is missing, Raft's timers try often enough.
-fn is_due(turn: u32, dead_for: Duration, lease: Duration) -> bool {
-    let begins = waiting_time(turn, lease);
-    (begins..begins + 2 * lease).contains(&dead_for)
-}
+impl Turns {
+    /// The groups of a dead node begin with different survivors, so that they find new leaders on different nodes. None
+    /// for who has no vote.
+    fn of(group: GroupId, mut survivors: Vec<ReplicaId>, own: ReplicaId) -> Option<Turns> {
+        survivors.sort_unstable();
+        survivors.dedup();
+        let place = survivors.iter().position(|voter| *voter == own)?;
+        let first = (group.0 % survivors.len() as u64) as usize;
+        let place = (place + survivors.len() - first) % survivors.len();
+        Some(Turns { place: place as u128, survivors: survivors.len() as u128 })
+    }
 
-/// The first one stands at once, until the lease is over; the next one if that has led to nothing, which is so where
-/// the first one lacks entries.
-fn waiting_time(turn: u32, lease: Duration) -> Duration {
-    match turn {
-        0 => Duration::ZERO,
-        later => lease + later * lease / 5,
+    /// Whether it is the voter's own turn, when the leader has been dead for so long.
+    fn is_own(self, dead_for: Duration, each: Duration) -> bool {
+        dead_for.as_nanos() / each.as_nanos() % self.survivors == self.place
     }
 }
 
@@ -60,33 +125,32 @@ mod tests {
     use super::*;
     use crate::types::Incarnation;
 
+    const SURVIVORS: [u32; 4] = [5, 3, 4, 3];
+
     fn replica(node: u32) -> ReplicaId {
         ReplicaId { node: NodeId(node), incarnation: Incarnation(1) }
     }
 
+    fn turns(group: u64, own: u32) -> Option<Turns> {
+        Turns::of(GroupId(group), SURVIVORS.map(replica).to_vec(), replica(own))
+    }
+
     #[test]
-    fn every_survivor_has_a_turn_of_its_own_and_groups_begin_with_different_ones() {
-        let survivors = [5, 3, 4, 3].map(replica);
-        let turns =
-            |group| [3, 4, 5].map(|node| turn(GroupId(group), survivors.to_vec(), replica(node)));
-        assert_eq!(turns(3), [Some(0), Some(1), Some(2)]);
-        assert_eq!(turns(4), [Some(2), Some(0), Some(1)]);
-        assert_eq!(turns(5), [Some(1), Some(2), Some(0)]);
+    fn one_survivor_stands_at_a_time_and_groups_begin_with_different_ones() {
+        let each = Duration::from_millis(500);
+        let at = |group, ms| {
+            let is_own =
+                |own: &u32| turns(group, *own).unwrap().is_own(Duration::from_millis(ms), each);
+            [3, 4, 5].into_iter().filter(is_own).collect::<Vec<_>>()
+        };
+        let times = [0, 499, 500, 1_000, 1_499, 1_500, 1_999];
+        assert_eq!(times.map(|ms| at(3, ms)), [3, 3, 4, 5, 5, 3, 3].map(|node| vec![node]));
+        assert_eq!([3, 4, 5, 6].map(|group| at(group, 0)), [3, 4, 5, 3].map(|node| vec![node]));
     }
 
     #[test]
     fn who_has_no_vote_has_no_turn() {
-        assert_eq!(turn(GroupId(1), vec![replica(1)], replica(2)), None);
-        assert_eq!(turn(GroupId(1), Vec::new(), replica(2)), None);
-    }
-
-    #[test]
-    fn the_second_waits_until_the_first_has_had_its_chance() {
-        let lease = Duration::from_secs(1);
-        let waiting_times = [0, 1, 2].map(|turn| waiting_time(turn, lease).as_millis());
-        assert_eq!(waiting_times, [0, 1_200, 1_400]);
-        let due = |turn, ms| is_due(turn, Duration::from_millis(ms), lease);
-        assert_eq!([0, 1_999, 2_000].map(|ms| due(0, ms)), [true, true, false]);
-        assert_eq!([1_199, 1_200, 3_200].map(|ms| due(1, ms)), [false, true, false]);
+        assert_eq!(turns(1, 2), None);
+        assert_eq!(Turns::of(GroupId(1), Vec::new(), replica(2)), None);
     }
 }

@@ -7,46 +7,58 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use futures::future::join_all;
+use tokio::time::{sleep, timeout};
 
-use crate::consensus::Replicas;
+use crate::consensus::{Refusal, Replicas};
 use crate::transport::Peers;
 use crate::types::NodeId;
+
+/// Between two looks while a group waits for another leader: other voters may see the leader's death later than this one,
+/// and until then they refuse their votes.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What this node needs to notice it.
 pub struct Succession {
     pub(super) replicas: Arc<Replicas>,
     pub(super) peers: Arc<Peers>,
-    /// Between two looks: a leader's heartbeat interval.
+    /// Between two looks otherwise, and how long one may take: a leader's heartbeat interval.
     pub(super) interval: Duration,
 }
 
 impl Succession {
     /// Runs until the node stops.
     pub async fn run(self) {
-        let mut ticks = tokio::time::interval(self.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut dead = BTreeMap::new();
+        let mut dead = BTreeSet::new();
         loop {
-            ticks.tick().await;
-            let before = std::mem::replace(&mut dead, self.dead_leaders());
-            for (node, since) in &dead {
-                if !before.contains_key(node) {
-                    tracing::info!(%node, "the process of a leader is gone: its groups elect others");
-                }
-                for group in self.replicas.all() {
-                    group.succeed(*node, since.elapsed()).await;
-                }
+            let refusals = self.peers.refusals();
+            self.note_dead_leaders(&refusals, &mut dead);
+            let is_under_way = !dead.is_empty() && self.succeed(&refusals).await;
+            let pause = if is_under_way { RETRY_INTERVAL } else { self.interval };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.peers.refused() => {}
             }
         }
     }
 
-    /// The nodes that lead a group as far as known here, and refuse connections; and since when they do.
-    fn dead_leaders(&self) -> BTreeMap<NodeId, Instant> {
+    /// Notes which nodes lead a group as far as known here, and refuse connections.
+    fn note_dead_leaders(&self, refusals: &BTreeMap<NodeId, Refusal>, dead: &mut BTreeSet<NodeId>) {
         let groups = self.replicas.all();
-        // Few nodes lead many groups: each is looked at once.
-        let leaders: BTreeSet<NodeId> = groups.iter().filter_map(|group| group.leader()).collect();
-        let others = leaders.into_iter().filter(|leader| *leader != self.replicas.node());
-        others.filter_map(|leader| Some((leader, self.peers.refused_since(leader)?))).collect()
+        let leaders = groups.iter().filter_map(|group| group.leader());
+        let before = std::mem::replace(
+            dead,
+            leaders.filter(|leader| refusals.contains_key(leader)).collect(),
+        );
+        for node in dead.difference(&before) {
+            tracing::info!(%node, "the process of a leader is gone: its groups elect others");
+        }
+    }
+
+    /// Whether a group waits for another leader. One that does not answer, because its disk is slow, holds up no others.
+    async fn succeed(&self, refusals: &BTreeMap<NodeId, Refusal>) -> bool {
+        let groups = self.replicas.all();
+        let all = join_all(groups.iter().map(|group| group.succeed(refusals)));
+        timeout(self.interval, all).await.map_or(true, |waits| waits.contains(&true))
     }
 }

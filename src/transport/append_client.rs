@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use openraft::AnyError;
 use openraft::errors::{NetworkError, RPCError, Unreachable};
 use openraft::raft::AppendEntriesRequest;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -22,6 +22,7 @@ use super::hello::Introduction;
 use super::peers::{is_connection_refused, root_cause};
 use super::proto::{self, AppendFrame, append_frame::Step, peer_client::PeerClient};
 use super::wire::{append_to_wire, result_from_wire};
+use crate::consensus::Refusal;
 use crate::consensus::network::{Appended, Route};
 use crate::consensus::raft_types::TypeConfig;
 use crate::types::{NodeId, limits};
@@ -52,15 +53,17 @@ struct Shared {
     queue: Option<mpsc::Sender<AppendFrame>>,
     streams: HashMap<u64, mpsc::Sender<proto::AppendResponse>>,
     next_stream: u64,
-    /// Since when nothing has listened on the node's port, as its machine says.
-    refused_since: Option<Instant>,
+    /// Present while nothing listens on the node's port, as its machine says.
+    refusal: Option<Refusal>,
 }
 
 impl Shared {
     fn disconnect(&mut self, refused: bool) {
         self.queue = None;
         self.streams.clear();
-        self.refused_since = refused.then(|| self.refused_since.unwrap_or_else(Instant::now));
+        let last = Instant::now();
+        let since = self.refusal.map_or(last, |refusal| refusal.since);
+        self.refusal = refused.then_some(Refusal { since, last });
     }
 }
 
@@ -71,11 +74,16 @@ struct Opened {
 }
 
 impl AppendClient {
-    /// Connects to a node and stays connected while the client lives.
-    pub fn start(node: NodeId, channel: Channel, own: Arc<Introduction>) -> Self {
+    /// Connects to a node and stays connected while the client lives. Tells of each refused connection.
+    pub fn start(
+        node: NodeId,
+        channel: Channel,
+        own: Arc<Introduction>,
+        refused: Arc<Notify>,
+    ) -> Self {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let stop = CancellationToken::new();
-        let connection = stay_connected(node, channel, own, shared.clone());
+        let connection = stay_connected(node, channel, own, shared.clone(), refused);
         tokio::spawn(stop.clone().run_until_cancelled_owned(connection));
         AppendClient { node, shared, _stop: stop.drop_guard() }
     }
@@ -107,10 +115,10 @@ impl AppendClient {
         .boxed()
     }
 
-    /// Since when the node's machine has refused connections: then its process is dead. None where it is connected,
-    /// and where nothing is known, as with a machine that does not answer.
-    pub fn refused_since(&self) -> Option<Instant> {
-        self.shared.lock().expect("no panic while locked").refused_since
+    /// That the node's machine refuses connections: then its process is dead. None where it is connected, and where
+    /// nothing is known, as with a machine that does not answer.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.shared.lock().expect("no panic while locked").refusal
     }
 
     /// Frames that wait for the connection.
@@ -227,26 +235,31 @@ async fn stay_connected(
     channel: Channel,
     own: Arc<Introduction>,
     shared: Arc<Mutex<Shared>>,
+    refusals: Arc<Notify>,
 ) {
-    let mut delay = RECONNECT_FIRST;
+    let mut delay = Duration::ZERO;
     loop {
+        let began = Instant::now();
         let ended = connect_once(node, &channel, &own, &shared).await;
         let refused = ended.as_ref().is_err_and(is_connection_refused);
-        match ended {
-            Ok(()) => delay = RECONNECT_FIRST,
-            // A peer that does not want us is told apart from one that is not there.
-            Err(status) if status.code() == Code::FailedPrecondition => {
-                own.standing().note_refused(node, status.message());
-                delay = (delay * 2).min(RECONNECT_MAX);
-            }
+        delay = match ended {
+            // At once, so that it is known soon whether the process is dead. Not to a peer that breaks off each time.
+            Ok(()) if began.elapsed() > RECONNECT_MAX => Duration::ZERO,
+            Ok(()) => RECONNECT_FIRST,
             Err(status) => {
-                if delay == RECONNECT_FIRST {
+                // A peer that does not want us is told apart from one that is not there.
+                if status.code() == Code::FailedPrecondition {
+                    own.standing().note_refused(node, status.message());
+                } else if delay.is_zero() {
                     tracing::info!(%node, reason = root_cause(&status), "a peer is not connected");
                 }
-                delay = (delay * 2).min(RECONNECT_MAX);
+                (delay * 2).clamp(RECONNECT_FIRST, RECONNECT_MAX)
             }
-        }
+        };
         shared.lock().expect("no panic while locked").disconnect(refused);
+        if refused {
+            refusals.notify_one();
+        }
         tokio::time::sleep(delay).await;
     }
 }
@@ -281,7 +294,7 @@ async fn connect_once(
     own.standing().note_accepted(node);
     {
         let mut shared = shared.lock().expect("no panic while locked");
-        (shared.queue, shared.refused_since) = (Some(queue), None);
+        (shared.queue, shared.refusal) = (Some(queue), None);
     }
     tracing::debug!(%node, "a peer is connected");
     while let Ok(Some(message)) = inbound.message().await {

@@ -16,7 +16,8 @@ use openraft::raft::{
 };
 use quorate_client::Dial;
 use quorate_client::dial::connect_lazy;
-use tokio::time::{Instant, timeout};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
@@ -28,7 +29,7 @@ use super::wire::{route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_re
 use super::{MESSAGE_BYTES_MAX, snapshots};
 use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
 use crate::consensus::raft_types::{RaftVote, TypeConfig};
-use crate::consensus::{ReadError, RemoteReadIndex, SnapshotSource};
+use crate::consensus::{ReadError, Refusal, RemoteReadIndex, SnapshotSource};
 use crate::types::{GroupId, LogIndex, NodeId};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
@@ -94,6 +95,7 @@ pub struct Peers {
     dial: Option<Arc<dyn Dial>>,
     addresses: RwLock<BTreeMap<NodeId, String>>,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
+    refused: Arc<Notify>,
 }
 
 /// The connections to one node, `limits::PEER_LINK_CONNECTIONS` of them.
@@ -111,14 +113,15 @@ struct Link {
 impl Link {
     fn new(node: NodeId, address: String, peers: &Peers) -> Result<Self, PeerError> {
         let channel = || peers.connect(node, &address, PROMPT);
-        let own = &peers.own;
+        let appends =
+            |channel| AppendClient::start(node, channel, peers.own.clone(), peers.refused.clone());
         Ok(Link {
             calls: channel()?,
             handed_on_calls: channel()?,
             handed_on_streams: peers.connect(node, &address, UNHURRIED)?,
             snapshots: channel()?,
-            entries: AppendClient::start(node, channel()?, own.clone()),
-            heartbeats: AppendClient::start(node, channel()?, own.clone()),
+            entries: appends(channel()?),
+            heartbeats: appends(channel()?),
             address,
         })
     }
@@ -132,7 +135,8 @@ impl Peers {
         tls: Option<ClientTlsConfig>,
         dial: Option<Arc<dyn Dial>>,
     ) -> Arc<Self> {
-        Arc::new(Peers { own, tls, dial, addresses: RwLock::default(), links: Mutex::default() })
+        let (addresses, links, refused) = Default::default();
+        Arc::new(Peers { own, tls, dial, addresses, links, refused })
     }
 
     /// This node as it presents itself.
@@ -159,9 +163,15 @@ impl Peers {
         links.values().map(|link| link.entries.waiting() + link.heartbeats.waiting()).sum()
     }
 
-    /// Since when a node's machine has refused connections, if it does: then its process is dead.
-    pub fn refused_since(&self, node: NodeId) -> Option<Instant> {
-        self.link(node).ok()?.heartbeats.refused_since()
+    /// The nodes whose machines refuse connections to them.
+    pub fn refusals(&self) -> BTreeMap<NodeId, Refusal> {
+        let refusal = |node| Some((node, self.link(node).ok()?.heartbeats.refusal()?));
+        self.addresses().into_keys().filter_map(refusal).collect()
+    }
+
+    /// Resolves once a connection has been refused since the last call. Cancel safe; for one waiter.
+    pub async fn refused(&self) {
+        self.refused.notified().await;
     }
 
     /// A connection for calls that are handed on to a node; each carries this node's hello.

@@ -177,3 +177,47 @@ async fn clients_that_do_not_read_hold_up_no_others() {
     timeout(STUCK, ask(&peers)).await.expect("calls are stuck");
     drop(unread);
 }
+
+#[tokio::test]
+async fn that_nothing_listens_is_told_at_once_and_no_longer_once_something_does() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let own = Arc::new(Introduction::new(NodeId(1), Some(ClusterId(7))));
+    let peers = Peers::new(own, None, None);
+    peers.set_addresses([(OTHER, address.to_string())]);
+    let first = refusal(&peers, |refusal| refusal.is_some()).await.unwrap();
+    let later = refusal(&peers, |refusal| refusal.is_some_and(|one| one.last > first.last)).await;
+    assert_eq!(later.unwrap().since, first.since);
+
+    // It breaks off each time, which is not the same as not being there.
+    let listener = TcpListener::bind(address).await.unwrap();
+    let listening = async {
+        loop {
+            drop(listener.accept().await.unwrap());
+        }
+    };
+    let known = async {
+        while peers.refusals().contains_key(&OTHER) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = listening => {}
+        known = timeout(STUCK, known) => known.expect("it is known that something listens"),
+    }
+}
+
+/// What is known of the other node, after each refused connection, until it is as wanted.
+async fn refusal(peers: &Peers, is_wanted: impl Fn(Option<Refusal>) -> bool) -> Option<Refusal> {
+    let found = async {
+        loop {
+            let refusal = peers.refusals().remove(&OTHER);
+            if is_wanted(refusal) {
+                return refusal;
+            }
+            peers.refused().await;
+        }
+    };
+    timeout(STUCK, found).await.expect("connections are refused")
+}

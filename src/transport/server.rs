@@ -172,7 +172,7 @@ impl peer_server::Peer for PeerServer {
             }
             Message::PreVote(vote) => {
                 let vote = vote_request_from_wire(&vote).map_err(malformed)?;
-                Reply::Vote(vote_reply_to_wire(&raft.pre_vote(vote).await.map_err(fatal)?))
+                Reply::Vote(vote_reply_to_wire(&group.pre_vote(vote).await.map_err(fatal)?))
             }
             Message::Transfer(transfer) => {
                 let transfer = transfer_from_wire(&transfer).map_err(malformed)?;

@@ -6,14 +6,14 @@ use tokio::time::Instant;
 
 use crate::harness::{Cluster, NODES};
 
-/// The leader's lease, before which no voter votes for another. Timers add the shorter timeout at least.
-const LEASE: Duration = Duration::from_millis(4_000);
-const TIMEOUTS: &str = "[raft]\nelection_timeout_min_ms = 3999\nelection_timeout_max_ms = 4000\n";
-/// Between the two: a busy machine is slow, but no timer has run out yet.
-const SOON: Duration = Duration::from_millis(7_000);
+/// The leader's lease, before which no voter votes for another unless it sees that the leader is dead.
+const LEASE: Duration = Duration::from_millis(10_000);
+const TIMEOUTS: &str = "[raft]\nelection_timeout_min_ms = 9999\nelection_timeout_max_ms = 10000\n";
+/// How old the lease may be when the leader dies: it has sent many heartbeats since.
+const LEASE_AGE_MAX: Duration = Duration::from_millis(1_000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_groups_of_a_dead_leader_elect_another_once_its_lease_is_over() {
+async fn the_groups_of_a_dead_leader_elect_another_during_its_lease() {
     let mut cluster = Cluster::start(TIMEOUTS).await;
     let leaders = cluster.leaders(&NODES).await;
     let (victim, _) = leaders.iter().max_by_key(|(_, led)| led.len()).expect("there are nodes");
@@ -23,6 +23,7 @@ async fn the_groups_of_a_dead_leader_elect_another_once_its_lease_is_over() {
     let leaders = cluster.leaders(&others).await;
     let took = began.elapsed();
     assert!(leaders[victim].is_empty());
-    assert!(took < SOON, "{took:?} passed without a leader, and the lease is {LEASE:?}");
+    println!("after {took:?} every group had a leader");
+    assert!(took < LEASE - LEASE_AGE_MAX, "{took:?} passed without a leader: the lease was over");
     assert!(others.iter().all(|node| !leaders[node].is_empty()), "one took all: {leaders:?}");
 }

@@ -10,7 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::lane::{Failed, Lane, Pending};
 use super::link::{self, Event, LinkId};
 use crate::backoff::Backoff;
-use crate::router::{Destination, Target};
+use crate::error::Effect;
+use crate::router::{DEPOSED_PATIENCE, Destination, Target};
 use crate::{Client, Error, proto};
 
 use proto::session_response::Result as Answer;
@@ -38,6 +39,8 @@ struct Traffic {
     paused_until: Option<Instant>,
     /// Or before the conversation has a leader that can be asked.
     until_led: bool,
+    /// Since when another node leads than the one that has what is in flight.
+    deposed_since: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -115,8 +118,14 @@ impl Driver {
                 () = sleep_until(resume_at.unwrap_or_else(Instant::now)), if resume_at.is_some() => {
                     self.resume_paused(Instant::now());
                 }
-                Ok(()) = topologies.changed(), if !self.paused.is_empty() => self.resume_led(),
-                _ = tick.tick(), if !self.lanes.is_empty() => self.expire(Instant::now()),
+                Ok(()) = topologies.changed(), if !self.lanes.is_empty() => {
+                    self.resume_led();
+                    self.leave_deposed(Instant::now());
+                }
+                _ = tick.tick(), if !self.lanes.is_empty() => {
+                    self.leave_deposed(Instant::now());
+                    self.expire(Instant::now());
+                }
             }
         }
     }
@@ -145,6 +154,7 @@ impl Driver {
             route: None,
             paused_until: None,
             until_led: false,
+            deposed_since: None,
         });
         traffic.lane.push(pending);
         self.send(&conversation);
@@ -228,11 +238,8 @@ impl Driver {
         let hit: Vec<Arc<str>> =
             self.lanes.iter().filter(|(_, t)| on_link(t)).map(|(c, _)| c.clone()).collect();
         for conversation in hit {
+            self.forget_in_flight(&conversation);
             let Some(traffic) = self.lanes.get_mut(&conversation) else { continue };
-            traffic.route = None;
-            for id in traffic.lane.ids_in_flight() {
-                self.in_flight.remove(&id);
-            }
             if retryable {
                 traffic.lane.rewind(&error);
                 self.pause_for(&conversation, &error);
@@ -297,6 +304,49 @@ impl Driver {
         }
     }
 
+    /// What is in flight to a node that leads no more, and that answers nothing although an answer on its way would have
+    /// come, is sent again to the one that leads: with the same ids and in the same order, lane by lane, as if the
+    /// stream had broken for them (G4, G5).
+    fn leave_deposed(&mut self, now: Instant) {
+        let router = &self.client.shared.router;
+        let generation = router.generation();
+        let mut left = Vec::new();
+        for (conversation, traffic) in &mut self.lanes {
+            let Some(route) = traffic.route.as_mut().filter(|_| traffic.lane.is_in_flight()) else {
+                traffic.deposed_since = None;
+                continue;
+            };
+            if route.generation == generation {
+                continue;
+            }
+            if !router.is_led_elsewhere(conversation, &route.target.address) {
+                traffic.deposed_since = None;
+                continue;
+            }
+            let since = *traffic.deposed_since.get_or_insert(now);
+            if now.duration_since(since) >= DEPOSED_PATIENCE {
+                left.push(conversation.clone());
+            }
+        }
+        for conversation in left {
+            tracing::debug!(%conversation, "another node leads now");
+            self.forget_in_flight(&conversation);
+            if let Some(traffic) = self.lanes.get_mut(&conversation) {
+                traffic.lane.rewind(&Error::stream_ended(Effect::Possible));
+                self.send(&conversation);
+            }
+        }
+    }
+
+    /// Whatever answers come to what a lane has in flight, they are not waited for any more.
+    fn forget_in_flight(&mut self, conversation: &Arc<str>) {
+        let Some(traffic) = self.lanes.get_mut(conversation) else { return };
+        (traffic.route, traffic.deposed_since) = (None, None);
+        for id in traffic.lane.ids_in_flight() {
+            self.in_flight.remove(&id);
+        }
+    }
+
     fn expire(&mut self, now: Instant) {
         let expired: Vec<(Arc<str>, Error)> = self
             .lanes
@@ -304,11 +354,10 @@ impl Driver {
             .filter_map(|(name, traffic)| Some((name.clone(), traffic.lane.expired(now)?)))
             .collect();
         for (conversation, error) in expired {
-            let Some(traffic) = self.lanes.get_mut(&conversation) else { continue };
-            for id in traffic.lane.ids_in_flight() {
-                self.in_flight.remove(&id);
+            self.forget_in_flight(&conversation);
+            if let Some(traffic) = self.lanes.get_mut(&conversation) {
+                traffic.lane.break_off(error.clone());
             }
-            traffic.lane.break_off(error.clone());
             self.close(&conversation, error);
         }
     }

@@ -9,6 +9,7 @@ mod server;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ use tonic::transport::Server;
 pub use self::log::Log;
 pub use self::proxy::Proxy;
 
+/// Between two looks at a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
 /// What a node does with the next append, session request or delivery instead of the right thing.
 #[derive(Clone, Debug)]
 pub enum Mischief {
@@ -29,6 +33,8 @@ pub enum Mischief {
     Nothing,
     /// Commits, and cuts every connection before it answers.
     CommitThenCut,
+    /// Commits, and never answers.
+    CommitThenStall,
     /// Cuts every connection.
     Cut,
     /// Fails like this.
@@ -83,6 +89,13 @@ impl Node {
         self.arrived.lock().unwrap()
     }
 
+    /// Waits until this many appends have arrived.
+    pub async fn wait_arrived(&self, count: usize) {
+        while self.arrived().len() < count {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
     fn leads(&self) -> bool {
         self.topology.borrow().groups[0].leader_node_id == self.id
     }
@@ -92,6 +105,7 @@ impl Node {
 pub struct Cluster {
     pub nodes: Vec<Arc<Node>>,
     pub log: Arc<Log>,
+    term: AtomicU64,
 }
 
 impl Cluster {
@@ -119,7 +133,7 @@ impl Cluster {
             tokio::spawn(serving);
             nodes.push(node);
         }
-        let cluster = Cluster { nodes, log };
+        let cluster = Cluster { nodes, log, term: AtomicU64::new(0) };
         cluster.elect(1);
         cluster
     }
@@ -153,6 +167,7 @@ impl Cluster {
         let group = proto::Group {
             group_id: 1,
             leader_node_id,
+            leader_term: self.term.fetch_add(1, Ordering::Relaxed) + 1,
             replicas: replicas.collect(),
             active: true,
             ..proto::Group::default()

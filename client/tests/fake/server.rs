@@ -60,6 +60,10 @@ impl Node {
                 self.proxy.cut();
                 std::future::pending().await
             }
+            Mischief::CommitThenStall => {
+                self.log.append(request);
+                std::future::pending().await
+            }
             Mischief::Stall => std::future::pending().await,
             Mischief::Fail(failure) => Err(failure),
             _ => Ok(self.log.append(request)),

@@ -1,5 +1,5 @@
-//! Replicas without a network: what crashes leave on disk, what a leader refuses, what confirms a read, and who is taken
-//! out of a group.
+//! Replicas without a network: what crashes leave on disk, what a leader refuses, what confirms a read, who is taken out
+//! of a group, and who stands where a leader is dead.
 
 mod fit_to_lead;
 mod fixture;
@@ -12,3 +12,4 @@ mod read_rounds;
 mod removal;
 mod scripted;
 mod snapshot_hold;
+mod succession;

@@ -13,7 +13,7 @@ impl ClusterApi {
             version: topology.version,
             nodes: topology.nodes.iter().map(node).collect(),
             groups: topology.groups.iter().map(|group| self.group(group)).collect(),
-            meta_leader_node_id: self.leader_of(GroupId::META),
+            meta_leader_node_id: self.leader_of(GroupId::META).0,
             feature_level: topology.feature_level,
         }
     }
@@ -23,20 +23,24 @@ impl ClusterApi {
             node_id: replica.node.0.into(),
             incarnation: replica.incarnation.0,
         });
+        let (leader_node_id, leader_term) = self.leader_of(group.id);
         proto::Group {
             group_id: group.id.0,
             range_start: group.range.start.0,
             range_end: group.range.end.map(|end| end.0),
             epoch: group.epoch,
-            leader_node_id: self.leader_of(group.id),
+            leader_node_id,
             replicas: replicas.collect(),
             active: group.active,
+            leader_term,
         }
     }
 
-    fn leader_of(&self, group: GroupId) -> u64 {
-        let leader = self.replicas.get(group).and_then(|replica| replica.leader());
-        leader.map_or(0, |leader| leader.0.into())
+    /// The node that leads, 0 if none is known, and the term of which this holds.
+    fn leader_of(&self, group: GroupId) -> (u64, u64) {
+        let Some(replica) = self.replicas.get(group) else { return (0, 0) };
+        let (leader, term) = replica.leader_and_term();
+        (leader.map_or(0, |leader| leader.0.into()), term.0)
     }
 }
 
