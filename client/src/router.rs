@@ -1,11 +1,11 @@
 //! Which node a call goes to.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -29,6 +29,15 @@ pub(crate) enum Destination<'a> {
     AnyNode,
 }
 
+impl<'a> Destination<'a> {
+    fn conversation(self) -> Option<&'a str> {
+        match self {
+            Destination::LeaderOf(name) | Destination::ReplicaOf(name) => Some(name),
+            Destination::AnyNode => None,
+        }
+    }
+}
+
 /// Where a call goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -45,14 +54,15 @@ pub(crate) struct Router {
     preferred: AtomicUsize,
     topology: ArcSwapOption<IndexedTopology>,
     changes: watch::Sender<Option<Arc<proto::Topology>>>,
-    experience: Mutex<Experience>,
+    /// Read on each call, changed by failures.
+    experience: ArcSwap<Experience>,
     stale: Notify,
     /// Counts what may have changed a target.
     lessons: AtomicU64,
     born: Instant,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Experience {
     /// Leaders that nodes have named since the topology came, by group.
     leaders: HashMap<u64, Arc<str>>,
@@ -60,6 +70,24 @@ struct Experience {
     passed_over: HashMap<Arc<str>, Instant>,
     /// Where the topology comes from.
     source: Option<Arc<str>>,
+}
+
+impl Experience {
+    /// The first candidate that did not fail lately, or the one that may be asked again soonest if every one did.
+    fn first_usable<'a>(
+        &self,
+        candidates: impl Iterator<Item = &'a Arc<str>> + Clone,
+    ) -> &'a Arc<str> {
+        let usable = |address: &&Arc<str>| {
+            self.passed_over.get(*address).is_none_or(|until| *until <= Instant::now())
+        };
+        let soonest = || candidates.clone().min_by_key(|address| self.passed_over.get(*address));
+        candidates
+            .clone()
+            .find(usable)
+            .or_else(soonest)
+            .expect("the endpoints are among the candidates and there is one at least")
+    }
 }
 
 impl Router {
@@ -70,7 +98,7 @@ impl Router {
             preferred: AtomicUsize::new(0),
             topology: ArcSwapOption::empty(),
             changes: watch::Sender::new(None),
-            experience: Mutex::default(),
+            experience: ArcSwap::default(),
             stale: Notify::new(),
             lessons: AtomicU64::new(0),
             born: Instant::now(),
@@ -95,12 +123,11 @@ impl Router {
         if current.as_ref().is_some_and(|c| c.topology().version > indexed.topology().version) {
             return;
         }
-        let mut experience = self.experience();
-        experience.leaders.clear();
-        for leader in indexed.leaders_unlike(current.as_deref()) {
-            experience.passed_over.remove(&leader);
-        }
-        drop(experience);
+        let leaders = indexed.leaders_unlike(current.as_deref());
+        self.change_experience(|experience| {
+            experience.leaders.clear();
+            experience.passed_over.retain(|address, _| !leaders.contains(&address));
+        });
         let announced = indexed.topology().clone();
         // Whoever is woken looks at what is stored.
         self.topology.store(Some(indexed));
@@ -115,7 +142,7 @@ impl Router {
         let topology = topology.as_ref()?;
         let leader = topology.address_of(topology.group_of(conversation)?.leader_node_id)?;
         let now = Instant::now();
-        Some(self.experience().passed_over.get(&leader).map_or(now, |until| now.max(*until)))
+        Some(self.experience.load().passed_over.get(leader).map_or(now, |until| now.max(*until)))
     }
 
     /// Resolves once a topology has come that `changes` has not seen and names a leader that may be asked: then a call
@@ -170,40 +197,49 @@ impl Router {
 
     /// Where to go.
     pub fn target(&self, destination: Destination<'_>) -> Target {
-        let (group, candidates) = self.candidates(destination);
-        Target { address: self.first_usable(&candidates), group }
+        let topology = self.topology.load();
+        let topology = topology.as_deref().filter(|_| self.routing == Routing::Leader);
+        let experience = self.experience.load();
+        let group = topology.and_then(|topology| topology.group_of(destination.conversation()?));
+        let candidates = self.candidates(destination, topology, group, &experience);
+        let address = experience.first_usable(candidates).clone();
+        Target { address, group: group.map(|group| group.group_id) }
     }
 
     /// Whom to ask for the topology: after each node the next, all in turn, since one that is cut off from the others
     /// goes on telling what it knew.
     pub fn next_source(&self, last: Option<&Target>) -> Target {
-        let (group, mut nodes) = self.candidates(Destination::AnyNode);
+        let topology = self.topology.load();
+        let topology = topology.as_deref().filter(|_| self.routing == Routing::Leader);
+        let experience = self.experience.load();
+        let candidates = self.candidates(Destination::AnyNode, topology, None, &experience);
         let mut seen = HashSet::new();
-        nodes.retain(|address| seen.insert(address.clone()));
-        let place = last.and_then(|last| nodes.iter().position(|node| *node == last.address));
+        let mut nodes: Vec<_> = candidates.filter(|address| seen.insert(*address)).collect();
+        let place = last.and_then(|last| nodes.iter().position(|node| **node == last.address));
         nodes.rotate_left(place.map_or(0, |place| place + 1));
-        Target { address: self.first_usable(&nodes), group }
+        let address = experience.first_usable(nodes.iter().copied()).clone();
+        Target { address, group: None }
     }
 
     /// Learns from a failure where the next attempt should go.
     pub fn note_failure(&self, target: &Target, error: &Error) {
         let named = error.leader_hint().and_then(|hint| self.resolve(hint));
-        let mut experience = self.experience();
         // A leader that cannot commit, because it is one no more, answers late or is overloaded: others know better. One
         // that is overloaded may also just be that, which says something only of what it tells itself.
-        let is_source = experience.source.as_ref() == Some(&target.address);
+        let is_source = self.experience.load().source.as_ref() == Some(&target.address);
         if error.is_of_reach() || error.reason() == reason::OVERLOADED && is_source {
             self.note_stale();
         }
         self.lessons.fetch_add(1, Ordering::Relaxed);
         match (target.group, named) {
             (Some(group), Some(leader)) if leader != target.address => {
-                experience.leaders.insert(group, leader);
-                return;
+                return self.change_experience(|experience| {
+                    experience.leaders.insert(group, leader.clone());
+                });
             }
-            (Some(group), _) => {
+            (Some(group), _) => self.change_experience(|experience| {
                 experience.leaders.remove(&group);
-            }
+            }),
             (None, _) => {}
         }
         let pause = match error.code() {
@@ -214,82 +250,70 @@ impl Router {
             }
             _ => return,
         };
-        experience.passed_over.insert(target.address.clone(), Instant::now() + pause);
-        drop(experience);
+        let now = Instant::now();
+        self.change_experience(|experience| {
+            experience.passed_over.retain(|_, until| *until > now);
+            experience.passed_over.insert(target.address.clone(), now + pause);
+        });
         self.advance_preferred(&target.address);
     }
 
     /// Notes where the topology comes from.
     pub fn note_source(&self, address: &Arc<str>) {
-        self.experience().source = Some(address.clone());
+        self.change_experience(|experience| experience.source = Some(address.clone()));
     }
 
     /// Notes that a node answers.
     pub fn note_success(&self, address: &Arc<str>) {
-        self.experience().passed_over.remove(address);
-    }
-
-    /// The first candidate that did not fail lately, or the one that may be asked again soonest if every one did.
-    fn first_usable(&self, candidates: &[Arc<str>]) -> Arc<str> {
-        let now = Instant::now();
-        let mut experience = self.experience();
-        experience.passed_over.retain(|_, until| *until > now);
-        let usable = candidates.iter().find(|a| !experience.passed_over.contains_key(*a));
-        let soonest = || candidates.iter().min_by_key(|a| experience.passed_over.get(*a));
-        let address = usable
-            .or_else(soonest)
-            .expect("the endpoints are among the candidates and there is one at least");
-        address.clone()
-    }
-
-    fn candidates(&self, destination: Destination<'_>) -> (Option<u64>, Vec<Arc<str>>) {
-        let topology = self.topology.load();
-        let mut group_id = None;
-        let mut candidates = Vec::new();
-        if self.routing == Routing::Leader
-            && let Some(topology) = topology.as_ref()
-        {
-            let conversation = match destination {
-                Destination::LeaderOf(name) | Destination::ReplicaOf(name) => Some(name),
-                Destination::AnyNode => None,
-            };
-            if let Some(group) = conversation.and_then(|name| topology.group_of(name)) {
-                group_id = Some(group.group_id);
-                let leader_first = matches!(destination, Destination::LeaderOf(_));
-                candidates.extend(self.members(topology, group, leader_first));
-            }
+        if self.experience.load().passed_over.contains_key(address) {
+            self.change_experience(|experience| {
+                experience.passed_over.remove(address);
+            });
         }
-        candidates.extend(self.rotated_endpoints());
-        if self.routing == Routing::Leader
-            && let Some(topology) = topology.as_ref()
-        {
-            candidates.extend(topology.all_addresses());
-        }
-        (group_id, candidates)
     }
 
-    /// The nodes of a group: the leader first, or all in random order so that reads spread.
-    fn members(
-        &self,
-        topology: &IndexedTopology,
-        group: &proto::Group,
-        leader_first: bool,
-    ) -> Vec<Arc<str>> {
-        let mut members: Vec<_> =
-            group.replicas.iter().filter_map(|r| topology.address_of(r.node_id)).collect();
-        if leader_first {
-            let named = self.experience().leaders.get(&group.group_id).cloned();
-            members.splice(0..0, named.or_else(|| topology.address_of(group.leader_node_id)));
-        } else if !members.is_empty() {
-            let first = rand::random_range(0..members.len());
-            members.rotate_left(first);
-        }
-        members
+    /// `change` may run more than once, if others learn at the same time.
+    fn change_experience(&self, change: impl Fn(&mut Experience)) {
+        self.experience.rcu(|experience| {
+            let mut experience = Experience::clone(experience);
+            change(&mut experience);
+            experience
+        });
     }
 
-    fn rotated_endpoints(&self) -> impl Iterator<Item = Arc<str>> + '_ {
+    /// Nodes in the order in which they are to be asked; some come twice. Of a group the leader comes first; or all in
+    /// random order, so that reads spread.
+    fn candidates<'a>(
+        &'a self,
+        destination: Destination<'_>,
+        topology: Option<&'a IndexedTopology>,
+        group: Option<&'a proto::Group>,
+        experience: &'a Experience,
+    ) -> impl Iterator<Item = &'a Arc<str>> + Clone {
+        let address_of = move |node_id: u64| topology.and_then(|known| known.address_of(node_id));
+        let replicas = group.map_or(&[][..], |group| &group.replicas);
+        let led = group.filter(|_| matches!(destination, Destination::LeaderOf(_)));
+        let leader = led.and_then(|group| {
+            let named = experience.leaders.get(&group.group_id);
+            named.or_else(|| address_of(group.leader_node_id))
+        });
+        let first = match replicas.len() {
+            count if count > 1 && led.is_none() => rand::random_range(0..count),
+            _ => 0,
+        };
+        let (last, replicas) = replicas.split_at(first);
+        let replicas = replicas.iter().chain(last);
+        leader
+            .into_iter()
+            .chain(replicas.filter_map(move |replica| address_of(replica.node_id)))
+            .chain(self.rotated_endpoints())
+            .chain(topology.into_iter().flat_map(IndexedTopology::all_addresses))
+    }
+
+    fn rotated_endpoints(&self) -> impl Iterator<Item = &Arc<str>> + Clone {
         let first = self.preferred.load(Ordering::Relaxed) % self.endpoints.len();
-        self.endpoints.iter().cycle().skip(first).take(self.endpoints.len()).cloned()
+        let (last, endpoints) = self.endpoints.split_at(first);
+        endpoints.iter().chain(last)
     }
 
     /// Goes on to the next endpoint if the one in use is the one that failed.
@@ -309,13 +333,9 @@ impl Router {
     /// A leader hint as an address: servers name a host:port, or a node id.
     fn resolve(&self, hint: &str) -> Option<Arc<str>> {
         match hint.parse() {
-            Ok(node_id) => self.topology.load().as_ref()?.address_of(node_id),
+            Ok(node_id) => self.topology.load().as_ref()?.address_of(node_id).cloned(),
             Err(_) => Some(Arc::from(hint)),
         }
-    }
-
-    fn experience(&self) -> MutexGuard<'_, Experience> {
-        self.experience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
