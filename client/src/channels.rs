@@ -5,6 +5,7 @@ use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::Code;
+use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::dial::connect_lazy;
@@ -92,6 +93,11 @@ impl Channels {
 /// The message log service over a connection.
 pub(crate) fn message_log(channel: Channel) -> MessageLogClient<Channel> {
     MessageLogClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
+}
+
+/// Any service over a connection.
+pub(crate) fn grpc(channel: Channel) -> Grpc<Channel> {
+    Grpc::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 
 /// The cluster service over a connection.
