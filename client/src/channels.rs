@@ -5,6 +5,7 @@ use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::Code;
+use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::dial::connect_lazy;
@@ -18,6 +19,8 @@ const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Flow-control window of a connection: eight streams can lie unread before the ninth stalls.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Bytes of one frame that a node may send, where HTTP/2's own limit is 16 KiB: each frame is written and read apart.
+const FRAME_BYTES_MAX: u32 = 256 * 1024;
 
 /// One shared connection for each node, made when it is first used and again when it broke.
 ///
@@ -85,13 +88,19 @@ impl Channels {
             .keep_alive_timeout(self.options.keepalive_timeout)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX))
     }
 }
 
 /// The message log service over a connection.
 pub(crate) fn message_log(channel: Channel) -> MessageLogClient<Channel> {
     MessageLogClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
+}
+
+/// Any service over a connection.
+pub(crate) fn grpc(channel: Channel) -> Grpc<Channel> {
+    Grpc::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 
 /// The cluster service over a connection.

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
+use prost::bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -12,7 +14,7 @@ use crate::proto::cluster_client::ClusterClient;
 use crate::proto::message_log_client::MessageLogClient;
 use crate::router::{Destination, Router, Target};
 use crate::topology_watch::{self, AbortOnDrop, TopologyWatch};
-use crate::{Append, ClientOptions, Error, limits, message, proto};
+use crate::{Append, ClientOptions, Error, encoded, limits, message, proto};
 
 /// A connection to a cluster. Cheap to clone: clones share connections and what is known of the topology.
 ///
@@ -107,10 +109,10 @@ impl Client {
     pub async fn append(&self, append: Append) -> Result<proto::AppendResponse, Error> {
         let request = append.seal(message::now_us());
         limits::check(&request)?;
+        let encoded = Bytes::from(request.encode_to_vec());
         let destination = Destination::LeaderOf(&request.conversation);
         self.call(destination, Effect::Possible, |attempt| {
-            let request = attempt.request(request.clone());
-            async move { attempt.log().append(request).await }
+            encoded::append(attempt.channel.clone(), attempt.request(encoded.clone()))
         })
         .await
     }

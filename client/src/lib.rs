@@ -27,6 +27,7 @@ mod channels;
 mod client;
 mod cluster;
 pub mod dial;
+mod encoded;
 mod error;
 mod feed;
 mod follow;

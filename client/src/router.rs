@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -35,6 +35,15 @@ pub(crate) enum Destination<'a> {
     AnyNode,
 }
 
+impl<'a> Destination<'a> {
+    fn conversation(self) -> Option<&'a str> {
+        match self {
+            Destination::LeaderOf(name) | Destination::ReplicaOf(name) => Some(name),
+            Destination::AnyNode => None,
+        }
+    }
+}
+
 /// Where a call goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -51,14 +60,17 @@ pub(crate) struct Router {
     preferred: AtomicUsize,
     topology: ArcSwapOption<IndexedTopology>,
     changes: watch::Sender<Option<Arc<proto::Topology>>>,
-    experience: Mutex<Experience>,
+    /// Read on each call, changed by failures.
+    experience: ArcSwap<Experience>,
+    /// Held while a topology is taken.
+    learning: Mutex<()>,
     stale: Notify,
     /// Counts what may have changed a target.
     lessons: AtomicU64,
     born: Instant,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Experience {
     /// Leaders that nodes have named since the topology came, by group.
     leaders: HashMap<u64, Arc<str>>,
@@ -66,6 +78,24 @@ struct Experience {
     passed_over: HashMap<Arc<str>, Instant>,
     /// Where the topology comes from, by watch.
     sources: [Option<Arc<str>>; SOURCES],
+}
+
+impl Experience {
+    /// The first candidate that did not fail lately, or the one that may be asked again soonest if every one did.
+    fn first_usable<'a>(
+        &self,
+        candidates: impl Iterator<Item = &'a Arc<str>> + Clone,
+    ) -> &'a Arc<str> {
+        let usable = |address: &&Arc<str>| {
+            self.passed_over.get(*address).is_none_or(|until| *until <= Instant::now())
+        };
+        let soonest = || candidates.clone().min_by_key(|address| self.passed_over.get(*address));
+        candidates
+            .clone()
+            .find(usable)
+            .or_else(soonest)
+            .expect("the endpoints are among the candidates and there is one at least")
+    }
 }
 
 impl Router {
@@ -76,7 +106,8 @@ impl Router {
             preferred: AtomicUsize::new(0),
             topology: ArcSwapOption::empty(),
             changes: watch::Sender::new(None),
-            experience: Mutex::default(),
+            experience: ArcSwap::default(),
+            learning: Mutex::default(),
             stale: Notify::new(),
             lessons: AtomicU64::new(0),
             born: Instant::now(),
@@ -96,21 +127,22 @@ impl Router {
     /// Takes a topology that a node has sent. Leaders named before it are forgotten: if the node knew less than
     /// they did, the next call is told again. A node that now leads is asked, also if it did not a moment ago.
     pub fn learn(&self, topology: proto::Topology) {
-        // Held until it is stored: what two nodes tell at the same time is told one after the other.
-        let mut experience = self.experience();
+        // What two nodes tell at the same time is learned one after the other.
+        let learning = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.topology.load();
         if current.as_ref().is_some_and(|c| c.topology().version > topology.version) {
             return;
         }
         let indexed = Arc::new(IndexedTopology::told_after(current.as_deref(), topology));
-        experience.leaders.clear();
-        for leader in indexed.leaders_unlike(current.as_deref()) {
-            experience.passed_over.remove(&leader);
-        }
+        let leaders = indexed.leaders_unlike(current.as_deref());
+        self.change_experience(|experience| {
+            experience.leaders.clear();
+            experience.passed_over.retain(|address, _| !leaders.contains(&address));
+        });
         let announced = indexed.topology().clone();
         // Whoever is woken looks at what is stored.
         self.topology.store(Some(indexed));
-        drop(experience);
+        drop(learning);
         self.changes.send_replace(Some(announced));
         self.lessons.fetch_add(1, Ordering::Relaxed);
     }
@@ -122,7 +154,7 @@ impl Router {
         let topology = topology.as_ref()?;
         let leader = topology.address_of(topology.group_of(conversation)?.leader_node_id)?;
         let now = Instant::now();
-        Some(self.experience().passed_over.get(&leader).map_or(now, |until| now.max(*until)))
+        Some(self.experience.load().passed_over.get(leader).map_or(now, |until| now.max(*until)))
     }
 
     /// Resolves once a topology has come that `changes` has not seen and names a leader that may be asked: then a call
@@ -156,8 +188,8 @@ impl Router {
         let topology = self.topology.load();
         let group = topology.as_ref().and_then(|topology| topology.group_of(conversation));
         let leader = group.and_then(|group| topology.as_ref()?.address_of(group.leader_node_id));
-        leader.filter(|leader| leader != address).is_some_and(|leader| {
-            self.target(Destination::LeaderOf(conversation)).address == leader
+        leader.filter(|leader| *leader != address).is_some_and(|leader| {
+            self.target(Destination::LeaderOf(conversation)).address == *leader
         })
     }
 
@@ -209,36 +241,44 @@ impl Router {
 
     /// Where to go.
     pub fn target(&self, destination: Destination<'_>) -> Target {
-        let (group, candidates) = self.candidates(destination);
-        Target { address: self.first_usable(&candidates), group }
+        let topology = self.topology.load();
+        let topology = topology.as_deref().filter(|_| self.routing == Routing::Leader);
+        let experience = self.experience.load();
+        let group = topology.and_then(|topology| topology.group_of(destination.conversation()?));
+        let candidates = self.candidates(destination, topology, group, &experience);
+        let address = experience.first_usable(candidates).clone();
+        Target { address, group: group.map(|group| group.group_id) }
     }
 
     /// Whom a watch asks for the topology: after each node the next, all in turn, since one that is cut off from the
     /// others goes on telling what it knew. None if other watches ask all there are.
     pub fn next_source(&self, watch: usize, last: Option<&Target>) -> Option<Target> {
-        let (group, mut nodes) = self.candidates(Destination::AnyNode);
+        let topology = self.topology.load();
+        let topology = topology.as_deref().filter(|_| self.routing == Routing::Leader);
+        let experience = self.experience.load();
+        let candidates = self.candidates(Destination::AnyNode, topology, None, &experience);
         let mut seen = HashSet::new();
-        nodes.retain(|address| seen.insert(address.clone()));
-        let place = last.and_then(|last| nodes.iter().position(|node| *node == last.address));
+        let mut nodes: Vec<_> = candidates.filter(|address| seen.insert(*address)).collect();
+        let place = last.and_then(|last| nodes.iter().position(|node| **node == last.address));
         nodes.rotate_left(place.map_or(0, |place| place + 1));
-        let sources = self.experience().sources.clone();
         let others = (0..SOURCES).filter(|other| *other != watch);
-        let others: Vec<_> = others.filter_map(|other| sources[other].clone()).collect();
+        let others: Vec<_> =
+            others.filter_map(|other| experience.sources[other].as_ref()).collect();
         nodes.retain(|address| !others.contains(address));
         if nodes.is_empty() {
             return None;
         }
-        let address = self.first_usable(&nodes);
-        self.experience().sources[watch] = Some(address.clone());
-        Some(Target { address, group })
+        let address = experience.first_usable(nodes.iter().copied()).clone();
+        self.change_experience(|experience| experience.sources[watch] = Some(address.clone()));
+        Some(Target { address, group: None })
     }
 
     /// Learns from a failure where the next attempt should go.
     pub fn note_failure(&self, target: &Target, error: &Error) {
         let named = error.leader_hint().and_then(|hint| self.resolve(hint));
-        let mut experience = self.experience();
         // A leader that cannot commit, because it is one no more, answers late or is overloaded: others know better. One
         // that is overloaded may also just be that, which says something only of what it tells itself.
+        let experience = self.experience.load();
         let is_source = experience.sources.iter().flatten().any(|one| *one == target.address);
         if error.is_of_reach() || error.reason() == reason::OVERLOADED && is_source {
             self.note_stale();
@@ -246,12 +286,13 @@ impl Router {
         self.lessons.fetch_add(1, Ordering::Relaxed);
         match (target.group, named) {
             (Some(group), Some(leader)) if leader != target.address => {
-                experience.leaders.insert(group, leader);
-                return;
+                return self.change_experience(|experience| {
+                    experience.leaders.insert(group, leader.clone());
+                });
             }
-            (Some(group), _) => {
+            (Some(group), _) => self.change_experience(|experience| {
                 experience.leaders.remove(&group);
-            }
+            }),
             (None, _) => {}
         }
         let pause = match error.code() {
@@ -262,75 +303,65 @@ impl Router {
             }
             _ => return,
         };
-        experience.passed_over.insert(target.address.clone(), Instant::now() + pause);
-        drop(experience);
+        let now = Instant::now();
+        self.change_experience(|experience| {
+            experience.passed_over.retain(|_, until| *until > now);
+            experience.passed_over.insert(target.address.clone(), now + pause);
+        });
         self.advance_preferred(&target.address);
     }
 
     /// Notes that a node answers.
     pub fn note_success(&self, address: &Arc<str>) {
-        self.experience().passed_over.remove(address);
-    }
-
-    /// The first candidate that did not fail lately, or the one that may be asked again soonest if every one did.
-    fn first_usable(&self, candidates: &[Arc<str>]) -> Arc<str> {
-        let now = Instant::now();
-        let mut experience = self.experience();
-        experience.passed_over.retain(|_, until| *until > now);
-        let usable = candidates.iter().find(|a| !experience.passed_over.contains_key(*a));
-        let soonest = || candidates.iter().min_by_key(|a| experience.passed_over.get(*a));
-        let address = usable.or_else(soonest).expect("there is one candidate at least");
-        address.clone()
-    }
-
-    fn candidates(&self, destination: Destination<'_>) -> (Option<u64>, Vec<Arc<str>>) {
-        let topology = self.topology.load();
-        let mut group_id = None;
-        let mut candidates = Vec::new();
-        if self.routing == Routing::Leader
-            && let Some(topology) = topology.as_ref()
-        {
-            let conversation = match destination {
-                Destination::LeaderOf(name) | Destination::ReplicaOf(name) => Some(name),
-                Destination::AnyNode => None,
-            };
-            if let Some(group) = conversation.and_then(|name| topology.group_of(name)) {
-                group_id = Some(group.group_id);
-                let leader_first = matches!(destination, Destination::LeaderOf(_));
-                candidates.extend(self.members(topology, group, leader_first));
-            }
+        if self.experience.load().passed_over.contains_key(address) {
+            self.change_experience(|experience| {
+                experience.passed_over.remove(address);
+            });
         }
-        candidates.extend(self.rotated_endpoints());
-        if self.routing == Routing::Leader
-            && let Some(topology) = topology.as_ref()
-        {
-            candidates.extend(topology.all_addresses());
-        }
-        (group_id, candidates)
     }
 
-    /// The nodes of a group: the leader first, or all in random order so that reads spread.
-    fn members(
-        &self,
-        topology: &IndexedTopology,
-        group: &proto::Group,
-        leader_first: bool,
-    ) -> Vec<Arc<str>> {
-        let mut members: Vec<_> =
-            group.replicas.iter().filter_map(|r| topology.address_of(r.node_id)).collect();
-        if leader_first {
-            let named = self.experience().leaders.get(&group.group_id).cloned();
-            members.splice(0..0, named.or_else(|| topology.address_of(group.leader_node_id)));
-        } else if !members.is_empty() {
-            let first = rand::random_range(0..members.len());
-            members.rotate_left(first);
-        }
-        members
+    /// `change` may run more than once, if others learn at the same time.
+    fn change_experience(&self, change: impl Fn(&mut Experience)) {
+        self.experience.rcu(|experience| {
+            let mut experience = Experience::clone(experience);
+            change(&mut experience);
+            experience
+        });
     }
 
-    fn rotated_endpoints(&self) -> impl Iterator<Item = Arc<str>> + '_ {
+    /// Nodes in the order in which they are to be asked; some come twice. Of a group the leader comes first; or all in
+    /// random order, so that reads spread.
+    fn candidates<'a>(
+        &'a self,
+        destination: Destination<'_>,
+        topology: Option<&'a IndexedTopology>,
+        group: Option<&'a proto::Group>,
+        experience: &'a Experience,
+    ) -> impl Iterator<Item = &'a Arc<str>> + Clone {
+        let address_of = move |node_id: u64| topology.and_then(|known| known.address_of(node_id));
+        let replicas = group.map_or(&[][..], |group| &group.replicas);
+        let led = group.filter(|_| matches!(destination, Destination::LeaderOf(_)));
+        let leader = led.and_then(|group| {
+            let named = experience.leaders.get(&group.group_id);
+            named.or_else(|| address_of(group.leader_node_id))
+        });
+        let first = match replicas.len() {
+            count if count > 1 && led.is_none() => rand::random_range(0..count),
+            _ => 0,
+        };
+        let (last, replicas) = replicas.split_at(first);
+        let replicas = replicas.iter().chain(last);
+        leader
+            .into_iter()
+            .chain(replicas.filter_map(move |replica| address_of(replica.node_id)))
+            .chain(self.rotated_endpoints())
+            .chain(topology.into_iter().flat_map(IndexedTopology::all_addresses))
+    }
+
+    fn rotated_endpoints(&self) -> impl Iterator<Item = &Arc<str>> + Clone {
         let first = self.preferred.load(Ordering::Relaxed) % self.endpoints.len();
-        self.endpoints.iter().cycle().skip(first).take(self.endpoints.len()).cloned()
+        let (last, endpoints) = self.endpoints.split_at(first);
+        endpoints.iter().chain(last)
     }
 
     /// Goes on to the next endpoint if the one in use is the one that failed.
@@ -350,13 +381,9 @@ impl Router {
     /// A leader hint as an address: servers name a host:port, or a node id.
     fn resolve(&self, hint: &str) -> Option<Arc<str>> {
         match hint.parse() {
-            Ok(node_id) => self.topology.load().as_ref()?.address_of(node_id),
+            Ok(node_id) => self.topology.load().as_ref()?.address_of(node_id).cloned(),
             Err(_) => Some(Arc::from(hint)),
         }
-    }
-
-    fn experience(&self) -> MutexGuard<'_, Experience> {
-        self.experience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

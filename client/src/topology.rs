@@ -66,12 +66,12 @@ impl IndexedTopology {
         group.range_end.is_none_or(|end| hash < end).then_some(group)
     }
 
-    pub fn address_of(&self, node_id: u64) -> Option<Arc<str>> {
-        self.addresses.get(&node_id).cloned()
+    pub fn address_of(&self, node_id: u64) -> Option<&Arc<str>> {
+        self.addresses.get(&node_id)
     }
 
     /// The leaders of groups that another topology, or none, names differently.
-    pub fn leaders_unlike(&self, other: Option<&IndexedTopology>) -> Vec<Arc<str>> {
+    pub fn leaders_unlike(&self, other: Option<&IndexedTopology>) -> Vec<&Arc<str>> {
         let leader = |group: &proto::Group| (group.group_id, group.leader_node_id);
         let known: HashSet<_> =
             other.iter().flat_map(|o| o.topology.groups.iter().map(leader)).collect();
@@ -80,7 +80,7 @@ impl IndexedTopology {
     }
 
     /// Every node's address, in order of id.
-    pub fn all_addresses(&self) -> impl Iterator<Item = Arc<str>> + '_ {
+    pub fn all_addresses(&self) -> impl Iterator<Item = &Arc<str>> + Clone {
         self.topology.nodes.iter().filter_map(|node| self.address_of(node.node_id))
     }
 }

@@ -414,20 +414,27 @@ impl Replicas {
     /// Where a conversation is; none before the cluster is initialized or while its group is being created.
     pub fn route(&self, conversation: ConversationId) -> Option<Route> {
         let topology = self.topology.borrow().clone()?;
-        let hash = conversation.placement();
-        let at = topology.groups.partition_point(|group| group.range.start <= hash);
-        let group = topology.groups.get(at.checked_sub(1)?)?;
-        if !group.range.contains(hash) || !group.active {
-            return None;
-        }
+        Some(self.route_to(active_group(&topology, conversation)?))
+    }
+
+    /// Where the conversations of a group of the topology are.
+    pub fn route_to(&self, group: &TopologyGroup) -> Route {
         let local = self.serving(group);
-        Some(Route {
+        Route {
             group: group.id,
             leader: local.as_ref().and_then(|local| local.leader()),
             local,
             nodes: group.made_on().collect(),
-        })
+        }
     }
+}
+
+/// The group that holds a conversation, unless it is still being created.
+pub fn active_group(topology: &Topology, conversation: ConversationId) -> Option<&TopologyGroup> {
+    let hash = conversation.placement();
+    let at = topology.groups.partition_point(|group| group.range.start <= hash);
+    let group = topology.groups.get(at.checked_sub(1)?)?;
+    (group.range.contains(hash) && group.active).then_some(group)
 }
 
 fn write_row(engine: &dyn Engine, id: GroupId, row: &GroupRow) -> Result<(), StorageError> {

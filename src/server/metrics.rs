@@ -60,6 +60,8 @@ pub struct Metrics {
     log_batch_writes: Histogram,
     log_batch_bytes: Histogram,
     proposals: Family<OutcomeLabel, Counter>,
+    /// The usual one of those, which every command moves.
+    committed: Counter,
     leader_changes: Counter,
     applied_lag: Family<GroupLabel, Count>,
     queue_depth: Family<QueueLabel, Count>,
@@ -105,6 +107,9 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Metrics {
         let latency = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+        let proposals = Family::<OutcomeLabel, Counter>::default();
+        let committed = OutcomeLabel { outcome: "committed" };
+        let committed = proposals.get_or_create(&committed).clone();
         let mut metrics = Metrics {
             registry: Registry::with_prefix("quorate"),
             append_duration: latency(),
@@ -112,7 +117,8 @@ impl Metrics {
             log_sync_duration: latency(),
             log_batch_writes: Histogram::new(exponential_buckets(1.0, 2.0, 13)),
             log_batch_bytes: Histogram::new(exponential_buckets(256.0, 4.0, 9)),
-            proposals: Family::default(),
+            committed,
+            proposals,
             leader_changes: Counter::default(),
             applied_lag: Family::default(),
             queue_depth: Family::default(),
@@ -180,7 +186,10 @@ impl Metrics {
     /// A proposal of this node ended.
     pub fn proposal_ended(&self, end: ProposalEnd) {
         let outcome = match end {
-            ProposalEnd::Committed => "committed",
+            ProposalEnd::Committed => {
+                self.committed.inc();
+                return;
+            }
             ProposalEnd::Refused => "refused",
             ProposalEnd::Expired => "expired",
             ProposalEnd::Unknown => "unknown",

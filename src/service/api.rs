@@ -39,7 +39,9 @@ impl Api {
         match result {
             Ok(message) => {
                 let mut response = Response::new(message);
-                name_request(call, response.metadata_mut());
+                if call.named {
+                    name_request(call, response.metadata_mut());
+                }
                 Ok(response)
             }
             Err(error) => {
@@ -53,7 +55,7 @@ impl Api {
 
 /// Tells the caller under which id the request is in the logs.
 fn name_request(call: &Call, metadata: &mut MetadataMap) {
-    if let Ok(id) = call.request_id.parse() {
+    if let Ok(id) = call.request_id().parse() {
         metadata.insert(REQUEST_ID, id);
     }
 }

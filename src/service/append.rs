@@ -8,7 +8,7 @@ use super::authorize::Resource;
 use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, memory, validate};
-use crate::consensus::{Admission, Group, Room, Route};
+use crate::consensus::{Admission, Group, ProposeError, Room, Route};
 use crate::log::{Command, LanePlace, Outcome};
 use crate::types::{NodeId, limits};
 
@@ -40,7 +40,7 @@ pub async fn append(
         let Some(node) = leader else { break };
         result = match route.local.as_ref() {
             Some(group) if node == api.replicas.node() => {
-                propose(api, group, request.clone(), None, call.deadline).await
+                propose(api, group, request.clone(), call.deadline).await
             }
             _ => hand_on(api, call, &route, node, request.clone()).await,
         };
@@ -70,15 +70,28 @@ pub fn room(node: &Admission, request: &AppendRequest) -> Result<Room, CallError
 }
 
 /// Proposes a validated append to a replica that leads.
-pub async fn propose(
+async fn propose(
     api: &Api,
     group: &Group,
     request: AppendRequest,
-    lane: Option<LanePlace>,
     deadline: Instant,
 ) -> Result<AppendResponse, CallError> {
-    let command = convert::append_command(request, lane, || (api.random)());
-    match group.propose(Command::Append(command), deadline).await? {
+    let outcome = group.propose(command(api, request, None), deadline).await;
+    answer(api, group, outcome)
+}
+
+/// A validated append as a command.
+pub fn command(api: &Api, request: AppendRequest, lane: Option<LanePlace>) -> Command {
+    Command::Append(convert::append_command(request, lane, || (api.random)()))
+}
+
+/// What became of an append that was proposed to a replica here.
+pub fn answer(
+    api: &Api,
+    group: &Group,
+    outcome: Result<Outcome, ProposeError>,
+) -> Result<AppendResponse, CallError> {
+    match outcome? {
         Outcome::Appended(appended) => {
             Ok(convert::append_response(appended, applied_at(api, group)))
         }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures::future::Either;
 use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
@@ -61,7 +62,8 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+    type Future =
+        Either<S::Future, Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -72,12 +74,14 @@ where
         let room = self.rooms.requests.nothing();
         let incoming = |body| Body::new(Incoming { body, gathered: Gathered::default(), room });
         let response = self.inner.call(request.map(incoming));
+        if !is_read {
+            return Either::Left(response);
+        }
         let left = self.rooms.responses.clone();
-        Box::pin(async move {
-            let response = response.await?;
+        Either::Right(Box::pin(async move {
             let outgoing = |body| Body::new(Outgoing { body, left });
-            Ok(if is_read { response.map(outgoing) } else { response })
-        })
+            Ok(response.await?.map(outgoing))
+        }))
     }
 }
 

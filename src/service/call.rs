@@ -1,14 +1,17 @@
 //! One call: who asks, until when, and under which id.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tonic::Code;
 use tonic::metadata::MetadataMap;
 
 use super::authorize::{Authorizer, Operation, Principal, Resource, authorize};
 use super::errors::CallError;
 
-/// Metadata: the caller's name for the request, or the one that the first node gave it. It is in every log line.
+/// Metadata: the caller's name for the request, or the one that a node gave it. It is in every log line, and in the
+/// response if the caller chose it or is told of an error.
 pub const REQUEST_ID: &str = "x-request-id";
 /// Metadata: present on a call that another node handed on. It is not handed on again.
 pub const FORWARDED: &str = "x-quorate-forwarded";
@@ -30,8 +33,11 @@ const ANSWER_MARGIN_MAX: Duration = Duration::from_secs(1);
 pub struct Call {
     /// What is asked.
     pub operation: Operation,
-    /// Crosses forwarding.
-    pub request_id: String,
+    /// Crosses forwarding. Made when it is first asked for, unless the caller chose it: drawing, printing and sending one
+    /// takes longer than much else of a call, and most calls are never asked about.
+    request_id: OnceLock<String>,
+    /// Whether the caller chose it.
+    pub named: bool,
     /// Whether another node handed it on.
     pub forwarded: bool,
     /// Who asks.
@@ -46,14 +52,21 @@ impl Call {
     /// Reads a call's metadata.
     pub fn new(operation: Operation, metadata: &MetadataMap) -> Self {
         let timeout = timeout(metadata);
+        let given = given_request_id(metadata);
         Call {
             operation,
-            request_id: request_id(metadata),
+            named: given.is_some(),
+            request_id: given.map_or_else(OnceLock::new, OnceLock::from),
             forwarded: metadata.contains_key(FORWARDED),
             principal: Principal::Anonymous,
             timeout,
             deadline: Instant::now() + timeout,
         }
+    }
+
+    /// Under which id the logs have the call, on every node that it passes.
+    pub fn request_id(&self) -> &str {
+        self.request_id.get_or_init(|| uuid::Uuid::new_v4().to_string())
     }
 
     /// Passes if the caller may do this to `resource`.
@@ -68,10 +81,15 @@ impl Call {
         authorize(authorizer, &self.principal, self.operation, resource)
     }
 
-    /// One line for each call, at debug level. On every node that a call passes, it has the same request id.
+    /// One line for each call, at debug level; where a node itself is at fault, as an error. On every node that a call
+    /// passes, it has the same request id.
     pub fn log_answer(&self, error: Option<&CallError>, took: Duration) {
+        if let Some(error) = error.filter(|error| error.code() == Code::Internal) {
+            let (request_id, operation) = (self.request_id(), self.operation.name());
+            tracing::error!(request_id, operation, %error, "a call failed");
+        }
         tracing::debug!(
-            request_id = %self.request_id,
+            request_id = %self.request_id(),
             operation = self.operation.name(),
             forwarded = self.forwarded,
             took_ms = took.as_secs_f64() * 1_000.0,
@@ -82,21 +100,18 @@ impl Call {
 
     /// The span that the call's work runs in.
     pub fn span(&self) -> tracing::Span {
-        tracing::info_span!(
+        tracing::debug_span!(
             "call",
             operation = self.operation.name(),
-            request_id = %self.request_id,
+            request_id = %self.request_id(),
             forwarded = self.forwarded,
         )
     }
 }
 
-fn request_id(metadata: &MetadataMap) -> String {
-    metadata
-        .get(REQUEST_ID)
-        .and_then(|value| value.to_str().ok())
-        .filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX)
-        .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+fn given_request_id(metadata: &MetadataMap) -> Option<String> {
+    let id = metadata.get(REQUEST_ID)?.to_str().ok()?;
+    (!id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX).then(|| id.to_owned())
 }
 
 fn timeout(metadata: &MetadataMap) -> Duration {
@@ -156,9 +171,12 @@ mod tests {
 
     #[test]
     fn a_request_id_is_kept_and_a_missing_or_endless_one_is_made() {
-        assert_eq!(with(REQUEST_ID, "abc").request_id, "abc");
-        assert_eq!(with(REQUEST_ID, &"x".repeat(129)).request_id.len(), 36);
-        assert_eq!(with("other", "x").request_id.len(), 36);
+        let call = with(REQUEST_ID, "abc");
+        assert_eq!((call.request_id(), call.named), ("abc", true));
+        for call in [with(REQUEST_ID, &"x".repeat(129)), with(REQUEST_ID, ""), with("other", "x")] {
+            assert_eq!((call.request_id().len(), call.named), (36, false));
+            assert_eq!(call.request_id(), call.clone().request_id());
+        }
     }
 
     #[test]

@@ -141,6 +141,9 @@ where
     }
 }
 
+/// Bytes of a request that is not counted: an element takes two at least, its key and its length, wherever it lies.
+const UNCOUNTED_BYTES_MAX: usize = 2 * REQUEST_ELEMENTS_MAX;
+
 /// What tonic may gather in one piece of whatever comes on a stream, however short its requests are.
 const BUFFER_BYTES_MIN: usize = 32 * 1024;
 
@@ -159,7 +162,8 @@ impl<Request: Message + Default + Counted> Decoder for CountedDecoder<Request> {
         // tonic gathers a request in one piece before it is decoded.
         let wire = buffer.chunk();
         self.buffer_bytes = self.buffer_bytes.max(wire.len());
-        match counted::<Request>(wire) {
+        let is_short = wire.len() <= UNCOUNTED_BYTES_MAX;
+        match if is_short { Some(0) } else { counted::<Request>(wire) } {
             None => Err(CallError::malformed("a field does not end within what holds it").into()),
             Some(elements) if elements > REQUEST_ELEMENTS_MAX => {
                 Err(CallError::too_many_elements(REQUEST_ELEMENTS_MAX).into())

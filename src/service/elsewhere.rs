@@ -30,6 +30,30 @@ impl Learnt {
         let since = [self.unreachable_since.get(&node), self.not_serving_since.get(&(group, node))];
         since.into_iter().flatten().any(|since| since.elapsed() < AVOIDED_FOR)
     }
+
+    fn learn_of<T>(&mut self, node: NodeId, answer: &Result<T, CallError>) {
+        match answer.as_ref().map_err(CallError::reason) {
+            Err(reason::PEER_UNREACHABLE | reason::OUTCOME_UNKNOWN) => {
+                self.unreachable_since.insert(node, Instant::now());
+            }
+            _ => {
+                self.unreachable_since.remove(&node);
+            }
+        }
+    }
+
+    fn learn_of_replica<T>(&mut self, group: GroupId, node: NodeId, answer: &Result<T, CallError>) {
+        match answer.as_ref().map_err(CallError::reason) {
+            Err(reason::REPLICA_STOPPED | reason::NOT_INITIALIZED | reason::NO_QUORUM) => {
+                self.not_serving_since.insert((group, node), Instant::now());
+            }
+            // Who leads is known also where nothing can be read.
+            Err(_) => {}
+            Ok(_) => {
+                self.not_serving_since.remove(&(group, node));
+            }
+        }
+    }
 }
 
 impl Elsewhere {
@@ -50,29 +74,20 @@ impl Elsewhere {
 
     /// Learns whether a node can be reached, from what came of asking it.
     pub fn learn_of<T>(&self, node: NodeId, answer: &Result<T, CallError>) {
-        let mut learnt = self.learnt();
-        match answer.as_ref().map_err(CallError::reason) {
-            Err(reason::PEER_UNREACHABLE | reason::OUTCOME_UNKNOWN) => {
-                learnt.unreachable_since.insert(node, Instant::now());
-            }
-            _ => {
-                learnt.unreachable_since.remove(&node);
-            }
-        }
+        self.learnt().learn_of(node, answer);
     }
 
     /// Learns whether a node's replica of a group serves, from what came of asking for it.
     pub fn learn_of_replica<T>(&self, group: GroupId, node: NodeId, answer: &Result<T, CallError>) {
+        self.learnt().learn_of_replica(group, node, answer);
+    }
+
+    /// Learns both.
+    pub fn learn<T>(&self, node: NodeId, groups: &[GroupId], answer: &Result<T, CallError>) {
         let mut learnt = self.learnt();
-        match answer.as_ref().map_err(CallError::reason) {
-            Err(reason::REPLICA_STOPPED | reason::NOT_INITIALIZED | reason::NO_QUORUM) => {
-                learnt.not_serving_since.insert((group, node), Instant::now());
-            }
-            // Who leads is known also where nothing can be read.
-            Err(_) => {}
-            Ok(_) => {
-                learnt.not_serving_since.remove(&(group, node));
-            }
+        learnt.learn_of(node, answer);
+        for group in groups {
+            learnt.learn_of_replica(*group, node, answer);
         }
     }
 

@@ -54,7 +54,7 @@ pub fn request<T>(api: &Api, call: &Call, deadline: Option<Instant>, message: T)
     let mut request = Request::new(message);
     let metadata = request.metadata_mut();
     metadata.insert(FORWARDED, api.replicas.node().0.into());
-    if let Ok(id) = call.request_id.parse() {
+    if let Ok(id) = call.request_id().parse() {
         metadata.insert(REQUEST_ID, id);
     }
     if let Some(deadline) = deadline {
@@ -83,10 +83,7 @@ pub async fn answer<T>(
             Err(CallError::unreachable(node, message, effect))
         }
     };
-    api.elsewhere.learn_of(node, &answer);
-    for group in groups {
-        api.elsewhere.learn_of_replica(*group, node, &answer);
-    }
+    api.elsewhere.learn(node, groups, &answer);
     answer
 }
 

@@ -1,10 +1,10 @@
 //! Requests that cannot be decoded, such as text that is not UTF-8, or that are too large to be. tonic calls that
 //! INTERNAL, as if it were our fault, or OUT_OF_RANGE; callers are told that it is their request, and which field it is.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures::TryFutureExt;
+use futures::future::MapOk;
 use tonic::codegen::http::{Request, Response};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -42,29 +42,29 @@ impl<S> Layer<S> for MalformedLayer {
 impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for MalformedService<S>
 where
     S: Service<Request<RequestBody>, Response = Response<ResponseBody>>,
-    S::Future: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+    type Future = MapOk<S::Future, fn(S::Response) -> S::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let response = self.inner.call(request);
-        Box::pin(async move {
-            let mut response = response.await?;
-            if let Some(status) = Status::from_header_map(response.headers())
-                && let Some(error) = decoding_failure(&status)
-                && Status::from(error).add_header(response.headers_mut()).is_err()
-            {
-                tracing::warn!("an error could not be put into headers");
-            }
-            Ok(response)
-        })
+        self.inner.call(request).map_ok(told_whose_mistake)
     }
+}
+
+/// The response, as it is or with the caller's mistake in place of ours.
+fn told_whose_mistake<B>(mut response: Response<B>) -> Response<B> {
+    if let Some(status) = Status::from_header_map(response.headers())
+        && let Some(error) = decoding_failure(&status)
+        && Status::from(error).add_header(response.headers_mut()).is_err()
+    {
+        tracing::warn!("an error could not be put into headers");
+    }
+    response
 }
 
 /// The caller's mistake behind a status that tonic made of a request it could not take in.

@@ -58,8 +58,13 @@ impl Violation {
 
 /// A conversation's name: 1 to 512 bytes.
 pub fn conversation(name: &str) -> Result<ConversationName, Violation> {
-    text("conversation", name, limits::CONVERSATION_NAME_BYTES_MAX)?;
+    conversation_name(name)?;
     Ok(ConversationName(name.to_owned()))
+}
+
+/// The same, where the name stays where it is.
+pub fn conversation_name(name: &str) -> Result<(), Violation> {
+    text("conversation", name, limits::CONVERSATION_NAME_BYTES_MAX)
 }
 
 /// A required text of at most `limit` bytes.
@@ -81,7 +86,7 @@ pub fn at_most(field: &'static str, size: usize, limit: usize) -> Result<(), Vio
 /// An append. Fills in the payload checksums that the caller left out, so that damage on the way to the leader and
 /// to its disk is noticed.
 pub fn append(request: &mut AppendRequest) -> Result<(), Violation> {
-    text("conversation", &request.conversation, limits::CONVERSATION_NAME_BYTES_MAX)?;
+    conversation_name(&request.conversation)?;
     text("sender", &request.sender, limits::SENDER_BYTES_MAX)?;
     if request.expected_tail == Some(0) {
         return Err(Violation::of("expected_tail", Problem::Invalid("1 or more")));

@@ -105,8 +105,6 @@ pub const SESSION_IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Lanes of one session that have state: something in flight, or broken and not reset. Past it the session ends: its
 /// caller is not listening.
 pub const SESSION_LANES_MAX: usize = 16_384;
-/// Responses that wait for one session's caller. Small ones: an outcome each.
-pub const SESSION_RESPONSE_QUEUE_MAX: usize = 256;
 /// Writes that wait for the node's log writer. Past it Raft groups wait.
 pub const LOG_WRITER_QUEUE_MAX: usize = 4_096;
 /// Bytes of one synced write of the log writer at most, unless one append alone is larger.

@@ -9,10 +9,7 @@ pub struct ConversationName(pub String);
 impl ConversationName {
     /// The first 16 bytes of BLAKE3 of the name: what keys start with.
     pub fn id(&self) -> ConversationId {
-        let hash = blake3::hash(self.0.as_bytes());
-        let mut id = [0; 16];
-        id.copy_from_slice(&hash.as_bytes()[..16]);
-        ConversationId(id)
+        ConversationId::of(&self.0)
     }
 
     /// The name as text.
@@ -32,6 +29,14 @@ impl fmt::Display for ConversationName {
 pub struct ConversationId(pub [u8; 16]);
 
 impl ConversationId {
+    /// Of the conversation with this name.
+    pub fn of(name: &str) -> Self {
+        let hash = blake3::hash(name.as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.as_bytes()[..16]);
+        ConversationId(id)
+    }
+
     /// The first 64 bits, big endian: which group holds the conversation.
     pub fn placement(self) -> PlacementHash {
         let mut first = [0; 8];

@@ -4,12 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::lane::{Failed, Lane, Pending};
 use super::link::{self, Event, LinkId};
+use super::window::Room;
 use crate::backoff::Backoff;
+use crate::encoded::SessionRequest;
 use crate::error::Effect;
 use crate::router::{DEPOSED_PATIENCE, Destination, Target};
 use crate::{Client, Error, proto};
@@ -20,17 +23,25 @@ use proto::session_response::Result as Answer;
 const DEADLINE_TICK: Duration = Duration::from_millis(50);
 /// How long a lane waits for a link whose queue is full.
 const FULL_LINK_PAUSE: Duration = Duration::from_millis(5);
-/// Answers that wait for the driver.
-const EVENTS_MAX: usize = 1_024;
+/// Events that wait for the driver: of many answers each, where many come.
+const EVENTS_MAX: usize = 64;
+/// Commands, or events, that are taken at once. What they lead to goes out together.
+const TAKEN_AT_ONCE_MAX: usize = 256;
 
 /// What callers ask of the driver.
 pub(super) enum Command {
-    Append(Pending),
+    /// To a conversation.
+    Append(String, Pending),
     Resume(String),
 }
 
+/// Tells one lane from the others, and from older ones of the same conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct LaneId(u64);
+
 /// A lane and where it is served. Exists while the lane has something without an outcome.
 struct Traffic {
+    conversation: Arc<str>,
     lane: Lane,
     backoff: Backoff,
     /// Where what is in flight went; absent while nothing is.
@@ -52,8 +63,27 @@ struct Route {
 }
 
 struct Link {
-    id: LinkId,
-    requests: mpsc::Sender<proto::SessionRequest>,
+    address: Arc<str>,
+    requests: mpsc::Sender<SessionRequest>,
+    /// What is sent on it at the end of this turn.
+    batch: Vec<SessionRequest>,
+}
+
+impl Link {
+    fn is_full(&self) -> bool {
+        self.batch.len() >= self.requests.capacity()
+    }
+
+    /// Sends the batch. A link that is broken takes nothing; its event tells of that.
+    fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        if let Ok(places) = self.requests.try_reserve_many(self.batch.len()) {
+            places.zip(self.batch.drain(..)).for_each(|(place, request)| place.send(request));
+        }
+        self.batch.clear();
+    }
 }
 
 /// A conversation whose lane failed for good.
@@ -69,14 +99,21 @@ pub(super) struct Driver {
     /// Twice the window: what was sent before a lane was rewound may still wait here beside what is sent again.
     link_queue_max: usize,
     /// As many as there are appends without an outcome, at most.
-    lanes: HashMap<Arc<str>, Traffic>,
-    /// Lanes that failed for good and were not used since.
+    lanes: FxHashMap<LaneId, Traffic>,
+    /// The same, by conversation.
+    names: HashMap<Arc<str>, LaneId>,
+    /// Lanes that failed for good and were not used since, by conversation.
     closed: HashMap<Arc<str>, Closed>,
     /// One for each node that leads a conversation of this session.
-    links: HashMap<Arc<str>, Link>,
-    in_flight: HashMap<u64, Arc<str>>,
-    paused: BTreeSet<(Instant, Arc<str>)>,
+    links: FxHashMap<LinkId, Link>,
+    in_flight: FxHashMap<u64, LaneId>,
+    paused: BTreeSet<(Instant, LaneId)>,
+    /// Whose callers are told at the end of this turn.
+    committed: Vec<(Pending, proto::AppendResponse)>,
+    /// The router's generation at the beginning of this turn.
+    generation: u64,
     next_request_id: u64,
+    next_lane_id: u64,
     next_link_id: u64,
     events: mpsc::Sender<Event>,
     incoming: Option<mpsc::Receiver<Event>>,
@@ -88,12 +125,16 @@ impl Driver {
         Driver {
             client,
             link_queue_max: 2 * in_flight_max,
-            lanes: HashMap::new(),
+            lanes: FxHashMap::default(),
+            names: HashMap::new(),
             closed: HashMap::new(),
-            links: HashMap::new(),
-            in_flight: HashMap::new(),
+            links: FxHashMap::default(),
+            in_flight: FxHashMap::default(),
             paused: BTreeSet::new(),
+            committed: Vec::new(),
+            generation: 0,
             next_request_id: 1,
+            next_lane_id: 1,
             next_link_id: 1,
             events,
             incoming: Some(incoming),
@@ -106,15 +147,15 @@ impl Driver {
         let mut tick = interval(DEADLINE_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut topologies = self.client.shared.router.watch();
+        let (mut events, mut asked) = (Vec::new(), Vec::new());
         let mut open = true;
         while open || !self.lanes.is_empty() {
             let resume_at = self.paused.first().map(|(at, _)| *at);
             tokio::select! {
-                Some(event) = incoming.recv() => self.on_event(event),
-                command = commands.recv(), if open => match command {
-                    Some(command) => self.on_command(command),
-                    None => open = false,
-                },
+                _ = incoming.recv_many(&mut events, TAKEN_AT_ONCE_MAX) => {}
+                taken = commands.recv_many(&mut asked, TAKEN_AT_ONCE_MAX), if open => {
+                    open = taken > 0;
+                }
                 () = sleep_until(resume_at.unwrap_or_else(Instant::now)), if resume_at.is_some() => {
                     self.resume_paused(Instant::now());
                 }
@@ -127,12 +168,28 @@ impl Driver {
                     self.expire(Instant::now());
                 }
             }
+            self.generation = self.client.shared.router.generation();
+            events.drain(..).for_each(|event| self.on_event(event));
+            asked.drain(..).for_each(|command| self.on_command(command));
+            self.end_turn();
         }
+    }
+
+    /// Sends and tells what the turn has led to.
+    fn end_turn(&mut self) {
+        self.links.values_mut().for_each(Link::flush);
+        let rooms = self.committed.iter_mut().filter_map(|(pending, _)| pending.take_room());
+        // Whoever is told finds its room in the window.
+        drop(rooms.reduce(|mut all: Room, room| {
+            all.merge(room);
+            all
+        }));
+        self.committed.drain(..).for_each(|(pending, response)| pending.succeed(response));
     }
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Append(pending) => self.accept(pending),
+            Command::Append(conversation, pending) => self.accept(conversation, pending),
             Command::Resume(conversation) => {
                 if let Some(closed) = self.closed.get_mut(conversation.as_str()) {
                     *closed = Closed::Resumed;
@@ -141,69 +198,98 @@ impl Driver {
         }
     }
 
-    fn accept(&mut self, pending: Pending) {
-        if let Some(Closed::Broken(cause)) = self.closed.get(pending.conversation()) {
-            return pending.fail_behind(cause);
+    fn accept(&mut self, conversation: String, pending: Pending) {
+        let id = match self.names.get(conversation.as_str()) {
+            Some(id) => *id,
+            None => {
+                if let Some(Closed::Broken(cause)) = self.closed.get(conversation.as_str()) {
+                    return pending.fail_behind(cause);
+                }
+                self.open_lane(conversation.into())
+            }
+        };
+        if let Some(traffic) = self.lanes.get_mut(&id) {
+            traffic.lane.push(pending);
+            self.send(id);
         }
-        let conversation: Arc<str> = Arc::from(pending.conversation());
+    }
+
+    fn open_lane(&mut self, conversation: Arc<str>) -> LaneId {
         let reset = self.closed.remove(&conversation).is_some();
-        let options = &self.client.shared.options;
-        let traffic = self.lanes.entry(conversation.clone()).or_insert_with(|| Traffic {
+        let id = LaneId(self.next_lane_id);
+        self.next_lane_id += 1;
+        let traffic = Traffic {
+            conversation: conversation.clone(),
             lane: Lane::new(reset),
-            backoff: Backoff::new(options),
+            backoff: Backoff::new(&self.client.shared.options),
             route: None,
             paused_until: None,
             until_led: false,
             deposed_since: None,
-        });
-        traffic.lane.push(pending);
-        self.send(&conversation);
+        };
+        self.lanes.insert(id, traffic);
+        self.names.insert(conversation, id);
+        id
+    }
+
+    fn forget_lane(&mut self, id: LaneId) -> Option<Traffic> {
+        let traffic = self.lanes.remove(&id)?;
+        self.names.remove(&traffic.conversation);
+        Some(traffic)
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Answered(link, answer) => self.on_answer(link, answer),
+            Event::Answered(link, answers) => {
+                answers.into_iter().for_each(|answer| self.on_answer(link, answer));
+            }
             Event::Broken(link, error) => self.on_broken(link, error),
         }
     }
 
     fn on_answer(&mut self, link: LinkId, answer: proto::SessionResponse) {
         // Answers to attempts that were given up say nothing about the ones that followed.
-        let Some(conversation) = self.in_flight.remove(&answer.request_id) else { return };
-        let Some(traffic) = self.lanes.get_mut(&conversation) else { return };
+        let Some(id) = self.in_flight.remove(&answer.request_id) else { return };
+        let Some(traffic) = self.lanes.get_mut(&id) else { return };
         let taken = match answer.result {
             Some(Answer::Appended(response)) => {
                 traffic.backoff.reset();
-                traffic.lane.succeed(answer.request_id, response)
+                traffic.lane.succeed(answer.request_id).map(|pending| (pending, response))
             }
             Some(Answer::Failed(failure)) => {
-                return self.on_failure(&conversation, link, answer.request_id, failure.into());
+                return self.on_failure(id, link, answer.request_id, failure.into());
             }
             None => Err(Error::protocol("an answer is neither a success nor a failure")
                 .with_retryable(true)
                 .with_effect(true)),
         };
         match taken {
-            Ok(()) => self.go_on(&conversation),
+            Ok(committed) => {
+                self.committed.push(committed);
+                self.go_on(id);
+            }
             Err(error) => self.on_broken(link, error),
         }
     }
 
     /// After a success: goes on with what waits, or forgets a lane without anything outstanding.
-    fn go_on(&mut self, conversation: &Arc<str>) {
-        let Some(traffic) = self.lanes.get_mut(conversation) else { return };
+    fn go_on(&mut self, id: LaneId) {
+        let Some(traffic) = self.lanes.get_mut(&id) else { return };
+        if traffic.lane.is_in_flight() && !traffic.lane.has_unsent() {
+            return;
+        }
         if !traffic.lane.is_in_flight() {
             traffic.route = None;
         }
         if traffic.lane.is_empty() {
-            self.lanes.remove(conversation);
+            self.forget_lane(id);
         } else {
-            self.send(conversation);
+            self.send(id);
         }
     }
 
-    fn on_failure(&mut self, conversation: &Arc<str>, link: LinkId, request_id: u64, error: Error) {
-        let Some(traffic) = self.lanes.get_mut(conversation) else { return };
+    fn on_failure(&mut self, id: LaneId, link: LinkId, request_id: u64, error: Error) {
+        let Some(traffic) = self.lanes.get_mut(&id) else { return };
         let ids: Vec<u64> = traffic.lane.ids_in_flight().collect();
         let failed = match traffic.lane.fail(request_id, &error) {
             Ok(failed) => failed,
@@ -215,92 +301,96 @@ impl Driver {
         let route = traffic.route.take();
         match failed {
             Failed::Again => {
+                let conversation = &traffic.conversation;
                 tracing::debug!(%conversation, %error, "an append failed, sending the lane again");
                 if let Some(route) = route {
                     self.client.shared.router.note_failure(&route.target, &error);
                 }
-                self.pause_for(conversation, &error);
+                self.pause_for(id, &error);
             }
-            Failed::Broken => self.close(conversation, error),
+            Failed::Broken => self.close(id, error),
         }
     }
 
     /// A link is lost: whatever was on it is sent again, lane by lane.
     fn on_broken(&mut self, link: LinkId, error: Error) {
-        let address = self.links.iter().find(|(_, l)| l.id == link).map(|(a, _)| a.clone());
-        let Some(address) = address else { return };
-        self.links.remove(&address);
+        let Some(Link { address, .. }) = self.links.remove(&link) else { return };
         let retryable = error.retryable();
         tracing::debug!(%address, %error, "a session's stream broke");
         let target = Target { address, group: None };
         self.client.shared.router.note_failure(&target, &error);
         let on_link = |t: &Traffic| t.route.as_ref().is_some_and(|route| route.link == link);
-        let hit: Vec<Arc<str>> =
-            self.lanes.iter().filter(|(_, t)| on_link(t)).map(|(c, _)| c.clone()).collect();
-        for conversation in hit {
-            self.forget_in_flight(&conversation);
-            let Some(traffic) = self.lanes.get_mut(&conversation) else { continue };
+        let mut hit: Vec<LaneId> =
+            self.lanes.iter().filter(|(_, t)| on_link(t)).map(|(id, _)| *id).collect();
+        hit.sort_unstable();
+        for id in hit {
+            self.forget_in_flight(id);
+            let Some(traffic) = self.lanes.get_mut(&id) else { continue };
             if retryable {
                 traffic.lane.rewind(&error);
-                self.pause_for(&conversation, &error);
+                self.pause_for(id, &error);
             } else {
                 traffic.lane.break_off(error.clone());
-                self.close(&conversation, error.clone());
+                self.close(id, error.clone());
             }
         }
     }
 
-    fn close(&mut self, conversation: &Arc<str>, cause: Error) {
-        if let Some(at) = self.lanes.remove(conversation).and_then(|t| t.paused_until) {
-            self.paused.remove(&(at, conversation.clone()));
+    fn close(&mut self, id: LaneId, cause: Error) {
+        let Some(traffic) = self.forget_lane(id) else { return };
+        if let Some(at) = traffic.paused_until {
+            self.paused.remove(&(at, id));
         }
-        self.closed.insert(conversation.clone(), Closed::Broken(cause));
+        self.closed.insert(traffic.conversation, Closed::Broken(cause));
     }
 
     /// Lets a lane rest after a failure, or sends at once where that is right.
-    fn pause_for(&mut self, conversation: &Arc<str>, error: &Error) {
-        let Some(traffic) = self.lanes.get_mut(conversation) else { return };
+    fn pause_for(&mut self, id: LaneId, error: &Error) {
+        let Some(traffic) = self.lanes.get_mut(&id) else { return };
         let delay = traffic.backoff.next_delay(error);
         traffic.until_led = error.is_of_reach();
         if delay.is_zero() {
-            self.send(conversation);
+            self.send(id);
         } else {
-            self.pause(conversation, Instant::now() + delay);
+            self.pause(id, Instant::now() + delay);
         }
     }
 
-    fn pause(&mut self, conversation: &Arc<str>, until: Instant) {
-        let Some(traffic) = self.lanes.get_mut(conversation) else { return };
+    fn pause(&mut self, id: LaneId, until: Instant) {
+        let Some(traffic) = self.lanes.get_mut(&id) else { return };
         if let Some(before) = traffic.paused_until.replace(until) {
-            self.paused.remove(&(before, conversation.clone()));
+            self.paused.remove(&(before, id));
         }
-        self.paused.insert((until, conversation.clone()));
+        self.paused.insert((until, id));
     }
 
     fn resume_paused(&mut self, now: Instant) {
         while self.paused.first().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, conversation)) = self.paused.pop_first() else { return };
-            self.resume(&conversation);
+            let Some((_, id)) = self.paused.pop_first() else { return };
+            self.resume(id);
         }
     }
 
     /// Lanes that rest because their leader was out of reach go on once there is one that is not passed over.
     fn resume_led(&mut self) {
-        let waits_for_leader =
-            |name: &Arc<str>| self.lanes.get(name).is_some_and(|traffic| traffic.until_led);
-        let waiting = self.paused.iter().filter(|(_, conversation)| waits_for_leader(conversation));
-        for (until, conversation) in waiting.cloned().collect::<Vec<_>>() {
-            let usable_at = self.client.shared.router.leader_usable_at(&conversation);
-            if let Some(sooner) = usable_at.filter(|at| *at < until) {
-                self.pause(&conversation, sooner);
-            }
+        let mut sooner = Vec::new();
+        for (until, id) in &self.paused {
+            let Some(traffic) = self.lanes.get(id).filter(|traffic| traffic.until_led) else {
+                continue;
+            };
+            let router = &self.client.shared.router;
+            let usable_at = router.leader_usable_at(&traffic.conversation);
+            sooner.extend(usable_at.filter(|at| at < until).map(|at| (*id, at)));
+        }
+        for (id, at) in sooner {
+            self.pause(id, at);
         }
     }
 
-    fn resume(&mut self, conversation: &Arc<str>) {
-        if let Some(traffic) = self.lanes.get_mut(conversation) {
+    fn resume(&mut self, id: LaneId) {
+        if let Some(traffic) = self.lanes.get_mut(&id) {
             traffic.paused_until = None;
-            self.send(conversation);
+            self.send(id);
         }
     }
 
@@ -311,7 +401,7 @@ impl Driver {
         let router = &self.client.shared.router;
         let generation = router.generation();
         let mut left = Vec::new();
-        for (conversation, traffic) in &mut self.lanes {
+        for (id, traffic) in &mut self.lanes {
             let Some(route) = traffic.route.as_mut().filter(|_| traffic.lane.is_in_flight()) else {
                 traffic.deposed_since = None;
                 continue;
@@ -319,109 +409,109 @@ impl Driver {
             if route.generation == generation {
                 continue;
             }
-            if !router.is_led_elsewhere(conversation, &route.target.address) {
+            if !router.is_led_elsewhere(&traffic.conversation, &route.target.address) {
                 traffic.deposed_since = None;
                 continue;
             }
             let since = *traffic.deposed_since.get_or_insert(now);
             if now.duration_since(since) >= DEPOSED_PATIENCE {
-                left.push(conversation.clone());
+                left.push(*id);
             }
         }
-        for conversation in left {
-            tracing::debug!(%conversation, "another node leads now");
-            self.forget_in_flight(&conversation);
-            if let Some(traffic) = self.lanes.get_mut(&conversation) {
-                traffic.lane.rewind(&Error::stream_ended(Effect::Possible));
-                self.send(&conversation);
-            }
+        left.sort_unstable();
+        for id in left {
+            self.forget_in_flight(id);
+            let Some(traffic) = self.lanes.get_mut(&id) else { continue };
+            tracing::debug!(conversation = %traffic.conversation, "another node leads now");
+            traffic.lane.rewind(&Error::stream_ended(Effect::Possible));
+            self.send(id);
         }
     }
 
     /// Whatever answers come to what a lane has in flight, they are not waited for any more.
-    fn forget_in_flight(&mut self, conversation: &Arc<str>) {
-        let Some(traffic) = self.lanes.get_mut(conversation) else { return };
+    fn forget_in_flight(&mut self, id: LaneId) {
+        let Some(traffic) = self.lanes.get_mut(&id) else { return };
         (traffic.route, traffic.deposed_since) = (None, None);
-        for id in traffic.lane.ids_in_flight() {
-            self.in_flight.remove(&id);
+        for request in traffic.lane.ids_in_flight() {
+            self.in_flight.remove(&request);
         }
     }
 
     fn expire(&mut self, now: Instant) {
-        let expired: Vec<(Arc<str>, Error)> = self
+        let expired: Vec<(LaneId, Error)> = self
             .lanes
             .iter()
-            .filter_map(|(name, traffic)| Some((name.clone(), traffic.lane.expired(now)?)))
+            .filter_map(|(id, traffic)| Some((*id, traffic.lane.expired(now)?)))
             .collect();
-        for (conversation, error) in expired {
-            self.forget_in_flight(&conversation);
-            if let Some(traffic) = self.lanes.get_mut(&conversation) {
+        for (id, error) in expired {
+            self.forget_in_flight(id);
+            if let Some(traffic) = self.lanes.get_mut(&id) {
                 traffic.lane.break_off(error.clone());
             }
-            self.close(&conversation, error);
+            self.close(id, error);
         }
     }
 
     /// Sends what a lane has to send, as far as its route takes it and up to what no server would take.
-    fn send(&mut self, conversation: &Arc<str>) {
-        loop {
-            let Some(traffic) = self.lanes.get_mut(conversation) else { return };
-            if traffic.paused_until.is_some() {
-                return;
-            }
-            if let Some(refusal) = traffic.lane.refusal() {
-                traffic.lane.break_off(refusal.clone());
-                return self.close(conversation, refusal);
-            }
-            if !traffic.lane.has_unsent() {
-                return;
-            }
-            let Some(route) = self.route(conversation) else { return };
-            let request_id = self.next_request_id;
-            let Some(traffic) = self.lanes.get_mut(conversation) else { return };
-            let Some(request) = traffic.lane.next_request(request_id) else { return };
-            let Some(link) = self.links.get(&route.target.address) else { return };
-            if link.requests.try_send(request).is_err() {
-                // Full, or broken, of which the link's event will tell.
+    fn send(&mut self, id: LaneId) {
+        let Some(traffic) = self.lanes.get_mut(&id) else { return };
+        if traffic.paused_until.is_some() {
+            return;
+        }
+        if let Some(refusal) = traffic.lane.refusal() {
+            traffic.lane.break_off(refusal.clone());
+            return self.close(id, refusal);
+        }
+        if !traffic.lane.has_unsent() {
+            return;
+        }
+        let Some(route) = self.route(id) else { return };
+        let Some(traffic) = self.lanes.get_mut(&id) else { return };
+        let Some(link) = self.links.get_mut(&route.link) else { return };
+        while let Some(request) = traffic.lane.next_request(self.next_request_id) {
+            if link.is_full() {
                 traffic.until_led = false;
-                self.pause(conversation, Instant::now() + FULL_LINK_PAUSE);
+                self.pause(id, Instant::now() + FULL_LINK_PAUSE);
                 return;
             }
+            link.batch.push(request);
+            traffic.lane.mark_sent(self.next_request_id);
+            self.in_flight.insert(self.next_request_id, id);
             self.next_request_id += 1;
-            traffic.lane.mark_sent(request_id);
-            traffic.route = Some(route);
-            self.in_flight.insert(request_id, conversation.clone());
+            traffic.route.get_or_insert_with(|| route.clone());
         }
     }
 
     /// Where a lane's next request goes. A lane changes its node only while nothing of it is in flight: what is sent
     /// behind a request has to come behind it. None while that is being waited for, or no link can be made.
-    fn route(&mut self, conversation: &Arc<str>) -> Option<Route> {
+    fn route(&mut self, id: LaneId) -> Option<Route> {
         let router = &self.client.shared.router;
-        let generation = router.generation();
-        let current = self.lanes.get(conversation)?.route.clone();
-        if let Some(route) = current {
-            if route.generation == generation {
-                return Some(route);
+        let generation = self.generation;
+        let traffic = self.lanes.get_mut(&id)?;
+        let destination = Destination::LeaderOf(&traffic.conversation);
+        if let Some(route) = &mut traffic.route {
+            if route.generation != generation {
+                if router.target(destination).address != route.target.address {
+                    return None;
+                }
+                route.generation = generation;
             }
-            let target = router.target(Destination::LeaderOf(conversation));
-            let unchanged = target.address == route.target.address;
-            return unchanged.then_some(Route { generation, ..route });
+            return Some(route.clone());
         }
-        let target = router.target(Destination::LeaderOf(conversation));
+        let target = router.target(destination);
         match self.link_to(&target.address) {
             Ok(link) => Some(Route { link, target, generation }),
             Err(error) => {
                 self.client.shared.router.note_failure(&target, &error);
-                self.pause_for(conversation, &error);
+                self.pause_for(id, &error);
                 None
             }
         }
     }
 
     fn link_to(&mut self, address: &Arc<str>) -> Result<LinkId, Error> {
-        if let Some(link) = self.links.get(address) {
-            return Ok(link.id);
+        if let Some((id, _)) = self.links.iter().find(|(_, link)| link.address == *address) {
+            return Ok(*id);
         }
         let shared = &self.client.shared;
         let channel = shared.channels.shared(address)?;
@@ -430,7 +520,8 @@ impl Driver {
         let (requests, outgoing) = mpsc::channel(self.link_queue_max);
         let open_timeout = shared.options.attempt_timeout;
         tokio::spawn(link::run(id, channel, outgoing, self.events.clone(), open_timeout));
-        self.links.insert(address.clone(), Link { id, requests });
+        let link = Link { address: address.clone(), requests, batch: Vec::new() };
+        self.links.insert(id, link);
         Ok(id)
     }
 }

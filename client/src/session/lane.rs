@@ -2,21 +2,20 @@
 
 use std::collections::VecDeque;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use prost::Message;
+use prost::bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::window::Room;
+use crate::encoded::SessionRequest;
 use crate::{Error, limits, proto, reason};
-
-/// A request's share of the session's window, given back when it is dropped.
-pub(super) struct Room {
-    pub _place: OwnedSemaphorePermit,
-    pub _bytes: OwnedSemaphorePermit,
-}
 
 /// An append without an outcome.
 pub(super) struct Pending {
-    request: proto::AppendRequest,
+    /// The encoded request; nothing if it is refused.
+    append: Bytes,
     deadline: Instant,
     done: oneshot::Sender<Result<proto::AppendResponse, Error>>,
     room: Option<Room>,
@@ -32,14 +31,18 @@ pub(super) struct Pending {
 
 impl Pending {
     pub fn new(
-        request: proto::AppendRequest,
+        request: &proto::AppendRequest,
         deadline: Instant,
         done: oneshot::Sender<Result<proto::AppendResponse, Error>>,
         room: impl Into<Option<Room>>,
     ) -> Self {
-        let refusal = limits::check(&request).err();
+        let refusal = limits::check(request).err();
+        let append = match refusal {
+            None => request.encode_to_vec().into(),
+            Some(_) => Bytes::new(),
+        };
         Pending {
-            request,
+            append,
             deadline,
             done,
             room: room.into(),
@@ -50,11 +53,13 @@ impl Pending {
         }
     }
 
-    pub fn conversation(&self) -> &str {
-        &self.request.conversation
+    /// Takes its share of the window out, to be given back before the caller is told.
+    pub fn take_room(&mut self) -> Option<Room> {
+        self.room.take()
     }
 
-    fn succeed(self, response: proto::AppendResponse) {
+    /// Tells the caller that it is committed.
+    pub fn succeed(self, response: proto::AppendResponse) {
         drop(self.room);
         // The caller may have dropped the handle: then nobody wants to know.
         let _ = self.done.send(Ok(response));
@@ -124,13 +129,10 @@ impl Lane {
     }
 
     /// The next request to send, under this id. [`Lane::mark_sent`] says that it went out.
-    pub fn next_request(&self, request_id: u64) -> Option<proto::SessionRequest> {
+    pub fn next_request(&self, request_id: u64) -> Option<SessionRequest> {
         let pending = self.queue.get(self.sent).filter(|next| next.refusal.is_none())?;
-        Some(proto::SessionRequest {
-            request_id,
-            append: Some(pending.request.clone()),
-            reset_lane: self.reset,
-        })
+        let append = Some(pending.append.clone());
+        Some(SessionRequest { request_id, append, reset_lane: self.reset })
     }
 
     pub fn mark_sent(&mut self, request_id: u64) {
@@ -139,18 +141,12 @@ impl Lane {
         self.reset = false;
     }
 
-    /// Takes the success of a request, which has to be the first in flight: responses keep the lane's order.
-    pub fn succeed(
-        &mut self,
-        request_id: u64,
-        response: proto::AppendResponse,
-    ) -> Result<(), Error> {
+    /// Takes out a request that has succeeded, which has to be the first in flight: responses keep the lane's order.
+    pub fn succeed(&mut self, request_id: u64) -> Result<Pending, Error> {
         self.expect_first(request_id)?;
-        if let Some(first) = self.queue.pop_front() {
-            self.sent -= 1;
-            first.succeed(response);
-        }
-        Ok(())
+        let first = self.queue.pop_front().expect("what is in flight is in the queue");
+        self.sent -= 1;
+        Ok(first)
     }
 
     /// Takes the failure of a request, which has to be the first in flight.

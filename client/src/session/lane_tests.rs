@@ -12,7 +12,7 @@ fn lane_of(count: u64) -> (Lane, Vec<Outcome>) {
             let (done, outcome) = oneshot::channel();
             let request = proto::AppendRequest { sender: n.to_string(), ..Default::default() };
             let deadline = Instant::now() + Duration::from_secs(n + 1);
-            lane.push(Pending::new(request, deadline, done, None));
+            lane.push(Pending::new(&request, deadline, done, None));
             outcome
         })
         .collect();
@@ -24,9 +24,15 @@ fn send_all(lane: &mut Lane, first_id: u64) -> Vec<(String, bool)> {
     let mut sent = Vec::new();
     while let Some(request) = lane.next_request(first_id + sent.len() as u64) {
         lane.mark_sent(request.request_id);
-        sent.push((request.append.unwrap().sender, request.reset_lane));
+        let append = proto::AppendRequest::decode(request.append.unwrap()).unwrap();
+        sent.push((append.sender, request.reset_lane));
     }
     sent
+}
+
+/// Takes the success of a request and tells its caller.
+fn succeed(lane: &mut Lane, request_id: u64) {
+    lane.succeed(request_id).map(|first| first.succeed(proto::AppendResponse::default())).unwrap();
 }
 
 fn failure(retryable: bool, may_have_taken_effect: bool) -> Error {
@@ -46,13 +52,13 @@ fn in_order(resets: &[bool], first: u64) -> Vec<(String, bool)> {
 async fn a_retryable_failure_sends_the_rest_again_in_order_and_opens_the_lane() {
     let (mut lane, mut outcomes) = lane_of(3);
     assert_eq!(send_all(&mut lane, 1), in_order(&[false, false, false], 0));
-    lane.succeed(1, proto::AppendResponse::default()).unwrap();
+    succeed(&mut lane, 1);
     assert!(outcomes.remove(0).await.unwrap().is_ok());
 
     assert!(matches!(lane.fail(2, &failure(true, false)), Ok(Failed::Again)));
     assert_eq!(send_all(&mut lane, 10), in_order(&[true, false], 1));
-    lane.succeed(10, proto::AppendResponse::default()).unwrap();
-    lane.succeed(11, proto::AppendResponse::default()).unwrap();
+    succeed(&mut lane, 10);
+    succeed(&mut lane, 11);
     assert!(lane.is_empty() && !lane.is_in_flight());
 }
 
@@ -86,7 +92,7 @@ async fn an_uncertain_attempt_is_remembered_through_later_certain_ones() {
 fn an_answer_out_of_order_is_a_violation_and_changes_nothing() {
     let (mut lane, _outcomes) = lane_of(2);
     send_all(&mut lane, 1);
-    assert!(lane.succeed(2, proto::AppendResponse::default()).is_err());
+    assert!(lane.succeed(2).is_err());
     assert!(lane.fail(2, &failure(false, false)).is_err());
     assert_eq!(lane.ids_in_flight().collect::<Vec<_>>(), [1, 2]);
 }
@@ -105,7 +111,7 @@ fn oversized() -> (Pending, Outcome) {
     let payload = vec![0; limits::REQUEST_BYTES_MAX].into();
     let messages = vec![proto::NewMessage { payload, ..Default::default() }];
     let request = proto::AppendRequest { messages, ..Default::default() };
-    (Pending::new(request, Instant::now() + Duration::from_secs(9), done, None), outcome)
+    (Pending::new(&request, Instant::now() + Duration::from_secs(9), done, None), outcome)
 }
 
 #[tokio::test]
@@ -116,7 +122,7 @@ async fn what_no_server_takes_stops_its_lane_behind_what_is_before_it() {
     assert_eq!(send_all(&mut lane, 1).len(), 2);
     assert!(!lane.has_unsent() && lane.refusal().is_none());
     for id in [1, 2] {
-        lane.succeed(id, proto::AppendResponse::default()).unwrap();
+        succeed(&mut lane, id);
         assert!(outcomes.remove(0).await.unwrap().is_ok());
     }
     let refusal = lane.refusal().expect("it is the first now");
@@ -133,10 +139,10 @@ async fn an_append_that_was_overtaken_on_its_way_here_waits_as_long_as_those_bef
     let (done, _outcome) = oneshot::channel();
     let (sooner, later) = (Duration::from_millis(1), Duration::from_secs(2));
     let began = Instant::now();
-    lane.push(Pending::new(proto::AppendRequest::default(), began + sooner, done, None));
+    lane.push(Pending::new(&proto::AppendRequest::default(), began + sooner, done, None));
     send_all(&mut lane, 1);
     for id in [1, 2] {
-        lane.succeed(id, proto::AppendResponse::default()).unwrap();
+        succeed(&mut lane, id);
     }
     assert!(lane.expired(began + sooner).is_none());
     assert!(lane.expired(began + later).is_some());

@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use crate::encoded::{self, SessionRequest};
 use crate::error::Effect;
-use crate::{Error, channels, proto};
+use crate::{Error, proto};
+
+/// Answers that are handed to the driver at once, where so many have come.
+const ANSWERS_AT_ONCE_MAX: usize = 256;
 
 /// Tells one link from another to the same node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,8 +22,8 @@ pub(super) struct LinkId(pub u64);
 
 /// What a link tells the driver.
 pub(super) enum Event {
-    /// A request was answered.
-    Answered(LinkId, proto::SessionResponse),
+    /// Requests were answered, in this order.
+    Answered(LinkId, Vec<proto::SessionResponse>),
     /// The stream is no more; nothing comes after this.
     Broken(LinkId, Error),
 }
@@ -28,7 +33,7 @@ pub(super) enum Event {
 pub(super) async fn run(
     id: LinkId,
     channel: Channel,
-    requests: mpsc::Receiver<proto::SessionRequest>,
+    requests: mpsc::Receiver<SessionRequest>,
     events: mpsc::Sender<Event>,
     open_timeout: Duration,
 ) {
@@ -42,11 +47,10 @@ pub(super) async fn run(
 
 async fn open(
     channel: Channel,
-    requests: mpsc::Receiver<proto::SessionRequest>,
+    requests: mpsc::Receiver<SessionRequest>,
     open_timeout: Duration,
 ) -> Result<Streaming<proto::SessionResponse>, Error> {
-    let mut log = channels::message_log(channel);
-    let opened = log.append_session(ReceiverStream::new(requests));
+    let opened = encoded::append_session(channel, ReceiverStream::new(requests));
     match timeout(open_timeout, opened).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(lost(&status)),
@@ -56,20 +60,27 @@ async fn open(
 
 async fn carry(
     id: LinkId,
-    mut answers: Streaming<proto::SessionResponse>,
+    answers: Streaming<proto::SessionResponse>,
     events: &mpsc::Sender<Event>,
 ) -> Error {
-    loop {
-        match answers.message().await {
-            Ok(Some(answer)) => {
-                if events.send(Event::Answered(id, answer)).await.is_err() {
-                    return Error::stream_ended(Effect::Possible);
-                }
+    let mut chunks = answers.ready_chunks(ANSWERS_AT_ONCE_MAX);
+    while let Some(chunk) = chunks.next().await {
+        let mut answered = Vec::with_capacity(chunk.len());
+        let mut error = None;
+        for answer in chunk {
+            match answer {
+                Ok(answer) => answered.push(answer),
+                Err(status) => error = Some(lost(&status)),
             }
-            Ok(None) => return Error::stream_ended(Effect::Possible),
-            Err(status) => return lost(&status),
+        }
+        if events.send(Event::Answered(id, answered)).await.is_err() {
+            return Error::stream_ended(Effect::Possible);
+        }
+        if let Some(error) = error {
+            return error;
         }
     }
+    Error::stream_ended(Effect::Possible)
 }
 
 /// Why a stream as a whole broke. What was on it may have arrived, unless there never was a connection.

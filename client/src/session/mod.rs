@@ -6,6 +6,7 @@
 mod driver;
 mod lane;
 mod link;
+mod window;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,17 +14,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Code;
 
 use self::driver::{Command, Driver};
-use self::lane::{Pending, Room};
+use self::lane::Pending;
+use self::window::Window;
 use crate::message::now_us;
 use crate::{Append, Client, Error, proto, reason};
 
 /// Appends that servers let one session have in flight.
-const SERVER_IN_FLIGHT_MAX: usize = 4_096;
+const SERVER_IN_FLIGHT_MAX: u32 = 4_096;
 
 /// Bounds of a session.
 #[derive(Clone, Debug)]
@@ -57,8 +59,7 @@ impl Default for SessionOptions {
 #[derive(Clone)]
 pub struct Session {
     commands: mpsc::Sender<Command>,
-    places: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    window: Arc<Window>,
     options: SessionOptions,
 }
 
@@ -69,7 +70,8 @@ impl Client {
     ///
     /// `BAD_OPTION` if an option is out of its range.
     pub fn session(&self, options: SessionOptions) -> Result<Session, Error> {
-        if !(1..=SERVER_IN_FLIGHT_MAX).contains(&options.in_flight_max) {
+        let in_flight_max = u32::try_from(options.in_flight_max).unwrap_or(u32::MAX);
+        if !(1..=SERVER_IN_FLIGHT_MAX).contains(&in_flight_max) {
             let message = format!("in_flight_max is not within 1 to {SERVER_IN_FLIGHT_MAX}");
             return Err(Error::local(Code::InvalidArgument, reason::BAD_OPTION, message));
         }
@@ -80,12 +82,8 @@ impl Client {
         // Room for every append that has a place; resumes wait for theirs.
         let (commands, receiver) = mpsc::channel(options.in_flight_max);
         tokio::spawn(Driver::new(self.clone(), options.in_flight_max).run(receiver));
-        Ok(Session {
-            commands,
-            places: Arc::new(Semaphore::new(options.in_flight_max)),
-            bytes: Arc::new(Semaphore::new(options.in_flight_bytes_max as usize)),
-            options,
-        })
+        let window = Window::new(in_flight_max, options.in_flight_bytes_max);
+        Ok(Session { commands, window, options })
     }
 }
 
@@ -99,18 +97,13 @@ impl Session {
     /// Cancel safe: dropped before it returns, nothing was handed in. Dropping the handle withdraws nothing.
     pub async fn append(&self, append: Append) -> AppendHandle {
         let request = append.seal(now_us());
-        let payload: usize = request.messages.iter().map(|message| message.payload.len()).sum();
-        let capacity = self.options.in_flight_bytes_max;
-        let bytes = u32::try_from(payload).unwrap_or(u32::MAX).clamp(1, capacity);
-        let room = Room {
-            _place: acquire(&self.places, 1).await,
-            _bytes: acquire(&self.bytes, bytes).await,
-        };
+        let payload_bytes = request.messages.iter().map(|message| message.payload.len()).sum();
+        let room = self.window.take(payload_bytes).await;
         let (done, outcome) = oneshot::channel();
         let deadline = Instant::now() + self.options.append_timeout;
-        let pending = Pending::new(request, deadline, done, room);
+        let pending = Pending::new(&request, deadline, done, room);
         // The driver ends only after every session has; should it have failed, the handle says so.
-        let _ = self.commands.send(Command::Append(pending)).await;
+        let _ = self.commands.send(Command::Append(request.conversation, pending)).await;
         AppendHandle { outcome }
     }
 
@@ -122,19 +115,13 @@ impl Session {
 
     /// Waits until everything handed in so far has its outcome. Cancel safe.
     pub async fn flush(&self) {
-        let all = u32::try_from(self.options.in_flight_max).unwrap_or(u32::MAX);
-        drop(acquire(&self.places, all).await);
+        self.window.emptied().await;
     }
 
     /// How many appends have no outcome.
     pub fn in_flight(&self) -> usize {
-        self.options.in_flight_max.saturating_sub(self.places.available_permits())
+        self.window.taken()
     }
-}
-
-async fn acquire(semaphore: &Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
-    let acquired = semaphore.clone().acquire_many_owned(permits).await;
-    acquired.expect("the semaphores of a session are never closed")
 }
 
 /// The outcome of an append on a session, once it is there.

@@ -1,29 +1,33 @@
 //! AppendSession: pipelined appends of many senders to many conversations over one stream.
 //!
-//! One task drives a session. It reads requests while there is room for more in flight, sends each lane's in order to
-//! the node that leads, and answers in order. Nothing outlives the stream: order rests on `lanes` here and on the
+//! A session runs where its responses are asked for: it takes what has landed and reads requests while there is room
+//! for more in flight, sends each lane's in order to the node that leads, and answers in order. What comes at once is
+//! worked on at once, so that answers share frames. Nothing outlives the stream: order rests on `lanes` here and on the
 //! predecessor that each pipelined append carries through the log.
 
+mod flights;
 mod lanes;
+#[cfg(test)]
+mod tests;
 mod upstream;
+mod ways;
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::Stream;
 use quorate_client::proto::session_response::Result as Answered;
-use quorate_client::proto::{AppendRequest, AppendResponse, SessionRequest, SessionResponse};
-use tokio::sync::mpsc;
+use quorate_client::proto::{AppendRequest, SessionRequest, SessionResponse};
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
-use tracing::Instrument;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Status, Streaming};
+use tracing::Span;
 
-use self::lanes::{Answer, Departure, Destination, Lanes};
-use self::upstream::Upstream;
+use self::flights::Flights;
+use self::lanes::{Answer, LaneId, Lanes};
+use self::ways::Ways;
 use super::api::Responses;
 use super::authorize::{Operation, Resource};
 use super::call::Call;
@@ -31,9 +35,12 @@ use super::errors::CallError;
 use super::malformed::stream_failure;
 use super::observer::{OpenStream, SessionDepth};
 use super::validate::{Problem, Violation};
-use super::{Api, append, forward, validate};
-use crate::consensus::{Group, Room};
-use crate::types::{AttemptId, ConversationName, GroupId, NodeId, limits};
+use super::{Api, append, validate};
+use crate::consensus::Room;
+use crate::types::{AttemptId, limits};
+
+/// Requests that are read, and flights that land, before what they lead to is done.
+const AT_ONCE_MAX: usize = 256;
 
 /// Opens a session.
 ///
@@ -46,100 +53,136 @@ pub async fn open(
     requests: Streaming<SessionRequest>,
 ) -> Result<Responses<SessionResponse>, CallError> {
     call.authorize(api.authorizer.as_ref(), Resource::Conversations)?;
-    let (responses, stream) = mpsc::channel(limits::SESSION_RESPONSE_QUEUE_MAX);
     let first_attempt = AttemptId((u128::from_be_bytes((api.random)()) >> 64) as u64);
     let session = Session {
-        api: api.clone(),
-        call: call.clone(),
-        lanes: Lanes::new(first_attempt),
-        in_flight: FuturesUnordered::new(),
-        upstreams: HashMap::new(),
-        upstreams_opened: 0,
+        stopping: Box::pin(api.stopping.clone().cancelled_owned()),
+        requests: Some(requests),
+        ends_with: None,
         last_request_id: 0,
+        lanes: Lanes::new(first_attempt),
+        moved: Vec::new(),
+        ways: Ways::new(&api.replicas),
+        flights: Flights::new(call.timeout),
+        answers: VecDeque::new(),
         room: None,
-        responses,
         depth: SessionDepth::new(api.observer.clone()),
         _open: OpenStream::new(api.observer.clone(), Operation::AppendSession),
+        api: api.clone(),
+        call: call.clone(),
     };
-    tokio::spawn(session.run(requests).instrument(call.span()));
-    Ok(Box::pin(ReceiverStream::new(stream)))
+    Ok(Box::pin(Spanned { span: call.span(), session }))
 }
 
-/// An append in flight. Futures are polled in the order they were pushed in, so that appends of one lane reach the
-/// group's queue in order; should they not, their predecessors tell.
-type InFlight = Pin<Box<dyn Future<Output = Arrival> + Send>>;
-
-/// Where a lane's appends go, and how.
-struct Way {
-    group: GroupId,
-    destination: Destination,
-    /// The replica here, if it leads.
-    local: Option<Arc<Group>>,
+/// A session in the span of its call.
+struct Spanned {
+    span: Span,
+    session: Session,
 }
 
-struct Arrival {
-    conversation: String,
-    attempt: AttemptId,
-    result: Result<AppendResponse, CallError>,
+impl Stream for Spanned {
+    type Item = Result<SessionResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Spanned { span, session } = self.get_mut();
+        span.in_scope(|| session.poll_response(cx))
+    }
 }
 
 struct Session {
     api: Api,
     call: Call,
-    lanes: Lanes,
-    in_flight: FuturesUnordered<InFlight>,
-    upstreams: HashMap<NodeId, (u64, Upstream)>,
-    upstreams_opened: u64,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Until they end.
+    requests: Option<Streaming<SessionRequest>>,
+    /// The error behind the last answer, if the session does not just end.
+    ends_with: Option<CallError>,
     last_request_id: u64,
+    lanes: Lanes,
+    /// Lanes in which something has changed this turn.
+    moved: Vec<LaneId>,
+    ways: Ways,
+    flights: Flights,
+    /// Answers that can be given. No more than one turn leads to: they are given before the next.
+    answers: VecDeque<Answer>,
     /// Memory for what the lanes hold.
     room: Option<Room>,
-    responses: mpsc::Sender<Result<SessionResponse, Status>>,
     depth: SessionDepth,
     _open: OpenStream,
 }
 
-/// The caller does not listen any more.
-struct CallerGone;
-
 impl Session {
-    async fn run(mut self, mut requests: Streaming<SessionRequest>) {
-        let stopping = self.api.stopping.clone();
-        let responses = self.responses.clone();
-        let mut reading = true;
-        let mut ends_with = None;
-        while reading || self.lanes.requests() > 0 {
-            let room = self.has_room();
-            let step = tokio::select! {
-                biased;
-                () = responses.closed() => return,
-                Some(arrival) = self.in_flight.next() => self.arrive(arrival).await,
-                () = stopping.cancelled(), if reading => {
-                    (reading, ends_with) = (false, Some(CallError::shutting_down()));
-                    Ok(())
-                }
-                request = requests.next(), if reading && room => {
-                    match self.read(request) {
-                        Ok(Some(request)) => self.accept(request).await,
-                        Ok(None) => {
-                            reading = false;
-                            Ok(())
-                        }
-                        Err(error) => {
-                            (reading, ends_with) = (false, Some(error));
-                            Ok(())
-                        }
-                    }
-                }
-            };
-            if step.is_err() {
-                return;
+    /// The next response; none at the end. A caller who takes none holds everything up, but for what is under way.
+    fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<SessionResponse, Status>>> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Poll::Ready(Some(Ok(response(answer))));
             }
-            self.depth.set(self.lanes.requests());
+            if self.requests.is_none() && self.lanes.requests() == 0 {
+                return Poll::Ready(self.ends_with.take().map(|error| Err(error.into())));
+            }
+            if !self.turn(cx) {
+                return Poll::Pending;
+            }
         }
-        if let Some(error) = ends_with {
-            // If the caller is gone nobody needs to know.
-            let _ = self.responses.send(Err(error.into())).await;
+    }
+
+    /// Takes what has landed and what has been asked, and does what that leads to. False if there was nothing.
+    fn turn(&mut self, cx: &mut Context<'_>) -> bool {
+        let landed = self.take_landed(cx);
+        let read = self.read(cx);
+        let now = Instant::now();
+        let mut moved = std::mem::take(&mut self.moved);
+        moved.dedup();
+        moved.drain(..).for_each(|lane| self.advance(lane, now));
+        self.moved = moved;
+        if let Some(room) = &mut self.room {
+            room.shrink_to(self.lanes.bytes());
         }
+        self.depth.set(self.lanes.requests());
+        landed || read
+    }
+
+    fn take_landed(&mut self, cx: &mut Context<'_>) -> bool {
+        for count in 0..AT_ONCE_MAX {
+            let Poll::Ready((slot, result)) = self.flights.poll_landed(cx, &self.api) else {
+                return count > 0;
+            };
+            self.lanes.arrive(slot, result);
+            self.moved.push(slot.lane);
+        }
+        true
+    }
+
+    /// Reads requests, as far as there is room for more in flight.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.requests.is_some() && self.stopping.as_mut().poll(cx).is_ready() {
+            self.end_reading(Some(CallError::shutting_down()));
+            return true;
+        }
+        for count in 0..AT_ONCE_MAX {
+            if !self.has_room() {
+                return count > 0;
+            }
+            let Some(requests) = &mut self.requests else { return count > 0 };
+            match Pin::new(requests).poll_next(cx) {
+                Poll::Pending => return count > 0,
+                Poll::Ready(None) => self.end_reading(None),
+                Poll::Ready(Some(Err(status))) => self.end_reading(stream_failure(&status)),
+                Poll::Ready(Some(Ok(request))) => match self.take_number(&request) {
+                    Ok(()) => self.accept(request),
+                    Err(error) => self.end_reading(Some(error)),
+                },
+            }
+        }
+        true
+    }
+
+    fn end_reading(&mut self, ends_with: Option<CallError>) {
+        self.requests = None;
+        self.ends_with = ends_with;
     }
 
     /// Past these bounds the stream is not read: the caller's sending then waits.
@@ -148,16 +191,8 @@ impl Session {
             && self.lanes.bytes() < limits::SESSION_IN_FLIGHT_BYTES_MAX
     }
 
-    /// What was read: a request, or nothing at the end of the stream.
-    fn read(
-        &mut self,
-        read: Option<Result<SessionRequest, Status>>,
-    ) -> Result<Option<SessionRequest>, CallError> {
-        let request = match read {
-            None => return Ok(None),
-            Some(Ok(request)) => request,
-            Some(Err(status)) => return stream_failure(&status).map_or(Ok(None), Err),
-        };
+    /// Whether a request can be told from the others, and its lane be kept.
+    fn take_number(&mut self, request: &SessionRequest) -> Result<(), CallError> {
         if request.request_id <= self.last_request_id {
             let problem = Problem::Invalid("greater than that of the request before");
             return Err(Violation::of("request_id", problem).into());
@@ -167,27 +202,26 @@ impl Session {
             return Err(CallError::overloaded(message, limits::SESSION_LANES_MAX));
         }
         self.last_request_id = request.request_id;
-        Ok(Some(request))
+        Ok(())
     }
 
-    async fn accept(&mut self, request: SessionRequest) -> Result<(), CallerGone> {
+    fn accept(&mut self, request: SessionRequest) {
         let SessionRequest { request_id, append, reset_lane } = request;
         let mut append = append.unwrap_or_default();
-        let conversation = match validate::conversation(&append.conversation) {
-            Ok(name) => name.0,
+        if let Err(violation) = validate::conversation_name(&append.conversation) {
             // There is no lane without a name.
-            Err(violation) => return self.answer((request_id, Err(violation.into()))).await,
-        };
-        let checked = self
-            .call
-            .authorize(self.api.authorizer.as_ref(), Resource::Conversation(&conversation))
-            .and_then(|()| Ok(validate::append(&mut append)?))
-            .and_then(|()| self.take_room(&append));
-        self.lanes.accept(&conversation, request_id, reset_lane, checked.map(|()| append));
-        self.advance(conversation).await
+            return self.answers.push_back((request_id, Err(violation.into())));
+        }
+        let lane = self.lanes.of(&append.conversation);
+        let checked = self.check(&mut append).map(|()| append);
+        self.lanes.accept(lane, request_id, reset_lane, checked);
+        self.moved.push(lane);
     }
 
-    fn take_room(&mut self, append: &AppendRequest) -> Result<(), CallError> {
+    fn check(&mut self, append: &mut AppendRequest) -> Result<(), CallError> {
+        let conversation = Resource::Conversation(&append.conversation);
+        self.call.authorize(self.api.authorizer.as_ref(), conversation)?;
+        validate::append(append)?;
         let taken = append::room(self.api.replicas.admission(), append)?;
         match &mut self.room {
             Some(room) => room.merge(taken),
@@ -196,103 +230,31 @@ impl Session {
         Ok(())
     }
 
-    async fn arrive(&mut self, arrival: Arrival) -> Result<(), CallerGone> {
-        self.lanes.arrive(&arrival.conversation, arrival.attempt, arrival.result);
-        self.advance(arrival.conversation).await
-    }
-
     /// Sends and answers whatever a lane now can.
-    async fn advance(&mut self, conversation: String) -> Result<(), CallerGone> {
-        let name = ConversationName(conversation);
-        while self.lanes.has_waiting(name.as_str()) {
-            match self.way(&name) {
+    fn advance(&mut self, lane: LaneId, now: Instant) {
+        let Session { api, call, lanes, ways, flights, answers, .. } = self;
+        if let Some(conversation) = lanes.waiting(lane) {
+            match ways.find(api, call, flights, conversation) {
                 Ok(way) => {
-                    let Some(departure) = self.lanes.depart(name.as_str(), way.destination) else {
-                        break;
-                    };
-                    self.send(&name, departure, way);
+                    while let Some(departure) = lanes.depart(lane, way.destination()) {
+                        flights.begin(api, &way, departure, now);
+                    }
                 }
-                Err(error) => self.lanes.fail_waiting(name.as_str(), error),
+                Err(error) => {
+                    while lanes.waiting(lane).is_some() {
+                        lanes.fail_waiting(lane, error.clone());
+                    }
+                }
             }
         }
-        let answers = self.lanes.answers(name.as_str());
-        if let Some(room) = &mut self.room {
-            room.shrink_to(self.lanes.bytes());
-        }
-        for answer in answers {
-            self.answer(answer).await?;
-        }
-        Ok(())
+        lanes.answers(lane, answers);
     }
+}
 
-    /// Where a conversation's appends go now.
-    fn way(&mut self, name: &ConversationName) -> Result<Way, CallError> {
-        let route = self.api.route(name)?;
-        if let Some(local) = route.local.clone().filter(|local| local.is_leader()) {
-            let (group, destination) = (route.group, Destination::Here);
-            return Ok(Way { group, destination, local: Some(local) });
-        }
-        let node = self.api.leader(&route).ok_or_else(|| CallError::not_leader(None))?;
-        let destination = Destination::There { node, stream: self.upstream(node)? };
-        Ok(Way { group: route.group, destination, local: None })
-    }
-
-    /// The stream to a node: the one there is, or a new one.
-    fn upstream(&mut self, node: NodeId) -> Result<u64, CallError> {
-        if let Some((stream, upstream)) = self.upstreams.get(&node)
-            && upstream.is_open()
-        {
-            return Ok(*stream);
-        }
-        let not_leader = CallError::not_leader(Some(node));
-        let client = forward::client(&self.api, &self.call, node, not_leader)?;
-        self.upstreams_opened += 1;
-        let stream = self.upstreams_opened;
-        let upstream = Upstream::open(node, client, |requests| {
-            forward::request(&self.api, &self.call, None, requests)
-        });
-        self.upstreams.insert(node, (stream, upstream));
-        Ok(stream)
-    }
-
-    fn send(&mut self, name: &ConversationName, departure: Departure, way: Way) {
-        let Departure { append, place, opens } = departure;
-        let began = Instant::now();
-        let attempt = place.attempt;
-        let (messages, deadline) = (append.messages.len(), began + self.call.timeout);
-        let (api, conversation) = (self.api.clone(), name.0.clone());
-        let result: Pin<Box<dyn Future<Output = _> + Send>> = match (way.local, way.destination) {
-            (Some(group), _) => {
-                let api = api.clone();
-                Box::pin(async move {
-                    append::propose(&api, &group, append, Some(place), deadline).await
-                })
-            }
-            (None, Destination::There { node, .. }) => match self.upstreams.get_mut(&node) {
-                Some((_, upstream)) => Box::pin(upstream.append(append, opens, deadline)),
-                None => Box::pin(async { Err(CallError::not_leader(None)) }),
-            },
-            (None, Destination::Here) => Box::pin(async { Err(CallError::not_leader(None)) }),
-        };
-        self.in_flight.push(Box::pin(async move {
-            let result = result.await;
-            if let Destination::There { node, .. } = way.destination {
-                api.elsewhere.learn_of(node, &result);
-                api.elsewhere.learn_of_replica(way.group, node, &result);
-                api.elsewhere.learn_leader(way.group, &result);
-            }
-            let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
-            api.observer.appended(messages, code, began.elapsed());
-            Arrival { conversation, attempt, result }
-        }));
-    }
-
-    async fn answer(&mut self, (request_id, result): Answer) -> Result<(), CallerGone> {
-        let result = match result {
-            Ok(appended) => Answered::Appended(appended),
-            Err(error) => Answered::Failed(error.into()),
-        };
-        let response = SessionResponse { request_id, result: Some(result) };
-        self.responses.send(Ok(response)).await.map_err(|_| CallerGone)
-    }
+fn response((request_id, result): Answer) -> SessionResponse {
+    let result = match result {
+        Ok(appended) => Answered::Appended(appended),
+        Err(error) => Answered::Failed(error.into()),
+    };
+    SessionResponse { request_id, result: Some(result) }
 }

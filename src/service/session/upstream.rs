@@ -1,98 +1,82 @@
-//! A session's stream to another node, which leads some of its lanes: requests go out in the order given, and each
-//! waits for its own response.
+//! A session's stream to another node, which leads some of its lanes: requests go out in the order given. Answers are
+//! taken whether the session's own caller takes its or not: other calls share the connection.
 
-use std::collections::HashMap;
-use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-
+use futures::StreamExt;
 use quorate_client::proto::session_response::Result as Answered;
 use quorate_client::proto::{AppendRequest, AppendResponse, SessionRequest, SessionResponse};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Request;
+use tonic::{Request, Status};
 
 use crate::service::PeerLog;
 use crate::service::errors::{CallError, Effect};
 use crate::types::{NodeId, limits};
 
-type Response = Result<AppendResponse, CallError>;
+/// Answers that are handed to the session at once, where so many have come.
+const ANSWERS_AT_ONCE_MAX: usize = 256;
+
+/// What comes of an append.
+pub type Response = Result<AppendResponse, CallError>;
+
+/// What a stream tells its session.
+pub enum Event {
+    /// Requests were answered, by their ids.
+    Answered(Vec<(u64, Response)>),
+    /// The stream is no more, and everything unanswered on it fails. Where no connection was made nothing of it can have
+    /// taken effect.
+    Ended {
+        /// Which stream.
+        stream: u64,
+        /// Why.
+        error: CallError,
+    },
+}
 
 /// One stream to one node. Dropping it ends the stream.
 pub struct Upstream {
+    /// Tells it from the others of its session.
+    pub stream: u64,
     node: NodeId,
-    next_request_id: u64,
     requests: mpsc::Sender<SessionRequest>,
-    unanswered: Arc<Mutex<Unanswered>>,
     task: AbortHandle,
-}
-
-struct Unanswered {
-    open: bool,
-    waiting: HashMap<u64, oneshot::Sender<Response>>,
-}
-
-impl Unanswered {
-    fn with<T>(this: &Mutex<Unanswered>, change: impl FnOnce(&mut Unanswered) -> T) -> T {
-        change(&mut this.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 impl Upstream {
     /// Opens a stream. `prepare` makes the request with its metadata.
     pub fn open(
+        stream: u64,
         node: NodeId,
         client: PeerLog,
+        events: mpsc::Sender<Event>,
         prepare: impl FnOnce(ReceiverStream<SessionRequest>) -> Request<ReceiverStream<SessionRequest>>,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(limits::SESSION_IN_FLIGHT_MAX);
-        let unanswered = Unanswered { open: true, waiting: HashMap::new() };
-        let unanswered = Arc::new(Mutex::new(unanswered));
         let request = prepare(ReceiverStream::new(receiver));
-        let task = tokio::spawn(run(node, client, request, unanswered.clone())).abort_handle();
-        Upstream { node, next_request_id: 1, requests, unanswered, task }
+        let run = async move {
+            let error = carry(node, client, request, &events).await;
+            tracing::debug!(%node, %error, "a session's stream to another node ended");
+            // The session may be over.
+            let _ = events.send(Event::Ended { stream, error }).await;
+        };
+        Upstream { stream, node, requests, task: tokio::spawn(run).abort_handle() }
     }
 
-    /// Whether the stream still runs. Once it does not it never will again.
-    pub fn is_open(&self) -> bool {
-        Unanswered::with(&self.unanswered, |unanswered| unanswered.open)
-    }
-
-    /// Sends an append, now, and returns what waits for its response.
-    pub fn append(
-        &mut self,
+    /// Sends an append, now, under an id that is greater than all before.
+    ///
+    /// # Errors
+    /// PEER_UNREACHABLE without effect: the stream has ended.
+    pub fn send(
+        &self,
+        request_id: u64,
         append: AppendRequest,
         reset_lane: bool,
-        deadline: Instant,
-    ) -> impl Future<Output = Response> + Send + 'static {
-        let request_id = self.next_request_id;
-        self.next_request_id += 1;
-        let (sender, response) = oneshot::channel();
-        // A stream that has ended drops the sender, and so fails the append below.
-        Unanswered::with(&self.unanswered, |unanswered| {
-            if unanswered.open {
-                unanswered.waiting.insert(request_id, sender);
-            }
-        });
+    ) -> Result<(), CallError> {
         let request = SessionRequest { request_id, append: Some(append), reset_lane };
-        let sent = self.requests.try_send(request).is_ok();
-        let node = self.node;
-        async move {
-            if !sent {
-                let message = format!("the stream to node {node} has ended");
-                return Err(CallError::unreachable(node, message, Effect::None));
-            }
-            match timeout_at(deadline, response).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(_)) => Err(CallError::outcome_unknown(format!(
-                    "the stream to node {node} ended before its answer"
-                ))),
-                Err(_) => Err(CallError::outcome_unknown(format!(
-                    "node {node} did not answer before the deadline"
-                ))),
-            }
-        }
+        self.requests.try_send(request).map_err(|_| {
+            let message = format!("the stream to node {} has ended", self.node);
+            CallError::unreachable(self.node, message, Effect::None)
+        })
     }
 }
 
@@ -102,53 +86,50 @@ impl Drop for Upstream {
     }
 }
 
-/// Hands out responses until the stream ends; then everything unanswered fails. Where no connection was made nothing
-/// of it can have taken effect.
-async fn run(
+/// Hands on responses until the stream ends, and says why it did.
+async fn carry(
     node: NodeId,
     mut client: PeerLog,
     request: Request<ReceiverStream<SessionRequest>>,
-    unanswered: Arc<Mutex<Unanswered>>,
-) {
+    events: &mpsc::Sender<Event>,
+) -> CallError {
     let ended = |why: &str| {
         CallError::outcome_unknown(format!(
             "the stream to node {node} ended before its answer: {why}"
         ))
     };
-    let error = match client.append_session(request).await {
-        Ok(responses) => {
-            let mut responses = responses.into_inner();
-            loop {
-                match responses.message().await {
-                    Ok(Some(response)) => hand_out(&unanswered, response),
-                    Ok(None) => break ended("the node ended it"),
-                    Err(status) => break ended(status.message()),
-                }
-            }
-        }
-        Err(status) => CallError::from_peer(node, &status, Effect::Possible),
+    let responses = match client.append_session(request).await {
+        Ok(responses) => responses.into_inner(),
+        Err(status) => return CallError::from_peer(node, &status, Effect::Possible),
     };
-    tracing::debug!(%node, %error, "a session's stream to another node ended");
-    let waiting = Unanswered::with(&unanswered, |unanswered| {
-        unanswered.open = false;
-        std::mem::take(&mut unanswered.waiting)
-    });
-    for waiting in waiting.into_values() {
-        // Nobody waits any more if the deadline has passed.
-        let _ = waiting.send(Err(error.clone()));
+    let mut chunks = responses.ready_chunks(ANSWERS_AT_ONCE_MAX);
+    while let Some(chunk) = chunks.next().await {
+        let (answers, failure) = answers(chunk);
+        if !answers.is_empty() && events.send(Event::Answered(answers)).await.is_err() {
+            return ended("the session is over");
+        }
+        if let Some(status) = failure {
+            return ended(status.message());
+        }
     }
+    ended("the node ended it")
 }
 
-fn hand_out(unanswered: &Mutex<Unanswered>, response: SessionResponse) {
-    let waiting =
-        Unanswered::with(unanswered, |unanswered| unanswered.waiting.remove(&response.request_id));
-    let result = match response.result {
+fn answers(chunk: Vec<Result<SessionResponse, Status>>) -> (Vec<(u64, Response)>, Option<Status>) {
+    let mut answers = Vec::with_capacity(chunk.len());
+    for response in chunk {
+        match response {
+            Ok(response) => answers.push((response.request_id, answer(response))),
+            Err(status) => return (answers, Some(status)),
+        }
+    }
+    (answers, None)
+}
+
+fn answer(response: SessionResponse) -> Response {
+    match response.result {
         Some(Answered::Appended(appended)) => Ok(appended),
         Some(Answered::Failed(failure)) => Err(CallError::from(failure)),
         None => Err(CallError::outcome_unknown("a response without a result")),
-    };
-    if let Some(waiting) = waiting {
-        // Nobody waits any more if the deadline has passed.
-        let _ = waiting.send(result);
     }
 }

@@ -115,7 +115,7 @@ fn metadata(body: &[u8]) {
     }
     let call = Call::new(Operation::Append, &metadata);
     assert!(call.timeout <= TIMEOUT_MAX);
-    assert!((1..=128).contains(&call.request_id.len()));
+    assert!((1..=128).contains(&call.request_id().len()));
 }
 
 fn token(body: &[u8]) {

@@ -1,0 +1,303 @@
+//! Sessions at a node that leads, and at one that hands on to another: time is simulated.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use prost::Message;
+use quorate_client::dial::{Dial, Duplex};
+use quorate_client::proto::{AppendResponse, NewMessage};
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::Codec;
+use tonic::codegen::http;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::{Request, Response as Reply};
+use tonic_prost::ProstCodec;
+
+use super::*;
+use crate::consensus::solitary::{Disks, NODE, Process};
+use crate::log::Topology;
+use crate::service::codec::CountedCodec;
+use crate::service::fixture::{self, GROUP};
+use crate::service::{PeerLog, Peers};
+use crate::transport::{self, HandedOn, Introduction};
+use crate::types::{ClusterId, HashRange, Incarnation, NodeId, PlacementHash, ReplicaId};
+
+const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
+/// Of simulated time: whatever has to happen has happened by then.
+const LONG: Duration = Duration::from_secs(120);
+/// The node that leads where this one does not.
+const OTHER: NodeId = NodeId(7);
+
+fn request(request_id: u64, conversation: &str, reset_lane: bool) -> SessionRequest {
+    let message = NewMessage {
+        client_msg_id: request_id.to_string(),
+        // As the clock has it that judges it, which stands still.
+        issued_at_us: 5_000_000,
+        ..NewMessage::default()
+    };
+    let append = AppendRequest {
+        conversation: conversation.to_owned(),
+        sender: "alice".to_owned(),
+        messages: vec![message],
+        expected_tail: None,
+    };
+    SessionRequest { request_id, append: Some(append), reset_lane }
+}
+
+/// A caller of a session.
+struct Caller {
+    requests: mpsc::Sender<Result<Bytes, Infallible>>,
+    responses: Responses<SessionResponse>,
+}
+
+impl Caller {
+    async fn open(api: &Api) -> Self {
+        let (requests, receiver) = mpsc::channel(1);
+        let body = Body::from_stream(ReceiverStream::new(receiver));
+        let decoder = CountedCodec::<SessionRequest, SessionRequest>::default().decoder();
+        let stream = Streaming::new_request(decoder, body, None, None);
+        let call = Call::new(Operation::AppendSession, &MetadataMap::new());
+        let responses = open(api, &call, stream).await.unwrap();
+        Caller { requests, responses }
+    }
+
+    /// Sends requests in one piece.
+    async fn send(&self, requests: impl IntoIterator<Item = SessionRequest>) {
+        let mut piece = Vec::new();
+        for request in requests {
+            let length = u32::try_from(request.encoded_len()).unwrap();
+            piece.push(0);
+            piece.extend(length.to_be_bytes());
+            request.encode(&mut piece).unwrap();
+        }
+        self.requests.send(Ok(piece.into())).await.unwrap();
+    }
+
+    /// The next answer: its request, and the first seq or the reason of the failure.
+    async fn answer(&mut self) -> (u64, Result<u64, String>) {
+        let response = timeout(LONG, self.responses.next()).await.expect("it is answered in time");
+        told(response.unwrap().unwrap())
+    }
+}
+
+fn told(response: SessionResponse) -> (u64, Result<u64, String>) {
+    match response.result.unwrap() {
+        Answered::Appended(appended) => (response.request_id, Ok(appended.first_seq)),
+        Answered::Failed(failed) => (response.request_id, Err(failed.reason)),
+    }
+}
+
+/// Other nodes, of which there are none, or one over connections of the test.
+struct Others(Option<Arc<transport::Peers>>);
+
+impl Peers for Others {
+    fn message_log(&self, node: NodeId, what: HandedOn) -> Option<PeerLog> {
+        Some(PeerLog::new(self.0.as_ref()?.introduced(node, what).ok()?))
+    }
+}
+
+/// A node that leads all conversations.
+async fn leading() -> (Api, Process) {
+    let process = Disks::default().start().await;
+    let api = fixture::api(&process, NODE, Arc::new(Others(None)));
+    let own = ReplicaId { node: NODE, incarnation: Incarnation(1) };
+    process.leading(GROUP, own, ALL).await;
+    (api, process)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_at_once_is_answered_at_once_and_each_conversation_in_order() {
+    let (api, process) = leading().await;
+    let mut caller = Caller::open(&api).await;
+    let name = |number: u64| format!("room-{}", number % 3);
+    caller.send((1..=30).map(|number| request(number, &name(number), false))).await;
+    let mut answers = vec![caller.answer().await];
+    while let Some(response) = caller.responses.next().now_or_never() {
+        answers.push(told(response.unwrap().unwrap()));
+    }
+    assert_eq!(answers.len(), 30, "they are one entry of the group");
+    for room in 0..3 {
+        let of_room = answers.iter().filter(|(number, _)| number % 3 == room);
+        let seqs: Vec<_> = of_room.map(|(_, seq)| seq.clone().unwrap()).collect();
+        assert_eq!(seqs, (1..=10).collect::<Vec<_>>());
+    }
+    // A caller who has no more to say is told the rest, and then the end.
+    caller.send([request(31, "room-0", false)]).await;
+    let Caller { requests, responses } = caller;
+    drop(requests);
+    let rest: Vec<_> = responses.map(|response| told(response.unwrap())).collect().await;
+    assert_eq!(rest, [(31, Ok(11))]);
+    process.replicas.get(GROUP).unwrap().stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_behind_its_answers_when_the_node_is_about_to_stop() {
+    let (api, process) = leading().await;
+    let mut caller = Caller::open(&api).await;
+    caller.send([request(1, "a", false)]).await;
+    assert_eq!(caller.answer().await, (1, Ok(1)));
+    assert!(caller.responses.next().now_or_never().is_none());
+    api.stopping.cancel();
+    let last = timeout(LONG, caller.responses.next()).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(CallError::from_status(&last).unwrap(), CallError::shutting_down());
+    assert!(caller.responses.next().await.is_none());
+    process.replicas.get(GROUP).unwrap().stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_that_was_found_is_not_gone_once_it_leads_nowhere() {
+    let (api, process) = leading().await;
+    let mut caller = Caller::open(&api).await;
+    caller.send([request(1, "a", false)]).await;
+    assert_eq!(caller.answer().await, (1, Ok(1)));
+
+    let known = api.replicas.topology().borrow().clone().unwrap();
+    let mut topology = Topology { version: known.version + 1, ..Topology::clone(&known) };
+    topology.groups[0].active = false;
+    api.replicas.learn_topology(topology.clone());
+    caller.send([request(2, "a", false)]).await;
+    assert_eq!(caller.answer().await, (2, Err("NOT_INITIALIZED".to_owned())));
+
+    topology.version += 1;
+    topology.groups[0].active = true;
+    api.replicas.learn_topology(topology);
+    caller.send([request(3, "a", true)]).await;
+    assert_eq!(caller.answer().await, (3, Ok(2)));
+
+    process.replicas.get(GROUP).unwrap().stop().await;
+    caller.send([request(4, "a", true)]).await;
+    let (_, answer) = caller.answer().await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+/// Takes connections to the other node.
+#[derive(Clone, Debug)]
+struct Connections(mpsc::Sender<io::Result<DuplexStream>>);
+
+impl Dial for Connections {
+    fn dial(&self, _address: String) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
+        let incoming = self.0.clone();
+        Box::pin(async move {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            incoming.send(Ok(far)).await.map_err(io::Error::other)?;
+            Ok(Box::new(near) as Box<dyn Duplex>)
+        })
+    }
+}
+
+/// A session as the other node has it.
+struct Opened {
+    requests: Streaming<SessionRequest>,
+    responses: mpsc::Sender<Result<SessionResponse, Status>>,
+}
+
+impl Opened {
+    async fn request(&mut self) -> SessionRequest {
+        timeout(LONG, self.requests.message()).await.unwrap().unwrap().unwrap()
+    }
+
+    async fn answer(&self, request_id: u64, first_seq: u64) {
+        let appended = AppendResponse { first_seq, ..AppendResponse::default() };
+        let result = Some(Answered::Appended(appended));
+        self.responses.send(Ok(SessionResponse { request_id, result })).await.unwrap();
+    }
+}
+
+/// Serves the other node: it hands out the sessions that are opened to it.
+async fn serve_other(
+    connections: mpsc::Receiver<io::Result<DuplexStream>>,
+    opened: mpsc::Sender<Opened>,
+) {
+    let service = tower::service_fn(move |request: http::Request<tonic::body::Body>| {
+        let opened = opened.clone();
+        let session = tower::service_fn(move |request: Request<Streaming<SessionRequest>>| {
+            let opened = opened.clone();
+            async move {
+                let (responses, receiver) = mpsc::channel(1);
+                let session = Opened { requests: request.into_inner(), responses };
+                opened.send(session).await.map_err(|_| Status::aborted("the test is over"))?;
+                Ok::<_, Status>(Reply::new(ReceiverStream::new(receiver)))
+            }
+        });
+        async move {
+            // Connections between nodes bring other calls too.
+            if request.uri().path() != "/quorate.v1.MessageLog/AppendSession" {
+                return Ok(Status::unimplemented("not here").into_http());
+            }
+            let codec = ProstCodec::<SessionResponse, SessionRequest>::default();
+            let mut grpc = tonic::server::Grpc::new(codec);
+            Ok::<_, Infallible>(grpc.streaming(session, request).await)
+        }
+    });
+    let served = Server::builder().serve_with_incoming(service, ReceiverStream::new(connections));
+    served.await.unwrap();
+}
+
+/// A session at a node without replicas, and those that it opens to the node that has them.
+async fn handing_on() -> (Caller, mpsc::Receiver<Opened>, Process) {
+    let process = Disks::default().start().await;
+    let (connections, incoming) = mpsc::channel(1);
+    let (sender, opened) = mpsc::channel(1);
+    tokio::spawn(serve_other(incoming, sender));
+    let own = Arc::new(Introduction::new(process.replicas.node(), Some(ClusterId(7))));
+    let peers = transport::Peers::new(own, None, Some(Arc::new(Connections(connections))));
+    peers.set_addresses([(OTHER, "other:1".to_owned())]);
+    let api = fixture::api(&process, OTHER, Arc::new(Others(Some(peers))));
+    (Caller::open(&api).await, opened, process)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_node_leaves_unanswered_is_unknown_in_time_and_late_answers_are_nobodys() {
+    let (mut caller, mut opened, _process) = handing_on().await;
+    caller.send([request(1, "a", false), request(2, "b", false)]).await;
+    let began = Instant::now();
+    assert!(caller.responses.next().now_or_never().is_none());
+    let mut other = timeout(LONG, opened.recv()).await.unwrap().unwrap();
+    let (first, second) = (other.request().await, other.request().await);
+    assert!(first.request_id < second.request_id);
+    assert!(first.reset_lane && second.reset_lane, "each lane begins");
+    other.answer(second.request_id, 5).await;
+    assert_eq!(caller.answer().await, (2, Ok(5)));
+    let call = Call::new(Operation::AppendSession, &MetadataMap::new());
+    assert_eq!(caller.answer().await, (1, Err("OUTCOME_UNKNOWN".to_owned())));
+    assert!((call.timeout..2 * call.timeout).contains(&began.elapsed()), "{:?}", began.elapsed());
+
+    // The lane waits for the caller, and the answer that comes now is of the attempt that was given up.
+    caller.send([request(3, "a", true)]).await;
+    assert!(caller.responses.next().now_or_never().is_none());
+    let third = other.request().await;
+    other.answer(first.request_id, 1).await;
+    other.answer(third.request_id, 2).await;
+    assert_eq!(caller.answer().await, (3, Ok(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_on_a_stream_that_ended_is_unknown_and_the_next_goes_over_another() {
+    let (mut caller, mut opened, _process) = handing_on().await;
+    caller.send([request(1, "a", false), request(2, "a", false)]).await;
+    assert!(caller.responses.next().now_or_never().is_none());
+    let mut other = timeout(LONG, opened.recv()).await.unwrap().unwrap();
+    let first = other.request().await;
+    other.request().await;
+    other.answer(first.request_id, 1).await;
+    drop(other);
+    assert_eq!(caller.answer().await, (1, Ok(1)));
+    assert_eq!(caller.answer().await, (2, Err("OUTCOME_UNKNOWN".to_owned())));
+
+    caller.send([request(3, "a", true)]).await;
+    assert!(caller.responses.next().now_or_never().is_none());
+    let mut other = timeout(LONG, opened.recv()).await.unwrap().unwrap();
+    let third = other.request().await;
+    other.answer(third.request_id, 2).await;
+    assert_eq!(caller.answer().await, (3, Ok(2)));
+}
