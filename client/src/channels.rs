@@ -16,6 +16,8 @@ use crate::{ClientOptions, Error, reason};
 const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Flow-control window of one stream: how much a node may send ahead of the reader.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// One frame of a response at most: each costs a system call on both sides, and 16 KiB are what HTTP/2 starts with.
+const FRAME_BYTES_MAX: u32 = 256 * 1024;
 /// Flow-control window of a connection: eight streams can lie unread before the ninth stalls.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
@@ -84,6 +86,7 @@ impl Channels {
             .http2_keep_alive_interval(self.options.keepalive_interval)
             .keep_alive_timeout(self.options.keepalive_timeout)
             .keep_alive_while_idle(true)
+            .max_frame_size(FRAME_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
     }
