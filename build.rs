@@ -12,6 +12,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_client(false)
         .extern_path(".quorate.v1", "::quorate_client::proto")
+        // Their messages may be encoded before.
+        .extern_path(".quorate.v1.FollowResponse", "crate::service::delivery::Followed")
+        .extern_path(".quorate.v1.SubscribeResponse", "crate::service::delivery::Subscribed")
         .codec_path("crate::service::codec::CountedCodec")
         .compile_fds(protox::compile(PUBLIC, ["proto"])?)?;
     Ok(())

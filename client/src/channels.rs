@@ -17,10 +17,10 @@ use crate::{ClientOptions, Error, reason};
 const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Flow-control window of one stream: how much a node may send ahead of the reader.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// One frame of a response at most: each costs a system call on both sides, and 16 KiB are what HTTP/2 starts with.
+const FRAME_BYTES_MAX: u32 = 256 * 1024;
 /// Flow-control window of a connection: eight streams can lie unread before the ninth stalls.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// Bytes of one frame that a node may send, where HTTP/2's own limit is 16 KiB: each frame is written and read apart.
-const FRAME_BYTES_MAX: u32 = 256 * 1024;
 
 /// One shared connection for each node, made when it is first used and again when it broke.
 ///

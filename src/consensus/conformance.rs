@@ -9,6 +9,7 @@ use super::SnapshotSource;
 use super::log_store::{GroupLog, NodeLog};
 use super::raft_types::TypeConfig;
 use super::state_machine::{Applied, GroupStateMachine};
+use super::tails::LiveMessages;
 use crate::storage::records::GroupRow;
 use crate::storage::small_file::MemoryFile;
 use crate::storage::watermark::WatermarkFile;
@@ -32,7 +33,8 @@ fn replica(
     writer: LogWriter,
 ) -> (GroupLog, GroupStateMachine) {
     let log = GroupLog::new(GROUP, NodeLog::new(log, writer), None);
-    let applied = Applied::open(GROUP, state, GroupRow::blank(ReplicaId::from(1)));
+    let applied =
+        Applied::open(GROUP, state, GroupRow::blank(ReplicaId::from(1)), LiveMessages::default());
     (log, GroupStateMachine::new(SnapshotSource::new(GROUP, Arc::new(applied))))
 }
 

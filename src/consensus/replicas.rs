@@ -13,6 +13,7 @@ use super::log_store::{GroupLog, NodeLog};
 use super::network::RaftTransport;
 use super::read_index::RemoteReadIndex;
 use super::state_machine::Applied;
+use super::tails::LiveMessages;
 use super::{ConsensusObserver, Group, GroupStatus};
 use crate::log::{Topology, TopologyGroup, read_topology};
 use crate::seams::{crash, planted};
@@ -110,6 +111,8 @@ pub struct Replicas {
     topology: watch::Sender<Option<Arc<Topology>>>,
     /// Sent to whenever a replica here sees another leader.
     leaders: watch::Sender<()>,
+    /// What all replicas keep for those who follow.
+    live: LiveMessages,
     /// Snapshots that were begun to be received.
     transfers: AtomicU64,
 }
@@ -126,6 +129,7 @@ impl Replicas {
             making: tokio::sync::Mutex::default(),
             topology: watch::Sender::new(None),
             leaders: watch::Sender::new(()),
+            live: LiveMessages::default(),
             transfers: AtomicU64::new(0),
         });
         replicas.refresh_topology()?;
@@ -153,7 +157,7 @@ impl Replicas {
             row.applied = row.applied.max(recovered.purged);
         }
         let log = GroupLog::new(id, self.log.clone(), Some(recovered));
-        let applied = Arc::new(Applied::open(id, self.state.clone(), row));
+        let applied = Arc::new(Applied::open(id, self.state.clone(), row, self.live.clone()));
         match self.start(id, log, applied).await {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -205,7 +209,7 @@ impl Replicas {
         let (engine, stored) = (self.state.clone(), row.clone());
         self.durably(move || write_row(engine.as_ref(), id, &stored)).await?;
         let log = GroupLog::new(id, self.log.clone(), None);
-        let applied = Arc::new(Applied::open(id, self.state.clone(), row));
+        let applied = Arc::new(Applied::open(id, self.state.clone(), row, self.live.clone()));
         let group = self.start(id, log, applied).await?;
         self.problems.lock().expect("no panic while locked").remove(&id);
         Ok(group)

@@ -5,6 +5,7 @@
 //! process unless a flush has completed; the applied id is part of each batch, and openraft replays from there.
 //! What openraft is told about snapshots is therefore the durable mark, never the live position.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -13,10 +14,12 @@ use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{OwnedMutexGuard, watch};
 
+use super::live::Growth;
 use super::raft_types::{
     Outcomes, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, TypeConfig, from_raft_log_id,
     membership_record, to_raft_log_id, to_stored_membership,
 };
+use super::tails::LiveMessages;
 use super::{SnapshotSource, Tails};
 use crate::log::{self, GroupState, Proposal};
 use crate::seams::crash;
@@ -51,7 +54,12 @@ pub struct DurableMark {
 
 impl Applied {
     /// The state of a replica as it stands on disk: all of it durable, because it was read after opening.
-    pub fn open(group: GroupId, engine: Arc<dyn Engine>, row: GroupRow) -> Self {
+    pub(super) fn open(
+        group: GroupId,
+        engine: Arc<dyn Engine>,
+        row: GroupRow,
+        live: LiveMessages,
+    ) -> Self {
         let durable = DurableMark { applied: row.applied, membership: row.membership.clone() };
         Applied {
             group,
@@ -60,7 +68,7 @@ impl Applied {
             topology_changed: watch::Sender::new(()),
             row: Mutex::new(row),
             durable: Mutex::new(durable),
-            tails: Tails::default(),
+            tails: Tails::new(live),
             is_open: Arc::new(tokio::sync::Mutex::new(true)),
         }
     }
@@ -69,6 +77,7 @@ impl Applied {
     /// not be mixed with it.
     pub async fn close(&self) {
         *self.is_open.lock().await = false;
+        self.tails.forget();
     }
 
     /// Leave to change the stored state, for as long as it is held.
@@ -189,6 +198,7 @@ impl GroupStateMachine {
             row.applied = Some(log_id);
             answers.push((responder, outcomes));
         }
+        effects.keep_live(&overlay, &self.applied.tails)?;
         let key = keys::group(self.applied.group);
         let value = row.encode(&key);
         overlay.put(Table::Groups, key, value);
@@ -222,7 +232,7 @@ impl GroupStateMachine {
         for command in &proposal.commands {
             let applied = log::apply(overlay, &mut group, proposal.stamped_at, command)
                 .map_err(io::Error::other)?;
-            effects.tails_moved.extend(applied.tail_moved);
+            effects.note_growth(&applied);
             effects.topology_changed |= matches!(command, log::Command::ChangeTopology(_));
             outcomes.push(applied.outcome);
         }
@@ -234,14 +244,39 @@ impl GroupStateMachine {
 /// What others are told once a write is done.
 #[derive(Default)]
 struct Effects {
-    tails_moved: Vec<(ConversationId, Seq)>,
+    grown: BTreeMap<ConversationId, Growth>,
     topology_changed: bool,
 }
 
 impl Effects {
+    fn note_growth(&mut self, applied: &log::Applied) {
+        if let (Some((conversation, tail)), log::Outcome::Appended(appended)) =
+            (applied.tail_moved, &applied.outcome)
+        {
+            let from = appended.first_seq;
+            let growth = Growth { from, tail, stored: Vec::new() };
+            self.grown.entry(conversation).or_insert(growth).tail = tail;
+        }
+    }
+
+    /// Takes the messages that somebody waits for out of what is about to be written.
+    fn keep_live(&mut self, overlay: &Overlay<'_>, tails: &Tails) -> io::Result<()> {
+        for (conversation, growth) in &mut self.grown {
+            if tails.is_watched(*conversation) {
+                let stored = (growth.from.0..growth.tail.0).map(|seq| {
+                    let key = keys::message(*conversation, Seq(seq));
+                    overlay.get(Table::Messages, &key).transpose()
+                });
+                let stored = stored.map_while(|stored| stored).collect::<Result<_, _>>();
+                growth.stored = stored.map_err(io::Error::other)?;
+            }
+        }
+        Ok(())
+    }
+
     fn announce(self, applied: &Applied) {
-        for (conversation, tail) in self.tails_moved {
-            applied.tails.publish(conversation, tail);
+        for (conversation, growth) in self.grown {
+            applied.tails.publish(conversation, &growth);
         }
         if self.topology_changed {
             applied.topology_changed.send_replace(());

@@ -2,7 +2,7 @@
 //! Everything read is verified before it is returned (guarantee G11).
 
 use crate::storage::records::{ConversationHead, DedupRow, MessageRecord, NameRow, Record};
-use crate::storage::{Direction, KeyRange, StorageError, Table, View, keys};
+use crate::storage::{Access, Direction, KeyRange, StorageError, Table, View, keys};
 use crate::types::{ConversationId, ConversationName, Seq, Timestamp};
 
 use super::dedup::in_force;
@@ -17,6 +17,10 @@ pub fn head(
     let head: Option<ConversationHead> = row_of_view(view, &keys::conversation(name.id()))?;
     Ok(head.filter(|head| head.name == *name))
 }
+
+/// Whoever reads no more messages than this reads the end of a conversation, as others will; more are history, which would
+/// push everything else out of a cache.
+const ENDS_MESSAGES_MAX: u64 = 1_000;
 
 /// Which messages to read, and how many at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,20 +52,25 @@ pub fn messages(
     }
     let conversation = head.name.id();
     let wanted = (to.0 - from.0).min(slice.messages_max as u64);
-    let mut bytes = 0;
+    let (mut bytes, mut is_full) = (0, false);
     let range = keys::message_range(conversation, from, to);
-    for (row, place) in view.scan(Table::Messages, range, slice.direction).zip(0..wanted) {
-        let (key, value) = row?;
+    let access = if to.0 - from.0 > ENDS_MESSAGES_MAX { Access::Once } else { Access::Often };
+    view.visit(Table::Messages, range, slice.direction, access, &mut |key, value| {
+        let place = messages.len() as u64;
         let seq = match slice.direction {
             Direction::Forward => from.plus(place),
             Direction::Backward => Seq(to.0 - 1 - place),
         };
-        let record = verified(conversation, seq, &key, &value)?;
+        let record = verified(conversation, seq, key, value)?;
         bytes += record.content_bytes() as u64;
-        if bytes > slice.bytes_max && !messages.is_empty() {
-            return Ok(messages);
+        is_full = bytes > slice.bytes_max && place > 0;
+        if !is_full {
+            messages.push(record);
         }
-        messages.push(record);
+        Ok(!is_full && messages.len() as u64 != wanted)
+    })?;
+    if is_full {
+        return Ok(messages);
     }
     if (messages.len() as u64) < wanted {
         let reason = format!("{} of {wanted} messages of {} are there", messages.len(), head.name);
@@ -162,6 +171,15 @@ fn names_range(prefix: &str, after: Option<&ConversationName>) -> KeyRange {
     let mut end = prefix.as_bytes().to_vec();
     end.push(0xff);
     KeyRange { end: Some(end.max(start.clone())), start }
+}
+
+/// One message as it was stored, verified.
+pub fn message(
+    conversation: ConversationId,
+    seq: Seq,
+    stored: &[u8],
+) -> Result<MessageRecord, StorageError> {
+    verified(conversation, seq, &keys::message(conversation, seq), stored)
 }
 
 /// The record under a key, if it is what was accepted and stands where it belongs.

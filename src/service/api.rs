@@ -6,9 +6,8 @@ use std::pin::Pin;
 use futures::Stream;
 use quorate_client::proto::{
     AppendRequest, AppendResponse, BatchReadRequest, BatchReadResponse, DescribeRequest,
-    DescribeResponse, FollowRequest, FollowResponse, GetOutcomeRequest, GetOutcomeResponse,
-    ListRequest, ListResponse, ReadRequest, ReadResponse, SessionRequest, SessionResponse,
-    SubscribeRequest, SubscribeResponse,
+    DescribeResponse, FollowRequest, GetOutcomeRequest, GetOutcomeResponse, ListRequest,
+    ListResponse, ReadRequest, ReadResponse, SessionRequest, SessionResponse, SubscribeRequest,
 };
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
@@ -17,6 +16,7 @@ use tracing::Instrument;
 
 use super::authorize::Operation;
 use super::call::{Call, REQUEST_ID};
+use super::delivery::{Followed, Subscribed};
 use super::errors::CallError;
 use super::servers::message_log_server::MessageLog;
 use super::{Api, append, batch_read, follow, list, outcome, read, session, subscribe};
@@ -64,8 +64,8 @@ fn name_request(call: &Call, metadata: &mut MetadataMap) {
 impl MessageLog for Api {
     type AppendSessionStream = Responses<SessionResponse>;
     type ReadStream = Responses<ReadResponse>;
-    type FollowStream = Responses<FollowResponse>;
-    type SubscribeStream = Responses<SubscribeResponse>;
+    type FollowStream = Responses<Followed>;
+    type SubscribeStream = Responses<Subscribed>;
 
     async fn append(
         &self,

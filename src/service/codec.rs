@@ -1,10 +1,11 @@
 //! Requests are counted before they are decoded (G12): an empty message is two bytes of a request and two hundred of
-//! memory, so that the size of a request alone does not bound what it takes.
+//! memory, so that the size of a request alone does not bound what it takes. Responses may have parts that were encoded
+//! before.
 
 use std::marker::PhantomData;
 
 use prost::Message;
-use prost::bytes::Buf;
+use prost::bytes::{Buf, BufMut};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use quorate_client::limits::REQUEST_ELEMENTS_MAX;
 use quorate_client::proto::{
@@ -13,8 +14,8 @@ use quorate_client::proto::{
     SubscribeRequest, WatchTopologyRequest,
 };
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder};
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic_prost::ProstDecoder;
 
 use super::{CallError, memory};
 
@@ -113,6 +114,25 @@ pub fn counted<R: Counted>(mut wire: &[u8]) -> Option<usize> {
     Some(counted)
 }
 
+/// What can be sent as a response.
+pub trait Encode {
+    /// Bytes of its encoded form.
+    fn encoded_len(&self) -> usize;
+
+    /// Appends its encoded form.
+    fn encode_raw(&self, buffer: &mut impl BufMut);
+}
+
+impl<M: Message> Encode for M {
+    fn encoded_len(&self) -> usize {
+        Message::encoded_len(self)
+    }
+
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        Message::encode_raw(self, buffer);
+    }
+}
+
 /// tonic's codec, and requests are counted first. `tonic-build` puts it into the servers.
 pub struct CountedCodec<Response, Request>(PhantomData<(Response, Request)>);
 
@@ -124,20 +144,35 @@ impl<Response, Request> Default for CountedCodec<Response, Request> {
 
 impl<Response, Request> Codec for CountedCodec<Response, Request>
 where
-    Response: Message + Send + 'static,
+    Response: Encode + Send + 'static,
     Request: Message + Default + Counted + Send + 'static,
 {
     type Encode = Response;
     type Decode = Request;
-    type Encoder = ProstEncoder<Response>;
+    type Encoder = ResponseEncoder<Response>;
     type Decoder = CountedDecoder<Request>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<Response, Request>::default().encoder()
+        ResponseEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         CountedDecoder { decoder: ProstDecoder::default(), buffer_bytes: BUFFER_BYTES_MIN }
+    }
+}
+
+/// See [`CountedCodec`].
+pub struct ResponseEncoder<Response>(PhantomData<Response>);
+
+impl<Response: Encode> Encoder for ResponseEncoder<Response> {
+    type Item = Response;
+    type Error = Status;
+
+    fn encode(&mut self, response: Response, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        // The buffer would else grow in steps, and be copied at each.
+        buffer.reserve(response.encoded_len());
+        response.encode_raw(buffer);
+        Ok(())
     }
 }
 

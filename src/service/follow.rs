@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::api::Responses;
 use super::authorize::Resource;
 use super::call::Call;
-use super::delivery::{HEARTBEAT_DEFAULT, Pacing, Subscription};
+use super::delivery::{Followed, HEARTBEAT_DEFAULT, Outgoing, Pacing, Subscribed, Subscription};
 use super::errors::CallError;
 use super::read::validate_start;
 use super::validate::{Problem, Violation};
@@ -33,7 +33,7 @@ pub async fn follow(
     api: &Api,
     call: &Call,
     request: FollowRequest,
-) -> Result<Responses<FollowResponse>, CallError> {
+) -> Result<Responses<Followed>, CallError> {
     call.authorize(api.authorizer.as_ref(), Resource::Conversations)?;
     let heartbeat = heartbeat(request.heartbeat_ms)?;
     check_conversations(&request)?;
@@ -92,19 +92,25 @@ fn check_conversations(request: &FollowRequest) -> Result<(), Violation> {
 
 /// A Follow has no way to go on without one of its conversations: the first that ends, ends it.
 fn until_one_ends(
-    responses: impl Stream<Item = Result<SubscribeResponse, Status>> + Send + 'static,
-) -> impl Stream<Item = Result<FollowResponse, Status>> + Send {
+    responses: impl Stream<Item = Result<Subscribed, Status>> + Send + 'static,
+) -> impl Stream<Item = Result<Followed, Status>> + Send {
     stream::unfold(Some(Box::pin(responses)), |responses| async {
         let mut responses = responses?;
         loop {
-            let failed = match responses.next().await? {
-                Ok(SubscribeResponse { kind: Some(Kind::Delivery(delivery)) }) => {
-                    let response = FollowResponse { delivery: Some(delivery) };
-                    return Some((Ok(response), Some(responses)));
+            let kind = match responses.next().await? {
+                Ok(Outgoing::Encoded(messages)) => {
+                    return Some((Ok(Outgoing::Encoded(messages)), Some(responses)));
                 }
-                Ok(SubscribeResponse { kind: Some(Kind::Ended(Ended { failed, .. })) }) => failed,
-                Ok(SubscribeResponse { kind: None }) => continue,
+                Ok(Outgoing::Plain(SubscribeResponse { kind })) => kind,
                 Err(status) => return Some((Err(status), None)),
+            };
+            let failed = match kind {
+                Some(Kind::Delivery(delivery)) => {
+                    let response = FollowResponse { delivery: Some(delivery) };
+                    return Some((Ok(Outgoing::Plain(response)), Some(responses)));
+                }
+                Some(Kind::Ended(Ended { failed, .. })) => failed,
+                None => continue,
             };
             let error = failed.map_or_else(CallError::replica_gone, CallError::from);
             return Some((Err(error.into()), None));
@@ -118,6 +124,7 @@ mod tests {
     use quorate_client::proto::{Delivery, FollowStart};
 
     use super::*;
+    use crate::service::delivery::outgoing::EncodedMessages;
 
     fn request(conversations: &[&str]) -> FollowRequest {
         let follow = |name: &&str| FollowStart { conversation: (*name).into(), start: None };
@@ -144,17 +151,20 @@ mod tests {
     async fn a_follow_ends_with_the_first_conversation_that_ends() {
         let beat = || Delivery { kind: Some(Delivered::Heartbeat(Heartbeat { node_id: 1 })) };
         let failed = Some(CallError::replica_gone().into());
+        let plain = |kind| Ok(Outgoing::Plain(SubscribeResponse { kind: Some(kind) }));
+        let encoded = EncodedMessages { conversation: "a".into(), messages: Vec::new() };
         let responses = stream::iter([
-            Ok(SubscribeResponse { kind: Some(Kind::Delivery(beat())) }),
-            Ok(SubscribeResponse {
-                kind: Some(Kind::Ended(Ended { conversation: "a".into(), failed })),
-            }),
-            Ok(SubscribeResponse { kind: Some(Kind::Delivery(beat())) }),
+            plain(Kind::Delivery(beat())),
+            Ok(Outgoing::Encoded(encoded.clone())),
+            plain(Kind::Ended(Ended { conversation: "a".into(), failed })),
+            plain(Kind::Delivery(beat())),
         ]);
         let followed: Vec<_> = until_one_ends(responses).collect().await;
-        assert_eq!(followed.len(), 2);
-        assert_eq!(followed[0].as_ref().unwrap().delivery, Some(beat()));
-        let error = followed[1].as_ref().unwrap_err();
+        assert_eq!(followed.len(), 3);
+        let beat = FollowResponse { delivery: Some(beat()) };
+        assert_eq!(*followed[0].as_ref().unwrap(), Outgoing::Plain(beat));
+        assert_eq!(*followed[1].as_ref().unwrap(), Outgoing::Encoded(encoded));
+        let error = followed[2].as_ref().unwrap_err();
         assert_eq!(error.code(), tonic::Code::Unavailable);
     }
 }

@@ -1,7 +1,7 @@
 //! What the service reads from a group's state beyond the queries of floor 2.
 
 use super::errors::CallError;
-pub use crate::log::queries::{Slice, first_seq_at_or_after, head, list, messages};
+pub use crate::log::queries::{Slice, first_seq_at_or_after, head, list, message, messages};
 use crate::log::{GroupState, IdKey, OutcomeState, queries};
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{StorageError, View, keys};

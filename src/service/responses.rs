@@ -1,10 +1,11 @@
 //! Responses that wait until their callers take them, and the memory that they take meanwhile (G12).
 
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::mpsc::{self, error::SendTimeoutError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -148,26 +149,30 @@ impl Decoded {
 
 /// When a caller last took a response.
 #[derive(Clone)]
-pub struct Taken(watch::Sender<Instant>);
+pub struct Taken(Arc<Mutex<Instant>>);
 
 impl Taken {
     /// Nothing yet.
     pub fn new() -> Self {
-        Taken(watch::Sender::new(Instant::now()))
+        Taken(Arc::new(Mutex::new(Instant::now())))
     }
 
     /// It has taken one.
     pub fn note(&self) {
-        self.0.send_replace(Instant::now());
+        *self.lock() = Instant::now();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Instant> {
+        self.0.lock().expect("no panic while locked")
     }
 
     /// Ends once it has taken nothing for so long, from now on.
     pub async fn stalled(&self, limit: Duration) {
         let began = Instant::now();
         loop {
-            let last = began.max(*self.0.borrow());
+            let last = began.max(*self.lock());
             sleep_until(last + limit).await;
-            if *self.0.borrow() <= last {
+            if *self.lock() <= last {
                 return;
             }
         }

@@ -4,8 +4,8 @@
 //! so a caller that is slow with one conversation still gets the others.
 
 use futures::StreamExt;
+use quorate_client::proto::SubscribeRequest;
 use quorate_client::proto::subscribe_request::{Add, Change, Credit, Remove};
-use quorate_client::proto::{SubscribeRequest, SubscribeResponse};
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
@@ -13,7 +13,7 @@ use super::Api;
 use super::api::Responses;
 use super::authorize::Resource;
 use super::call::Call;
-use super::delivery::{HEARTBEAT_DEFAULT, Pacing, Subscription};
+use super::delivery::{HEARTBEAT_DEFAULT, Pacing, Subscribed, Subscription};
 use super::errors::CallError;
 use super::malformed::stream_failure;
 use super::validate::{self, Problem, Violation};
@@ -27,7 +27,7 @@ pub async fn subscribe(
     api: &Api,
     call: &Call,
     changes: Streaming<SubscribeRequest>,
-) -> Result<Responses<SubscribeResponse>, CallError> {
+) -> Result<Responses<Subscribed>, CallError> {
     call.authorize(api.authorizer.as_ref(), Resource::Conversations)?;
     let (subscription, responses) =
         Subscription::new(api, call, Pacing::Credits, HEARTBEAT_DEFAULT);

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
+use quorate_client::proto::delivery::Kind as Delivered;
 use quorate_client::proto::subscribe_response::Kind;
-use quorate_client::proto::{AppendRequest, NewMessage, ReadRequest};
+use quorate_client::proto::{AppendRequest, Delivery, Message, NewMessage, ReadRequest};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use super::call::Call;
-use super::delivery::{HEARTBEAT_DEFAULT, Pacing, Subscription};
+use super::delivery::{HEARTBEAT_DEFAULT, Outgoing, Pacing, Subscribed, Subscription};
 use super::fixture::{self, GROUP};
 use super::{Api, CallError, Operation, PeerLog, Peers, append, read};
 use crate::consensus::Group;
@@ -135,10 +137,11 @@ async fn a_conversation_in_which_nothing_happens_ends_once_its_replica_has_stopp
     let (mut subscription, responses) =
         Subscription::new(&alone.api, &subscribe, Pacing::Credits, HEARTBEAT_DEFAULT);
     subscription.add("a".to_owned(), None, 0).await.unwrap();
-    let mut ends = Box::pin(responses.filter_map(async |response| match response.unwrap().kind {
-        Some(Kind::Ended(ended)) => Some(ended),
-        _ => None,
-    }));
+    let mut ends =
+        Box::pin(responses.filter_map(async |response| match response.unwrap().decoded().kind {
+            Some(Kind::Ended(ended)) => Some(ended),
+            _ => None,
+        }));
     assert!(timeout(LONG, ends.next()).await.is_err(), "it goes on while its replica serves");
 
     // As after an error that Raft does not survive: nobody removes the replica.
@@ -148,5 +151,90 @@ async fn a_conversation_in_which_nothing_happens_ends_once_its_replica_has_stopp
     let error = CallError::from(ended.failed.unwrap());
     assert_eq!(error.reason(), "REPLICA_STOPPED");
     assert!(error.is_retryable());
+    alone.stop().await;
+}
+
+/// A follow of one conversation from its start on, and what it yields.
+async fn follow(alone: &Alone, name: &str) -> (Subscription, BoxStream<'static, Subscribed>) {
+    let (mut subscription, responses) =
+        Subscription::new(&alone.api, &call(Operation::Follow), Pacing::Stream, HEARTBEAT_DEFAULT);
+    subscription.add(name.to_owned(), None, 0).await.unwrap();
+    (subscription, responses.map(Result::unwrap).boxed())
+}
+
+/// The next messages, so many, and how many of them were in memory.
+async fn messages(
+    responses: &mut BoxStream<'static, Subscribed>,
+    count: u64,
+) -> (Vec<Message>, u64) {
+    let (mut messages, mut from_memory) = (Vec::new(), 0);
+    while (messages.len() as u64) < count {
+        let response = timeout(LONG, responses.next()).await.expect("more comes").unwrap();
+        let is_encoded = matches!(response, Outgoing::Encoded(_));
+        if let Some(Kind::Delivery(Delivery { kind: Some(Delivered::Messages(delivered)) })) =
+            response.decoded().kind
+        {
+            from_memory += if is_encoded { delivered.messages.len() as u64 } else { 0 };
+            messages.extend(delivered.messages);
+        }
+    }
+    (messages, from_memory)
+}
+
+/// Until a conversation without a message is said to have none.
+async fn caught_up(responses: &mut BoxStream<'static, Subscribed>) {
+    loop {
+        let response = timeout(LONG, responses.next()).await.expect("history ends").unwrap();
+        if let Some(Kind::Delivery(Delivery { kind: Some(Delivered::CaughtUp(_)) })) =
+            response.decoded().kind
+        {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_live_is_what_a_later_follow_reads() {
+    let alone = Alone::start().await;
+    let (_live, mut responses) = follow(&alone, "a").await;
+    caught_up(&mut responses).await;
+    for number in 1..=MESSAGES {
+        alone.append("a", number).await;
+        alone.append("b", number).await;
+    }
+    let (live, from_memory) = messages(&mut responses, MESSAGES).await;
+    assert!(from_memory > 0, "{from_memory} of {MESSAGES}");
+    let (_later, mut responses) = follow(&alone, "a").await;
+    assert_eq!(messages(&mut responses, MESSAGES).await, (live, 0));
+    alone.stop().await;
+}
+
+/// What it leaves lying is bounded by the places of its stream, and everybody else gets all at once.
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_does_not_read_slows_nobody_and_holds_no_more_than_its_queue() {
+    let alone = Alone::start().await;
+    let (_slow, mut unread) = follow(&alone, "a").await;
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        let (subscription, mut responses) = follow(&alone, "a").await;
+        caught_up(&mut responses).await;
+        readers.push((subscription, responses));
+    }
+    for number in 1..=MESSAGES {
+        alone.append("a", number).await;
+        for (_, responses) in &mut readers {
+            let (next, from_memory) = messages(responses, 1).await;
+            assert_eq!((next[0].seq, from_memory), (number, 1), "each one as it comes");
+        }
+    }
+    let response = limits::RESPONSE_BYTES_TARGET + 2 * limits::CALL_BYTES_FREE;
+    let held = limits::RESPONSE_QUEUE_MAX * response;
+    let responses = alone.api.replicas.admission().responses();
+    assert!(responses.take(limits::RESPONSES_BYTES_MAX - held).is_some());
+    assert!(responses.take(limits::RESPONSES_BYTES_MAX).is_none(), "it does hold some");
+    // It has missed nothing: what memory does not hold any more is read.
+    let (all, _) = messages(&mut unread, MESSAGES).await;
+    let seqs: Vec<_> = all.iter().map(|message| message.seq).collect();
+    assert_eq!(seqs, (1..=MESSAGES).collect::<Vec<_>>());
     alone.stop().await;
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Batch, Database, Direction, Durability, Engine, KeyRange, MemoryDisk, MemoryEngine,
+    Access, Batch, Database, Direction, Durability, Engine, KeyRange, MemoryDisk, MemoryEngine,
     StorageError, Table, View,
 };
 
@@ -154,6 +154,7 @@ macro_rules! conformance {
 conformance!(
     rows_are_set_replaced_and_removed,
     scans_keep_to_their_range_in_both_directions,
+    a_visit_shows_the_rows_of_a_scan,
     a_batch_applies_in_order,
     open_ended_ranges_reach_the_last_key,
     a_scan_and_a_pin_see_one_moment,
@@ -243,6 +244,41 @@ fn scans_keep_to_their_range_in_both_directions<S: Subject>() {
     assert!(rows(engine, Table::Messages, range(b"c", b"b")).is_empty(), "turned around");
     assert!(rows(engine, Table::Messages, range(b"b", b"b")).is_empty());
     assert!(rows(engine, Table::Cursors, all()).is_empty());
+}
+
+fn a_visit_shows_the_rows_of_a_scan<S: Subject>() {
+    let subject = S::create(Database::State);
+    let engine = subject.engine();
+    for (number, key) in [&b"a"[..], b"b", b"bb", b"c", b"d"].iter().enumerate() {
+        put(engine, Table::Messages, key, &[number as u8; 2_000]);
+        if number == 2 {
+            engine.flush().unwrap();
+        }
+    }
+    let pin = engine.pin();
+    put(engine, Table::Messages, b"bbb", b"later");
+    let ranges =
+        [all(), range(b"b", b"d"), range(b"b", b"b"), range(b"c", b"b"), range(b"x", b"y")];
+    for (range, direction, access) in ranges.iter().flat_map(|range| {
+        let both = [(Direction::Forward, Access::Once), (Direction::Backward, Access::Often)];
+        both.map(|(direction, access)| (range, direction, access))
+    }) {
+        let scanned = pin.scan(Table::Messages, range.clone(), direction);
+        let scanned: Vec<_> = scanned.map(|row| row.unwrap()).collect();
+        for stop_after in 1..=scanned.len().max(1) {
+            let mut seen = Vec::new();
+            let mut visit = |key: &[u8], value: &[u8]| {
+                seen.push((key.to_vec().into(), value.to_vec().into()));
+                Ok(seen.len() < stop_after)
+            };
+            pin.visit(Table::Messages, range.clone(), direction, access, &mut visit).unwrap();
+            assert_eq!(seen, scanned[..stop_after.min(scanned.len())]);
+        }
+    }
+    let failed = StorageError::Failed { action: "visiting", reason: "the visitor says so".into() };
+    let mut visit = |_: &[u8], _: &[u8]| Err(failed.clone());
+    let visited = pin.visit(Table::Messages, all(), Direction::Forward, Access::Once, &mut visit);
+    assert_eq!(visited, Err(failed.clone()));
 }
 
 fn a_batch_applies_in_order<S: Subject>() {

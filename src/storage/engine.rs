@@ -121,6 +121,18 @@ impl Batch {
 /// Rows of a scan, in order.
 pub type Rows<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), StorageError>> + Send + 'a>;
 
+/// How likely it is that rows are soon read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Likely: a cache may keep them.
+    Often,
+    /// Not likely, and there may be many: what is in a cache is to stay there.
+    Once,
+}
+
+/// Is shown a key and its value, and says whether it wants to see more.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StorageError> + 'a;
+
 /// Reading. A value is returned as stored; its checksum is verified by the record's decoder.
 pub trait View: Send + Sync {
     /// The value of a key.
@@ -128,6 +140,27 @@ pub trait View: Send + Sync {
 
     /// The rows of a range. A scan sees the state at its start.
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_>;
+
+    /// Shows the rows that a scan would return to `visit`, without a copy of each, until that returns false.
+    ///
+    /// # Errors
+    /// As a scan, or as `visit`.
+    fn visit(
+        &self,
+        table: Table,
+        range: KeyRange,
+        direction: Direction,
+        _access: Access,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StorageError> {
+        for row in self.scan(table, range, direction) {
+            let (key, value) = row?;
+            if !visit(&key, &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One database of a node. All calls block; callers on a runtime thread use [`Engine::offload`] for what may wait

@@ -29,7 +29,8 @@ pub use database::Database;
 use disk_space::free_bytes;
 pub use disk_space::{DiskLimits, DiskMark};
 pub use engine::{
-    Batch, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError, View,
+    Access, Batch, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError, View,
+    Visit,
 };
 pub use entries::read_entries;
 pub use log_writer::{Done, LogWrite, LogWriter, SyncedWrite, WriterObserver};

@@ -93,6 +93,11 @@ pub const REQUESTS_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// them: in the queues of streams, and encoded, until the connection has sent them. Past it calls and streams end as
 /// retryable. Answers to appends and sessions do not count: they are small, and an append that took effect says so.
 pub const RESPONSES_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Memory of the newest messages of one conversation that somebody follows: some tens of milliseconds of a conversation
+/// as busy as can be, so that who is only late is served from memory. Who lags by more reads the state.
+pub const LIVE_CONVERSATION_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The same for all conversations of a node. The oldest of them go first, whatever conversation they are of.
+pub const LIVE_NODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What each call may have beside these two, of its request and of each response that waits: little more than it has
 /// anyway. So what is small gets through, whoever else takes all the room.
 pub const CALL_BYTES_FREE: usize = 16 * 1024;

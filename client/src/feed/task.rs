@@ -92,10 +92,9 @@ impl Feed {
             tokio::select! {
                 place = deliver.reserve(), if !reading => {
                     let Ok(place) = place else { return };
-                    if let Some(outgoing) = self.outgoing.pop_front() {
-                        let name = conversation_of(&outgoing.delivery).to_owned();
-                        place.send(outgoing.delivery);
-                        self.handed_over(&name, outgoing.credit_bytes);
+                    if let Some(Outgoing { delivery, credit_bytes }) = self.outgoing.pop_front() {
+                        self.handed_over(conversation_of(&delivery), credit_bytes);
+                        place.send(delivery);
                     }
                     self.upstream.excuse_silence(self.mode);
                 }
@@ -105,7 +104,7 @@ impl Feed {
                     None => open = false,
                 },
                 () = self.outbox.send_next() => {}
-                () = sleep_until(add_again_at.unwrap_or_else(Instant::now)), if add_again_at.is_some() => {
+                () = until(add_again_at) => {
                     if let Some((_, name)) = self.add_again.pop_front() {
                         self.add_upstream(&name);
                     }
@@ -232,19 +231,21 @@ impl Feed {
     }
 
     fn on_messages(&mut self, delivered: proto::delivery::Messages) {
-        let received: u64 = delivered.messages.iter().map(message_bytes).sum();
-        let name = delivered.conversation.clone();
-        self.take(delivered.conversation, |state, name| {
-            let messages = state.take_messages(name, delivered.messages)?;
-            let conversation = name.to_owned();
-            Ok((!messages.is_empty()).then_some(Delivery::Messages { conversation, messages }))
-        });
-        match self.outgoing.back_mut() {
-            Some(outgoing) if conversation_of(&outgoing.delivery) == name => {
-                outgoing.credit_bytes += received;
-            }
+        let proto::delivery::Messages { conversation, messages } = delivered;
+        if self.ending.contains(&conversation) {
+            return;
+        }
+        let Some(state) = self.conversations.get_mut(&conversation) else { return };
+        state.refusals = 0;
+        let credit_bytes = messages.iter().map(message_bytes).sum();
+        match state.take_messages(&conversation, messages) {
             // Nothing but repeats: their credit is free at once.
-            _ => self.handed_over(&name, received),
+            Ok(messages) if messages.is_empty() => self.handed_over(&conversation, credit_bytes),
+            Ok(messages) => {
+                let delivery = Delivery::Messages { conversation, messages };
+                self.outgoing.push_back(Outgoing { delivery, credit_bytes });
+            }
+            Err(error) => self.end(&conversation, Some(error)),
         }
     }
 
@@ -313,6 +314,9 @@ impl Feed {
     }
 
     fn handed_over(&mut self, name: &str, bytes: u64) {
+        if bytes == 0 || self.mode != Mode::Subscribe {
+            return;
+        }
         let Some(state) = self.conversations.get_mut(name) else { return };
         if let Some(credit) = state.handed_over(bytes) {
             self.give_credit(name, credit);
@@ -343,6 +347,14 @@ impl Feed {
             state.added = true;
             self.outbox.push(add);
         }
+    }
+}
+
+/// Ends at this time, if there is one.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,11 +1,12 @@
 //! The stream behind a feed: one Follow or one Subscribe on one node.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -44,8 +45,8 @@ pub(super) enum Upstream {
     Resting(Instant),
     /// The stream is being opened.
     Opening(BoxFuture<'static, Result<Responses, Error>>),
-    /// Taken as lost when nothing came until the given time.
-    Open(Box<Responses>, Instant),
+    /// Taken as lost when nothing came until this ends, which is put off with all that comes.
+    Open(Box<Responses>, Pin<Box<Sleep>>),
 }
 
 /// What happened to the stream.
@@ -68,19 +69,24 @@ impl Upstream {
             }
             Upstream::Opening(opening) => match opening.await {
                 Ok(responses) => {
-                    *self = Upstream::Open(Box::new(responses), silence_ends(mode));
+                    let silence = Box::pin(sleep_until(silence_ends(mode)));
+                    *self = Upstream::Open(Box::new(responses), silence);
                     Event::Opened
                 }
                 Err(error) => Event::Broken(error),
             },
-            Upstream::Open(responses, lost_at) => {
-                match timeout_at(*lost_at, responses.next()).await {
-                    Ok(Ok(item)) => {
-                        *lost_at = silence_ends(mode);
+            Upstream::Open(responses, silence) => {
+                let item = tokio::select! {
+                    biased;
+                    item = responses.next() => item,
+                    () = silence.as_mut() => Err(Error::stream_ended(Effect::None)),
+                };
+                match item {
+                    Ok(item) => {
+                        silence.as_mut().reset(silence_ends(mode));
                         Event::Item(item)
                     }
-                    Ok(Err(error)) => Event::Broken(error),
-                    Err(_) => Event::Broken(Error::stream_ended(Effect::None)),
+                    Err(error) => Event::Broken(error),
                 }
             }
         }
@@ -88,8 +94,8 @@ impl Upstream {
 
     /// Counts silence anew, after a time in which nothing was read.
     pub fn excuse_silence(&mut self, mode: Mode) {
-        if let Upstream::Open(_, lost_at) = self {
-            *lost_at = silence_ends(mode);
+        if let Upstream::Open(_, silence) = self {
+            silence.as_mut().reset(silence_ends(mode));
         }
     }
 }

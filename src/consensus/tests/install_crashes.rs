@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::fixture::{GROUP, NEIGHBOUR, Row, assert_sound, fill, log_id, names, replica, rows};
 use super::mortal::Mortal;
 use crate::consensus::SnapshotSource;
+use crate::consensus::live::Growth;
 use crate::consensus::state_machine::Applied;
+use crate::consensus::tails::LiveMessages;
 use crate::storage::conformance::{Memory, Subject};
 use crate::storage::install::{install, roll_forward};
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{Database, Engine, MemoryDisk, StorageError, View, keys};
-use crate::types::{ConversationName, ReplicaId};
+use crate::types::{ConversationName, ReplicaId, Seq};
 
 /// The replica that takes the snapshot.
 fn own() -> ReplicaId {
@@ -36,7 +38,7 @@ fn source() -> SnapshotSource {
     conversations.extend(names(GROUP, "new", 3));
     fill(engine.as_ref(), GROUP, replica(1, 1), &conversations, 5, log_id(3, 40));
     let row = stored(engine.as_ref());
-    SnapshotSource::new(GROUP, Arc::new(Applied::open(GROUP, engine, row)))
+    SnapshotSource::new(GROUP, Arc::new(Applied::open(GROUP, engine, row, LiveMessages::default())))
 }
 
 fn stored(view: &dyn View) -> GroupRow {
@@ -193,10 +195,22 @@ async fn a_snapshot_that_is_not_what_was_announced_is_refused() {
     use crate::consensus::state_machine::GroupStateMachine;
     use openraft::storage::RaftStateMachine;
 
+    const NEXT: Seq = Seq(100);
     let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::State).open());
     old(engine.as_ref());
     let before = rows(engine.as_ref());
-    let applied = Arc::new(Applied::open(GROUP, engine.clone(), stored(engine.as_ref())));
+    let applied = Arc::new(Applied::open(
+        GROUP,
+        engine.clone(),
+        stored(engine.as_ref()),
+        LiveMessages::default(),
+    ));
+    // What somebody who follows is served from memory is of the old state.
+    let mut followed = applied.tails().watch(ConversationName("both".into()).id());
+    let growth = Growth { from: NEXT, tail: NEXT.next(), stored: vec![b"live".as_slice().into()] };
+    applied.tails().publish(ConversationName("both".into()).id(), &growth);
+    let mut live = |next| followed.messages_from(next, 1, 1).map(|messages| messages.len());
+    assert_eq!(live(NEXT), Some(1));
     let mut machine = GroupStateMachine::new(SnapshotSource::new(GROUP, applied));
     let announced = |index| RaftSnapshotMeta {
         last_log_id: Some(to_raft_log_id(&log_id(3, index))),
@@ -206,6 +220,8 @@ async fn a_snapshot_that_is_not_what_was_announced_is_refused() {
     let error = machine.install_snapshot(&announced(39), durable).await.unwrap_err();
     assert!(error.to_string().contains("39"), "{error}");
     assert_eq!(rows(engine.as_ref()), before);
+    assert_eq!(live(NEXT), Some(1));
     machine.install_snapshot(&announced(40), SnapshotData::Durable(source())).await.unwrap();
     assert_eq!(rows(engine.as_ref()), expected(&source()).1);
+    assert_eq!((live(NEXT), live(NEXT.next())), (None, None));
 }

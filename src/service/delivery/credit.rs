@@ -28,11 +28,19 @@ impl Credit {
     /// Counts what was sent.
     pub fn spend(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.left.send_modify(|left| *left = left.saturating_sub(bytes));
+        // Nobody waits for less.
+        self.left.send_if_modified(|left| {
+            *left = left.saturating_sub(bytes);
+            false
+        });
     }
 
     /// Waits until there is credit and returns it. Cancel safe.
     pub async fn available(&self) -> u64 {
+        let left = *self.left.borrow();
+        if left > 0 {
+            return left.unsigned_abs();
+        }
         let mut receiver = self.left.subscribe();
         match receiver.wait_for(|left| *left > 0).await {
             Ok(left) => left.unsigned_abs(),

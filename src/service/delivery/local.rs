@@ -1,16 +1,20 @@
-//! One conversation of a subscription, delivered from this node's replica.
+//! One conversation of a subscription, delivered from this node's replica: history from what is stored, and what is live
+//! from memory, as far as it is there (`consensus/live.rs`).
 
 use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::proto::{self, SubscribeResponse};
-use tokio::time::{Instant, sleep};
+use prost::Message as _;
+use quorate_client::proto;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::credit::Credit;
+use super::outgoing::{EncodedMessages, Outgoing, Subscribed};
 use super::progress::{Progress, Step};
 use super::{Out, caught_up, gap};
-use crate::consensus::Group;
+use crate::consensus::{Group, LiveMessage, Sent};
 use crate::service::consistency::{Level, confirm, open};
 use crate::service::errors::CallError;
 use crate::service::read::{StartAt, resolve};
@@ -19,7 +23,7 @@ use crate::service::responses::{self, Waiting};
 use crate::service::{Api, Call, convert, memory};
 use crate::storage::records::MessageRecord;
 use crate::storage::{Direction, StorageError};
-use crate::types::{ConversationName, Seq, limits};
+use crate::types::{ConversationId, ConversationName, Seq, limits};
 
 /// How often a conversation in which nothing happens looks whether its replica still serves it: one that was removed,
 /// stopped or cut off from the others announces nothing any more. A confirmation that is younger than this will do, so
@@ -53,23 +57,26 @@ impl LocalDelivery {
         // Watched before anything is read, so that no growth falls between.
         let mut moves = self.group.tails().watch(self.name.id());
         let mut progress = self.begin().await?;
+        let mut idle = pin!(sleep(IDLE_CHECK));
         loop {
             let bytes_max = self.bytes_max().await;
             // A place on the stream comes first: so memory is bounded by the queue, and conversations that have
             // something to deliver take turns, because places are given in the order they were asked for.
             let place = self.out.reserve().await.map_err(|_| CallError::shutting_down())?;
-            let (after, step, records) = self.read(progress, bytes_max).await?;
-            progress = after;
-            let conversation = self.name.0.clone();
-            match step {
-                Step::Gap { from, to } => place.send(Ok(gap(conversation, from, to)).into()),
-                Step::CaughtUp { next } => place.send(Ok(caught_up(conversation, next)).into()),
-                Step::Deliver { .. } => place.send(self.messages(conversation, records)?),
-                Step::Wait => {
+            let live = progress.live_from().and_then(|next| {
+                moves.messages_from(next, limits::RESPONSE_MESSAGES_MAX, bytes_max)
+            });
+            let response = match live {
+                Some(messages) => self.take_live(&mut progress, &messages)?,
+                None => self.take_stored(&mut progress, bytes_max).await?,
+            };
+            match response {
+                Some(response) => place.send(response),
+                None => {
                     drop(place);
                     tokio::select! {
                         () = moves.changed() => {}
-                        error = self.replica_lost() => return Err(error),
+                        error = self.replica_lost(idle.as_mut()) => return Err(error),
                     }
                 }
             }
@@ -90,6 +97,45 @@ impl LocalDelivery {
             Some(credit) => credit.available().await.min(target),
             None => target,
         }
+    }
+
+    /// Messages that are in memory as a response; none if there are none.
+    fn take_live(
+        &self,
+        progress: &mut Progress,
+        live: &[Arc<LiveMessage>],
+    ) -> Result<Option<Waiting<Subscribed>>, CallError> {
+        let Some(last) = live.last() else { return Ok(None) };
+        let encode = |seq, stored: &[u8]| encoded(self.name.id(), seq, stored);
+        let mut messages = Vec::with_capacity(live.len());
+        let mut bytes = 0;
+        for message in live {
+            let sent = message.sent(encode)?;
+            messages.push(sent.wire.clone());
+            bytes += sent.content_bytes;
+        }
+        let response = EncodedMessages { conversation: self.name.0.clone(), messages };
+        let (count, memory) = (response.messages.len(), response.memory_bytes());
+        let response = self.response(Outgoing::Encoded(response), count, bytes, memory)?;
+        progress.delivered(last.seq());
+        Ok(Some(response))
+    }
+
+    /// What the stored state says is next; none if that has yet to come.
+    async fn take_stored(
+        &self,
+        progress: &mut Progress,
+        bytes_max: u64,
+    ) -> Result<Option<Waiting<Subscribed>>, CallError> {
+        let (after, step, records) = self.read(*progress, bytes_max).await?;
+        *progress = after;
+        let conversation = self.name.0.clone();
+        Ok(match step {
+            Step::Gap { from, to } => Some(Ok(gap(conversation, from, to)).into()),
+            Step::CaughtUp { next } => Some(Ok(caught_up(conversation, next)).into()),
+            Step::Deliver { .. } => Some(self.messages(conversation, records)?),
+            Step::Wait => None,
+        })
     }
 
     /// Takes the next step, with the messages that it delivers.
@@ -132,25 +178,41 @@ impl LocalDelivery {
         &self,
         conversation: String,
         records: Vec<MessageRecord>,
-    ) -> Result<Waiting<SubscribeResponse>, CallError> {
+    ) -> Result<Waiting<Subscribed>, CallError> {
         let bytes = records.iter().map(|record| record.content_bytes() as u64).sum();
         let messages: Vec<_> = records.into_iter().map(convert::message).collect();
-        let left = self.api.replicas.admission().responses();
-        let room = responses::room_for(left, memory::messages_bytes(&messages))?;
-        if let Some(credit) = &self.credit {
-            credit.spend(bytes);
-        }
-        self.api.observer.delivered(messages.len(), bytes);
+        let (count, memory) = (messages.len(), memory::messages_bytes(&messages));
         let messages = proto::delivery::Messages { conversation, messages };
-        Ok(Waiting::new(super::delivered(proto::delivery::Kind::Messages(messages)), room))
+        let response = super::delivered(proto::delivery::Kind::Messages(messages));
+        self.response(response, count, bytes, memory)
+    }
+
+    /// A response with so many messages, of so many bytes for which the caller gave credit, and in memory.
+    fn response(
+        &self,
+        response: Subscribed,
+        messages: usize,
+        content_bytes: u64,
+        memory_bytes: usize,
+    ) -> Result<Waiting<Subscribed>, CallError> {
+        let left = self.api.replicas.admission().responses();
+        let room = responses::room_for(left, memory_bytes)?;
+        if let Some(credit) = &self.credit {
+            credit.spend(content_bytes);
+        }
+        self.api.observer.delivered(messages, content_bytes);
+        Ok(Waiting::new(response, room))
     }
 
     /// Ends once the replica cannot serve the conversation any more, with the reason. Not at the first sign: nobody is
-    /// confirmed while a leader is being elected.
-    async fn replica_lost(&self) -> CallError {
+    /// confirmed while a leader is being elected. `idle` is the timer for this, which is put off and not made anew each
+    /// time that something happens.
+    async fn replica_lost(&self, mut idle: Pin<&mut Sleep>) -> CallError {
         let mut is_doubted = false;
         loop {
-            sleep(if is_doubted { DOUBT } else { IDLE_CHECK }).await;
+            let pause = if is_doubted { DOUBT } else { IDLE_CHECK };
+            idle.as_mut().reset(Instant::now() + pause);
+            idle.as_mut().await;
             match self.check_replica().await {
                 Ok(()) => is_doubted = false,
                 Err(_) if !is_doubted => is_doubted = true,
@@ -167,4 +229,11 @@ impl LocalDelivery {
         let deadline = Instant::now() + IDLE_CHECK;
         confirm(&self.api, &self.group, Level::MaxStaleness(IDLE_CHECK), deadline).await.map(|_| ())
     }
+}
+
+/// A message in the form in which it is sent. Verified like any that is read (G11).
+fn encoded(conversation: ConversationId, seq: Seq, stored: &[u8]) -> Result<Sent, StorageError> {
+    let record = reads::message(conversation, seq, stored)?;
+    let content_bytes = record.content_bytes() as u64;
+    Ok(Sent { wire: convert::message(record).encode_to_vec().into(), content_bytes })
 }

@@ -6,6 +6,7 @@
 mod conversations;
 mod credit;
 mod local;
+pub mod outgoing;
 mod progress;
 mod relay;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use quorate_client::proto::subscribe_response::{Ended, Kind as Response};
 use quorate_client::proto::{Delivery, Start, SubscribeResponse};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::Instrument;
@@ -29,6 +30,7 @@ use tracing::Instrument;
 use self::conversations::{Conversations, Task};
 use self::credit::Credit;
 use self::local::LocalDelivery;
+pub use self::outgoing::{Followed, Outgoing, Subscribed};
 use self::relay::{Relay, Upstream};
 use super::authorize::Resource;
 use super::call::Call;
@@ -45,7 +47,7 @@ use crate::types::{ConversationName, NodeId, Seq, limits};
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Where responses go.
-pub type Out = mpsc::Sender<Waiting<SubscribeResponse>>;
+pub type Out = mpsc::Sender<Waiting<Subscribed>>;
 
 /// Who limits what may be sent of each conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +79,7 @@ impl Subscription {
         call: &Call,
         pacing: Pacing,
         heartbeat: Duration,
-    ) -> (Self, impl Stream<Item = Result<SubscribeResponse, Status>> + Send + use<>) {
+    ) -> (Self, impl Stream<Item = Result<Subscribed, Status>> + Send + use<>) {
         let (out, responses) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
         let taken = Taken::new();
         let subscription = Subscription {
@@ -273,37 +275,43 @@ async fn announce_end(
 
 /// Responses as they come, and a heartbeat whenever nothing came for `every`.
 fn with_heartbeats(
-    responses: mpsc::Receiver<Waiting<SubscribeResponse>>,
+    responses: mpsc::Receiver<Waiting<Subscribed>>,
     taken: Taken,
     every: Duration,
     node: NodeId,
-) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
-    stream::unfold((responses, taken), move |(mut responses, taken)| async move {
-        let response = match timeout(every, responses.recv()).await {
-            Ok(response) => response?.into_response(),
-            Err(_) => {
+) -> impl Stream<Item = Result<Subscribed, Status>> + Send {
+    // One timer, which costs next to nothing to put off: a stream may have very many responses.
+    let quiet = Box::pin(sleep(every));
+    stream::unfold((responses, taken, quiet), move |(mut responses, taken, mut quiet)| async move {
+        let response = tokio::select! {
+            biased;
+            response = responses.recv() => response?.into_response(),
+            () = quiet.as_mut() => {
                 let heartbeat = Kind::Heartbeat(Heartbeat { node_id: node.0.into() });
                 Ok(delivered(heartbeat))
             }
         };
         taken.note();
-        Some((response, (responses, taken)))
+        quiet.as_mut().reset(Instant::now() + every);
+        Some((response, (responses, taken, quiet)))
     })
 }
 
-fn delivered(kind: Kind) -> SubscribeResponse {
-    SubscribeResponse { kind: Some(Response::Delivery(Delivery { kind: Some(kind) })) }
+fn delivered(kind: Kind) -> Subscribed {
+    let delivery = Response::Delivery(Delivery { kind: Some(kind) });
+    Outgoing::Plain(SubscribeResponse { kind: Some(delivery) })
 }
 
-fn gap(conversation: String, from: Seq, to: Seq) -> SubscribeResponse {
+fn gap(conversation: String, from: Seq, to: Seq) -> Subscribed {
     delivered(Kind::Gap(Gap { conversation, from_seq: from.0, to_seq: to.0 }))
 }
 
-fn caught_up(conversation: String, next: Seq) -> SubscribeResponse {
+fn caught_up(conversation: String, next: Seq) -> Subscribed {
     delivered(Kind::CaughtUp(CaughtUp { conversation, next_seq: next.0 }))
 }
 
-fn ended(conversation: String, error: Option<CallError>) -> SubscribeResponse {
+fn ended(conversation: String, error: Option<CallError>) -> Subscribed {
     let failed = error.map(Into::into);
-    SubscribeResponse { kind: Some(Response::Ended(Ended { conversation, failed })) }
+    let ended = Response::Ended(Ended { conversation, failed });
+    Outgoing::Plain(SubscribeResponse { kind: Some(ended) })
 }

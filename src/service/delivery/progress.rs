@@ -38,6 +38,11 @@ impl Progress {
         Progress { next, stood: tail, caught_up: false }
     }
 
+    /// The next seq, once history has been sent.
+    pub fn live_from(&self) -> Option<Seq> {
+        self.caught_up.then_some(self.next)
+    }
+
     /// What is next while `[first, tail)` can be read. An announcement counts as made once it was returned.
     pub fn step(&mut self, (first, tail): (Seq, Seq)) -> Step {
         if self.next < first {

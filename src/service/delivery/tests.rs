@@ -4,12 +4,12 @@ use std::pin::pin;
 
 use futures::future::{self, BoxFuture};
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use quorate_client::dial::{Dial, Duplex};
 use quorate_client::proto::SubscribeRequest;
 use tokio::io::DuplexStream;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::timeout;
 use tonic::codegen::http;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
@@ -132,7 +132,8 @@ impl Fixture {
         let call = Call::new(Operation::Subscribe, &MetadataMap::new());
         let (subscription, responses) =
             Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT);
-        let (responses, elsewhere) = (responses.boxed(), api.elsewhere);
+        let responses = responses.map_ok(Outgoing::decoded).boxed();
+        let elsewhere = api.elsewhere;
         Fixture { subscription, responses, opened, elsewhere, _process: process }
     }
 
@@ -212,7 +213,7 @@ async fn a_node_that_ends_what_it_cannot_serve_is_not_chosen_again_at_once() {
     ] {
         fixture.add(name).await;
         assert_eq!(opened.added().await, name);
-        opened.responses.send(Ok(ended(name.into(), Some(error)))).await.unwrap();
+        opened.responses.send(Ok(ended(name.into(), Some(error)).decoded())).await.unwrap();
         assert_eq!(fixture.ends(1).await, [name]);
         let chosen = fixture.elsewhere.choose(fixture::GROUP, &[OTHER, NodeId(2)]);
         assert_eq!(chosen, Some(then), "{name}");
@@ -242,7 +243,7 @@ async fn a_caller_who_takes_nothing_is_given_up_before_others_are() {
     assert_eq!(opened.added().await, "a");
     let sent = limits::RESPONSE_QUEUE_MAX as u64 + 1;
     for seq in 1..=sent {
-        opened.responses.send(Ok(caught_up("a".into(), Seq(seq)))).await.unwrap();
+        opened.responses.send(Ok(caught_up("a".into(), Seq(seq)).decoded())).await.unwrap();
     }
     let began = Instant::now();
     opened.ended().await;
@@ -250,9 +251,10 @@ async fn a_caller_who_takes_nothing_is_given_up_before_others_are() {
     // What had its place is delivered, and then the end.
     let next = async |fixture: &mut Fixture| fixture.responses.next().await.unwrap().unwrap();
     for seq in 1..sent {
-        assert_eq!(next(&mut fixture).await, caught_up("a".into(), Seq(seq)));
+        assert_eq!(next(&mut fixture).await, caught_up("a".into(), Seq(seq)).decoded());
     }
-    assert_eq!(next(&mut fixture).await, ended("a".into(), Some(CallError::not_taken())));
+    let not_taken = ended("a".into(), Some(CallError::not_taken())).decoded();
+    assert_eq!(next(&mut fixture).await, not_taken);
     fixture.add("a").await;
     assert_eq!(fixture.opened().await.added().await, "a");
 }

@@ -40,6 +40,9 @@ pub(super) fn of_database(database: Database, tuning: &Tuning) -> Options {
             // After a crash either everything of one flush is there or nothing of it, over all tables.
             options.set_atomic_flush(true);
             options.set_db_write_buffer_size(tuning.state_memtable_bytes);
+            // RocksDB would tell the system that all reads are random, and it would read nothing ahead: large messages
+            // lie in blob files, one after the other, and are read there one by one.
+            options.set_advise_random_on_open(false);
         }
     }
     options

@@ -1,4 +1,4 @@
-//! Reading, of the present state and of a pinned one.
+//! Access, of the present state and of a pinned one.
 
 #![allow(clippy::mem_forget, reason = "what self_cell generates")]
 
@@ -11,7 +11,7 @@ use self_cell::self_cell;
 use super::expiry::ExpiryHold;
 use super::storage_error;
 use crate::storage::engine::is_empty;
-use crate::storage::{Direction, KeyRange, Rows, StorageError, Table, View};
+use crate::storage::{Access, Direction, KeyRange, Rows, StorageError, Table, View, Visit};
 
 self_cell!(
     /// A snapshot together with the database that it borrows from.
@@ -48,6 +48,37 @@ impl View for PinnedView {
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
         let snapshot = Some(self.snapshot.borrow_dependent());
         scan(self.snapshot.borrow_owner(), &self.failure, snapshot, table, range, direction)
+    }
+
+    fn visit(
+        &self,
+        table: Table,
+        range: KeyRange,
+        direction: Direction,
+        access: Access,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StorageError> {
+        if is_empty(&range) {
+            return Ok(());
+        }
+        let db = self.snapshot.borrow_owner();
+        let mut options = range_options(Some(self.snapshot.borrow_dependent()), range);
+        options.fill_cache(access == Access::Often);
+        let mut rows = db.raw_iterator_cf_opt(family(db, table)?, options);
+        match direction {
+            Direction::Forward => rows.seek_to_first(),
+            Direction::Backward => rows.seek_to_last(),
+        }
+        while let Some((key, value)) = rows.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            match direction {
+                Direction::Forward => rows.next(),
+                Direction::Backward => rows.prev(),
+            }
+        }
+        rows.status().map_err(|error| read_error("scanning rows", &self.failure, error))
     }
 }
 
@@ -95,11 +126,7 @@ pub(super) fn scan<'a>(
         Ok(family) => family,
         Err(error) => return Box::new(std::iter::once(Err(error))),
     };
-    let mut options = read_options(snapshot);
-    options.set_iterate_lower_bound(range.start);
-    if let Some(end) = range.end {
-        options.set_iterate_upper_bound(end);
-    }
+    let options = range_options(snapshot, range);
     let mode = match direction {
         Direction::Forward => IteratorMode::Start,
         Direction::Backward => IteratorMode::End,
@@ -109,6 +136,15 @@ pub(super) fn scan<'a>(
             .map_err(|error| read_error("scanning rows", failure, error))
     });
     Box::new(rows)
+}
+
+fn range_options(snapshot: Option<&Snapshot<'_>>, range: KeyRange) -> ReadOptions {
+    let mut options = read_options(snapshot);
+    options.set_iterate_lower_bound(range.start);
+    if let Some(end) = range.end {
+        options.set_iterate_upper_bound(end);
+    }
+    options
 }
 
 fn read_options(snapshot: Option<&Snapshot<'_>>) -> ReadOptions {
