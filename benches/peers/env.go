@@ -86,10 +86,10 @@ func (e *Env) Write(name, text string) (string, error) {
 // GoTool builds a server that go.mod lists as a tool, and returns its version.
 func (e *Env) GoTool(ctx context.Context, module, program string) (string, error) {
 	path := filepath.Join(e.Programs(), program)
-	if _, err := output(exec.CommandContext(ctx, "go", "build", "-o", path, module)); err != nil {
+	if _, err := e.Output(exec.CommandContext(ctx, "go", "build", "-o", path, module)); err != nil {
 		return "", err
 	}
-	return output(exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", module))
+	return e.Output(exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", module))
 }
 
 // Nodes are the processes of a system.
@@ -194,8 +194,8 @@ func Ports(count int) ([]int, error) {
 // address of a port on loopback.
 func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// output runs a program to its end and returns what it said.
-func output(command *exec.Cmd) (string, error) {
+// Output runs a program to its end and returns what it said.
+func (e *Env) Output(command *exec.Cmd) (string, error) {
 	var out, said bytes.Buffer
 	command.Stdout, command.Stderr = &out, &said
 	if command.Cancel != nil {
@@ -204,7 +204,9 @@ func output(command *exec.Cmd) (string, error) {
 	}
 	err := startGroup(command)
 	if err == nil {
+		e.guard.Watch(command.Process.Pid)
 		err = command.Wait()
+		e.guard.Forget(command.Process.Pid)
 	}
 	if err != nil {
 		return "", fmt.Errorf("%s: %w: %s", strings.Join(command.Args, " "), err, tail(said.String()))

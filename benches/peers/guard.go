@@ -72,7 +72,8 @@ func guard(orders io.Reader) {
 			groups = slices.DeleteFunc(groups, func(one int) bool { return one == group })
 		}
 	}
-	for _, group := range groups {
+	// The last first: what came later may need what came before, and start it again.
+	for _, group := range slices.Backward(groups) {
 		syscall.Kill(-group, syscall.SIGKILL)
 	}
 	if folder != "" {

@@ -67,7 +67,7 @@ func installKafka(ctx context.Context, env *Env) error {
 	if err := os.WriteFile(pom, []byte(kafkaPom), 0o644); err != nil {
 		return err
 	}
-	_, err := output(exec.CommandContext(ctx, "mvn", "--quiet", "--batch-mode", "--file", pom,
+	_, err := env.Output(exec.CommandContext(ctx, "mvn", "--quiet", "--batch-mode", "--file", pom,
 		"dependency:copy-dependencies", "-DoutputDirectory="+kafkaLibraries(env)))
 	return err
 }
@@ -113,7 +113,7 @@ func (c *kafkaNodes) start(ctx context.Context, env *Env, flush bool) error {
 		if err != nil {
 			return err
 		}
-		if _, err := output(java("kafka.tools.StorageTool", "format", "-t", kafkaCluster, "-c", path)); err != nil {
+		if _, err := env.Output(java("kafka.tools.StorageTool", "format", "-t", kafkaCluster, "-c", path)); err != nil {
 			return err
 		}
 		if err := c.Start(env, name, java("kafka.Kafka", path)); err != nil {

@@ -15,7 +15,7 @@ var quorateSystem = System{
 	Name:    quorateName,
 	Durable: "yes",
 	Prepare: func(ctx context.Context, env *Env) (string, error) {
-		version, err := output(exec.CommandContext(ctx, env.Quorate, "--version"))
+		version, err := env.Output(exec.CommandContext(ctx, env.Quorate, "--version"))
 		return strings.TrimPrefix(version, "quorate "), err
 	},
 	Start: func(_ context.Context, env *Env) (Cluster, error) { return quorateCluster{env}, nil },
@@ -41,7 +41,7 @@ func (c quorateCluster) Measure(ctx context.Context, workload Workload) (Figure,
 		"--size", strconv.Itoa(settings.MessageBytes),
 		"--warm-up", settings.WarmUp.String(),
 		"--duration", settings.Duration.String())
-	text, err := output(command)
+	text, err := c.env.Output(command)
 	if err != nil {
 		return Figure{}, err
 	}

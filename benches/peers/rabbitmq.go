@@ -21,11 +21,11 @@ const (
 var rabbitSystem = System{
 	Name:    "RabbitMQ quorum queues",
 	Durable: "yes",
-	Prepare: func(ctx context.Context, _ *Env) (string, error) {
-		if err := installRabbit(ctx); err != nil {
+	Prepare: func(ctx context.Context, env *Env) (string, error) {
+		if err := installRabbit(ctx, env); err != nil {
 			return "", err
 		}
-		return output(exec.CommandContext(ctx, "dpkg-query", "--show", "--showformat", "${Version}", "rabbitmq-server"))
+		return env.Output(exec.CommandContext(ctx, "dpkg-query", "--show", "--showformat", "${Version}", "rabbitmq-server"))
 	},
 	Start: func(ctx context.Context, env *Env) (Cluster, error) {
 		cluster := &rabbitCluster{env: env}
@@ -37,7 +37,7 @@ var rabbitSystem = System{
 	},
 }
 
-func installRabbit(ctx context.Context) error {
+func installRabbit(ctx context.Context, env *Env) error {
 	if _, err := os.Stat(rabbitServer); err == nil {
 		return nil
 	}
@@ -50,15 +50,17 @@ func installRabbit(ctx context.Context) error {
 	install := exec.CommandContext(ctx, "apt-get", "install", "-y", "--no-install-recommends", "rabbitmq-server")
 	// Runlevel 1 is maintenance, in which the package starts no service.
 	install.Env = append(os.Environ(), "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive")
-	_, err := output(install)
+	_, err := env.Output(install)
 	return err
 }
 
 type rabbitCluster struct {
 	Nodes
-	env   *Env
-	epmd  int
-	ports []int
+	// registry is the program that nodes find each other by, which has to outlive them: they would start another.
+	registry Nodes
+	env      *Env
+	epmd     int
+	ports    []int
 }
 
 func (c *rabbitCluster) start(ctx context.Context) error {
@@ -72,7 +74,7 @@ func (c *rabbitCluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = c.Start(c.env, "epmd", exec.Command(epmd, "-port", strconv.Itoa(c.epmd), "-address", "127.0.0.1"))
+	err = c.registry.Start(c.env, "epmd", exec.Command(epmd, "-port", strconv.Itoa(c.epmd), "-address", "127.0.0.1"))
 	if err != nil {
 		return err
 	}
@@ -88,11 +90,17 @@ func (c *rabbitCluster) start(ctx context.Context) error {
 		control := exec.CommandContext(once, rabbitControl, "-n", first, "await_online_nodes", strconv.Itoa(nodes),
 			"--timeout", "20")
 		control.Env = c.environment()
-		if _, err := output(control); err != nil {
+		if _, err := c.env.Output(control); err != nil {
 			return err
 		}
 		return c.declare()
 	})
+}
+
+// Stop ends the nodes, and then what they find each other by.
+func (c *rabbitCluster) Stop() {
+	c.Nodes.Stop()
+	c.registry.Stop()
 }
 
 func (c *rabbitCluster) startNode(node, distribution int) error {
@@ -130,6 +138,8 @@ func (c *rabbitCluster) startNode(node, distribution int) error {
 func (c *rabbitCluster) environment() []string {
 	return append(os.Environ(),
 		"HOME="+c.env.Folder,
+		// Otherwise a killed one leaves its memory in the working directory.
+		"ERL_CRASH_DUMP_BYTES=0",
 		"ERL_EPMD_PORT="+strconv.Itoa(c.epmd),
 		"RABBITMQ_CONF_ENV_FILE=/dev/null",
 		"RABBITMQ_CTL_ERL_ARGS=-start_epmd false")

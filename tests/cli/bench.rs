@@ -117,8 +117,10 @@ async fn growth_rest_and_overload_give_figures() {
 
 /// What a bench says of a cluster of its own.
 async fn local(data: &std::path::Path, arguments: &[&str]) -> Value {
+    // Much of what is counted waits for a flush.
+    let often = ["--storage", "flush_interval_ms=1000"];
     let place = ["--data", data.to_str().unwrap(), "--output", "json"];
-    let ended = run(quorate(&[&["bench"], arguments, &place].concat()), "").await;
+    let ended = run(quorate(&[&["bench"], arguments, &often, &place].concat()), "").await;
     assert_eq!(ended.code, 0, "{ended:?}");
     serde_json::from_str(&ended.stdout).unwrap()
 }

@@ -84,6 +84,8 @@ pub(super) struct Load {
 /// What all workers share.
 struct Plan {
     messages: Messages,
+    /// Begins every sender's name: ids count from zero, and another load may have sent to the same conversations.
+    run: u32,
     /// Stamps count from here.
     epoch: Instant,
     measure_from: Instant,
@@ -156,6 +158,7 @@ impl LoadArgs {
         let measure_from = epoch + self.warm_up;
         let plan = Plan {
             messages,
+            run: rand::random(),
             epoch,
             measure_from,
             measure_until: self.count.is_none().then(|| measure_from + self.duration),
@@ -276,7 +279,7 @@ impl Way {
 }
 
 async fn work(plan: Arc<Plan>, way: Way, worker: u32, tally: Arc<Mutex<Tally>>) {
-    let sender = format!("producer-{worker}");
+    let sender = format!("{:08x}-{worker}", plan.run);
     for turn in 0.. {
         let began = plan.due(worker, turn).await;
         let Some(measured) = plan.admit(began) else { return };

@@ -41,6 +41,11 @@ pub(super) struct LocalArgs {
     #[arg(long, value_name = "G", value_parser = clap::value_parser!(u32).range(1..=(GROUPS_MAX as i64)))]
     pub(super) groups: Option<u32>,
 
+    /// A key of [storage] in the configuration of the local nodes, such as flush_interval_ms=1000; repeatable
+    /// [default: the product's settings]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub(super) storage: Vec<String>,
+
     /// Where the local cluster keeps its data, which is removed at the end [default: the directory for temporary
     /// files; where that is in memory, syncing costs nothing and the figures mean little]
     #[arg(long, value_name = "DIR")]
@@ -70,6 +75,7 @@ impl LocalArgs {
             nodes: self.nodes,
             groups: self.groups.unwrap_or(0),
             dir: Some(dir.path().to_owned()),
+            settings: self.storage.concat(),
             quiet: output == Output::Json,
             small: false,
             ..options
@@ -213,6 +219,14 @@ pub(super) async fn wait_flushed(client: &Client) -> anyhow::Result<()> {
 async fn replicas(client: &Client) -> anyhow::Result<Vec<ReplicaStatus>> {
     let cluster = client.describe_cluster().await?;
     Ok(cluster.nodes.into_iter().flat_map(|node| node.replicas).collect())
+}
+
+/// A line of a configuration.
+fn parse_setting(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok(format!("{text}\n")),
+        _ => Err(format!("{text:?} is not KEY=VALUE")),
+    }
 }
 
 /// A value of a page of metrics.

@@ -52,15 +52,16 @@ impl Tally {
         result: Result<AppendResponse, Error>,
     ) {
         self.acknowledged_in_all += u64::from(result.is_ok());
-        if !measured {
-            return;
+        if measured {
+            self.last = self.last.max(now);
         }
-        self.last = self.last.max(now);
         match result {
-            Ok(_) => {
+            Ok(_) if measured => {
                 self.acknowledged += 1;
                 self.latencies.record(took);
             }
+            Ok(_) => {}
+            // One of the warm-up counts too: what follows it may have failed because of it.
             Err(error) => *self.errors.entry(error.reason().to_owned()).or_default() += 1,
         }
     }
@@ -95,7 +96,7 @@ impl Tally {
 }
 
 impl Outcome {
-    /// Whether every append that was measured was acknowledged.
+    /// Whether every append was acknowledged, and something measured.
     pub(super) fn is_clean(&self) -> bool {
         self.errors.is_empty() && self.acknowledged > 0
     }
