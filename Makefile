@@ -25,10 +25,10 @@ INPUT ?=
 KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo dev test planted sim fuzz kills jepsen bench lint fmt clean
+.PHONY: help setup build demo dev test planted sim fuzz kills jepsen bench bench-peers lint fmt clean
 
 help: ## Lists what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nThe first build compiles RocksDB: about 10 minutes on two cores, once.\n'
 	@printf 'Build output: %s\n' '$(CARGO_TARGET_DIR)'
 
@@ -70,13 +70,22 @@ jepsen: setup ## Breaks clusters and judges by what clients saw, positive contro
 	@'$(CARGO_TARGET_DIR)/debug/quorate-jepsen' matrix ci --binary '$(QUORATE)' \
 	  --planted-binary '$(QUORATE)-planted' $(ARGS)
 
-# A release build, which takes RocksDB from the development build: it is compiled at the same level there, and Cargo
+# For a release build, which takes RocksDB from the development build: it is compiled at the same level there, and Cargo
 # says where it lies.
+WITH_ROCKSDB = out="$${ROCKSDB_LIB_DIR:-$$($(CARGO) build --quiet --locked --bins --message-format=json | \
+  sed -n 's/.*"package_id":"[^"]*librocksdb-sys[^"]*".*"out_dir":"\([^"]*\)".*/\1/p')}"; \
+  test -n "$$out" || { echo 'RocksDB was not found in the development build' >&2; exit 1; }; \
+  ROCKSDB_LIB_DIR="$$out" ROCKSDB_STATIC=1
+
 bench: build ## Measures README's figures and writes benches/RESULTS.md (ARGS=word for some of them, without writing)
-	@out="$$($(CARGO) build --quiet --locked --bins --message-format=json | \
-	  sed -n 's/.*"package_id":"[^"]*librocksdb-sys[^"]*".*"out_dir":"\([^"]*\)".*/\1/p')"; \
-	test -n "$$out" || { echo 'RocksDB was not found in the development build' >&2; exit 1; }; \
-	ROCKSDB_LIB_DIR="$$out" ROCKSDB_STATIC=1 $(CARGO) bench --locked --bench figures -- $(ARGS)
+	@$(WITH_ROCKSDB) $(CARGO) bench --locked --bench figures -- $(ARGS)
+
+bench-peers: build ## Measures NATS, etcd, RabbitMQ and Kafka beside Quorate: benches/peers (ARGS='-only etcd' for one)
+	@command -v go > /dev/null || { echo 'the drivers are in Go: install it (1.26 or newer)' >&2; exit 1; }
+	@$(WITH_ROCKSDB) $(CARGO) build --locked --release --bin quorate
+	@go build -C benches/peers -o '$(CARGO_TARGET_DIR)/bench-peers' .
+	@cd benches/peers && '$(CARGO_TARGET_DIR)/bench-peers' -quorate '$(CARGO_TARGET_DIR)/release/quorate' \
+	  -data '$(CARGO_TARGET_DIR)' $(ARGS)
 
 lint: setup ## Formatting and lints, warnings denied
 	$(CARGO) fmt --all --check

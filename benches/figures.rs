@@ -3,65 +3,19 @@
 //!
 //! `make bench ARGS=failover` takes those whose name has this word, and shows them without writing.
 
+#[path = "figures/cases.rs"]
+mod cases;
+#[path = "figures/machine.rs"]
+mod machine;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use quorate::server::SystemClock;
-use quorate::types::Clock;
 use serde_json::Value;
 
-/// One line of the table.
-struct Figure {
-    name: &'static str,
-    /// What follows `quorate bench`.
-    arguments: &'static str,
-    show: fn(&Value) -> String,
-}
-
-const FIGURES: [Figure; 8] = [
-    Figure {
-        name: "closed loop, 1 producer",
-        arguments: "append --local --producers 1 --mode unary",
-        show: appends,
-    },
-    Figure {
-        name: "closed loop, 64 producers",
-        arguments: "append --local --producers 64 --mode unary",
-        show: appends,
-    },
-    Figure {
-        name: "pipelined, 8 producers × 128 in flight",
-        arguments: "append --local --producers 8 --in-flight 128 --mode session",
-        show: appends,
-    },
-    Figure {
-        name: "commit to delivery, 1,000 appends/s",
-        arguments: "subscribe --local --in-flight 64 --rate 1000",
-        show: delivery,
-    },
-    Figure {
-        name: "history to one follower",
-        arguments: "follow --local --count 200000 --in-flight 1024 --warm-up 0s",
-        show: history,
-    },
-    Figure {
-        name: "without acknowledgements after a leader's SIGKILL",
-        arguments: "failover --rounds 10",
-        show: pause,
-    },
-    Figure {
-        name: "resident memory of a node, one million conversations of one message each",
-        arguments: "append --local --conversations 1000000 --count 1000000 --size 64 --in-flight 1024 --warm-up 0s",
-        show: memory,
-    },
-    Figure {
-        name: "bytes written to disk by a node per payload byte, 1 KiB messages",
-        arguments: "append --local --count 524288 --in-flight 1024 --warm-up 0s --flush",
-        show: written,
-    },
-];
+use cases::{Case, FIGURES, Figure};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -76,9 +30,10 @@ fn main() -> anyhow::Result<()> {
     let mut commands = String::new();
     for figure in FIGURES.iter().filter(is_wanted) {
         eprintln!("{}: quorate bench {}", figure.name, figure.arguments);
-        let shown = (figure.show)(&run(figure)?);
-        eprintln!("  {shown}");
-        writeln!(rows, "| {} | {shown} |", figure.name)?;
+        let result = median(figure)?;
+        let (shown, verdict) = ((figure.show)(&result), figure.verdict(&result));
+        eprintln!("  {shown}: {verdict}");
+        writeln!(rows, "| {} | {} | {shown} | {verdict} |", figure.name, figure.target)?;
         writeln!(commands, "quorate bench {}", figure.arguments)?;
     }
     ensure!(!rows.is_empty(), "no figure has {wanted:?} in its name");
@@ -93,15 +48,27 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The run whose main value is the median of all runs.
+fn median(figure: &Figure) -> anyhow::Result<Value> {
+    let mut results = Vec::new();
+    for run in 1..=figure.runs {
+        let result = measure(figure)?;
+        eprintln!("  run {run} of {}: {}", figure.runs, (figure.show)(&result));
+        results.push(result);
+    }
+    results.sort_by(|a, b| (figure.main)(a).total_cmp(&(figure.main)(b)));
+    Ok(results.swap_remove((results.len() - 1) / 2))
+}
+
 /// Runs one command; the nodes keep their data where Cargo builds, which is a disk.
-fn run(figure: &Figure) -> anyhow::Result<Value> {
+fn measure(figure: &Figure) -> anyhow::Result<Case> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.arg("bench").args(figure.arguments.split(' '));
     command.args(["--output", "json", "--data", env!("CARGO_TARGET_TMPDIR")]);
     let ended = command.output()?;
     let said = String::from_utf8_lossy(&ended.stderr);
     ensure!(ended.status.success(), "{}: {}{said}", figure.name, ended.status);
-    let result: Value = serde_json::from_slice(&ended.stdout)?;
+    let result: Value = serde_json::from_slice(&ended.stdout).context("it gave no JSON")?;
     ensure!(
         result["local"]["data_in_memory"] != true,
         "the data is in memory: set CARGO_TARGET_DIR"
@@ -110,112 +77,28 @@ fn run(figure: &Figure) -> anyhow::Result<Value> {
 }
 
 fn page(rows: &str, commands: &str) -> anyhow::Result<String> {
-    let date = i64::try_from(SystemClock.now().0).map(jiff::Timestamp::from_microsecond)??;
     Ok(format!(
         "\
 # Figures
 
 Made by `make bench`, which writes this file. Three nodes, the producers and the subscribers share one machine and its
-disk; messages of 1 KiB random bytes unless said otherwise; settings of a node that is configured by nobody. Latency
-is that of acknowledged appends, from handing in to acknowledgement, through the client library. The loops are closed
-(`quorate bench append --help` says what that means) except that of commit to delivery.
+disk; messages of 256 random bytes unless said otherwise; settings of a node that is configured by nobody. Latency is
+that of acknowledged appends, from handing in to acknowledgement, through the client library. The loops are closed
+(`quorate bench append --help` says what that means) except those with a rate. Short cases are the median of three runs.
+How other systems do beside it, `make bench-peers` measures (benches/peers/README.md).
 
 - machine: {}
 - date: {}
 - commit: {}
 
-| load | figure |
-|---|---|
+| case | target | reached | met |
+|---|---|---|---|
 {rows}
 ```sh
 {commands}```
 ",
-        machine()?,
-        date.strftime("%Y-%m-%d"),
-        commit(),
+        machine::machine()?,
+        machine::date()?,
+        machine::commit(),
     ))
-}
-
-fn machine() -> anyhow::Result<String> {
-    let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
-    let model = field(&cpus, "model name").unwrap_or("unknown processor");
-    let cores = std::thread::available_parallelism()?;
-    let memory = std::fs::read_to_string("/proc/meminfo")?;
-    let memory_kib = field(&memory, "MemTotal").and_then(|total| total.split(' ').next());
-    let memory_kib: u64 = memory_kib.context("no MemTotal")?.parse()?;
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    Ok(format!(
-        "{model}, {cores} cores, {} GiB of memory, Linux {}",
-        memory_kib.div_ceil(1024 * 1024),
-        kernel.trim()
-    ))
-}
-
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let line = text.lines().find(|line| line.starts_with(name))?;
-    line.split_once(':').map(|(_, value)| value.trim())
-}
-
-fn commit() -> String {
-    let git = |arguments: &[&str]| {
-        let ended = Command::new("git").args(arguments).output().ok()?;
-        Some(String::from_utf8_lossy(&ended.stdout).trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_default();
-    match git(&["status", "--porcelain", "--untracked-files=no"]).as_deref() {
-        Some("") => commit,
-        _ => format!("{commit} with changes"),
-    }
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(f64::NAN)
-}
-
-fn quantiles(us: &Value) -> String {
-    let ms = |name: &str| format!("{:.2}", number(&us[name]) / 1e3);
-    format!(
-        "p50 {} ms, p90 {} ms, p99 {} ms, max {} ms",
-        ms("p50"),
-        ms("p90"),
-        ms("p99"),
-        ms("max")
-    )
-}
-
-fn appends(result: &Value) -> String {
-    let result = &result["result"];
-    format!(
-        "{:.0} appends/s, {}",
-        number(&result["appends_per_second"]),
-        quantiles(&result["latency_us"])
-    )
-}
-
-fn delivery(result: &Value) -> String {
-    quantiles(&result["result"]["commit_to_delivery_us"])
-}
-
-fn history(result: &Value) -> String {
-    let result = &result["result"];
-    let mib = number(&result["payload_bytes_per_second"]) / 1024.0 / 1024.0;
-    format!("{:.0} messages/s, {mib:.0} MiB/s", number(&result["deliveries_per_second"]))
-}
-
-fn pause(result: &Value) -> String {
-    quantiles(&result["result"]["pause_us"])
-}
-
-/// The largest of the nodes.
-fn largest(result: &Value, field: &str) -> f64 {
-    let nodes = result["local"]["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    nodes.iter().map(|node| number(&node[field])).fold(f64::NAN, f64::max)
-}
-
-fn memory(result: &Value) -> String {
-    format!("{:.0} MiB", largest(result, "resident_bytes") / 1024.0 / 1024.0)
-}
-
-fn written(result: &Value) -> String {
-    format!("{:.2}", largest(result, "written_bytes_per_payload_byte"))
 }

@@ -42,6 +42,17 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
+    /// Without encryption, and the endpoints still to be named.
+    pub(super) fn with_timeout(timeout: Duration) -> ConnectArgs {
+        ConnectArgs {
+            endpoints: Vec::new(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            timeout,
+        }
+    }
+
     /// The `Cluster` service of the first endpoint that answers.
     pub async fn cluster(&self) -> anyhow::Result<ClusterClient<Channel>> {
         let tls = self.tls()?;

@@ -3,6 +3,7 @@
 //! The nodes are children of this process: they stop when it asks, when it is dropped, and (through the pipe that is
 //! their standard input) also when it dies without a word.
 
+pub(super) mod namespaces;
 mod node;
 mod ports;
 
@@ -50,6 +51,9 @@ pub struct LocalClusterOptions {
     pub settings: String,
     /// The `quorate` program; none for this one.
     pub program: Option<PathBuf>,
+    /// Each node in a network namespace of its own, from which its packets can be lost. Only for a process that has
+    /// its own namespaces already, and once in it.
+    pub namespaces: bool,
 }
 
 impl Default for LocalClusterOptions {
@@ -63,6 +67,7 @@ impl Default for LocalClusterOptions {
             small: true,
             settings: String::new(),
             program: None,
+            namespaces: false,
         }
     }
 }
@@ -97,6 +102,9 @@ impl LocalCluster {
                 eprintln!("{what}");
             }
         };
+        if options.namespaces {
+            namespaces::lay(u8::try_from(options.nodes)?).await?;
+        }
         let mut nodes = Node::prepare(dir.path(), &options)?;
         say(&format!("starting {} nodes in {}", nodes.len(), dir.path().display()));
         for node in &mut nodes {
@@ -173,13 +181,55 @@ impl LocalCluster {
         self.wait_all("/readyz").await
     }
 
-    /// Stops all nodes in good order, those that do not stop in time with SIGKILL, and removes the directory if it
-    /// is temporary.
+    /// Loses every packet to and from a node, without a word to anybody. Only where nodes have namespaces.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, or the operating system refuses.
+    pub async fn cut(&mut self, node: u32) -> anyhow::Result<()> {
+        namespaces::cut(self.node(node)?.host()?).await
+    }
+
+    /// Loses no more packets of a node, and waits until it serves.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, the operating system refuses, or the node is not ready within a minute.
+    pub async fn mend(&mut self, node: u32) -> anyhow::Result<()> {
+        let node = self.node(node)?;
+        namespaces::mend(node.host()?).await?;
+        node.wait("/readyz", Instant::now() + READY_DEADLINE).await
+    }
+
+    /// A node's page of metrics.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, or it does not answer.
+    pub async fn metrics(&self, node: u32) -> anyhow::Result<String> {
+        let found = self.nodes.iter().find(|n| n.id() == node);
+        found.with_context(|| format!("there is no node {node}"))?.metrics().await
+    }
+
+    /// Stops all nodes as [`LocalCluster::stop_nodes`] does, and removes the directory if it is temporary.
     ///
     /// # Errors
     ///
     /// If a node had to be killed or had failed before, or the directory cannot be removed.
     pub async fn stop(mut self) -> anyhow::Result<()> {
+        let stopped = self.stop_nodes().await;
+        if let Directory::Temporary(dir) = self.dir {
+            dir.close().context("cannot remove the cluster's directory")?;
+        }
+        stopped
+    }
+
+    /// Stops all nodes in good order, those that do not stop in time with SIGKILL.
+    ///
+    /// # Errors
+    ///
+    /// If a node had to be killed or had failed before.
+    pub async fn stop_nodes(&mut self) -> anyhow::Result<()> {
         for node in &mut self.nodes {
             node.terminate();
         }
@@ -189,9 +239,6 @@ impl LocalCluster {
             if let Err(error) = node.wait_for_exit(deadline).await {
                 failures.push(format!("node {}: {error:#}", node.id()));
             }
-        }
-        if let Directory::Temporary(dir) = self.dir {
-            dir.close().context("cannot remove the cluster's directory")?;
         }
         match failures.is_empty() {
             true => Ok(()),

@@ -4,20 +4,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use quorate_client::{Append, Client, ClientOptions, NewMessage};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::latency::Latencies;
-use super::load::Names;
-use super::target::LocalArgs;
-use crate::cli::Output;
+use super::local::{Local, LocalArgs};
+use super::message::Names;
+use crate::cli::local_cluster::namespaces;
+use crate::cli::{LocalClusterOptions, Output};
 
 /// How long one append may take: longer than any election.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long everything may take to go on after a kill.
+/// How long everything may take to go on after a loss.
 const RESUME_DEADLINE: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -26,14 +28,23 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 #[command(after_help = "\
 Examples:
   quorate bench failover
-  quorate bench failover --rounds 20 --output json
+  quorate bench failover --rounds 50 --output json
+  quorate bench failover --by drop --rounds 50
 
 Starts a cluster on this machine and appends to each conversation without a break, one append at a time, through \
-the client library. In each round the node that leads most conversations is killed with SIGKILL and started again \
-when all have gone on. The pause of a conversation that it led is the longest time between two acknowledgements in a \
-row: it includes that the failure is noticed, the election, and the client's way to the new leader.")]
+the client library. In each round the node that leads most conversations is lost: killed with SIGKILL, or with --by \
+drop cut off, so that every packet to and from it vanishes and nobody is told. It comes back when all have gone on. The \
+pause of a conversation that it led is the longest time between two acknowledgements in a row: it includes that the \
+failure is noticed, the election, and the client's way to the new leader.
+
+With --by drop each node has a network namespace on a bridge, and the command starts itself again inside: it needs \
+Linux, unshare (util-linux), ip (iproute2), and a user who is root or may make namespaces.")]
 pub struct FailoverArgs {
-    /// How many kills
+    /// How the leader is lost
+    #[arg(long, value_enum, default_value_t)]
+    by: By,
+
+    /// How many losses
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
 
@@ -45,14 +56,23 @@ pub struct FailoverArgs {
     local: LocalArgs,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// SIGKILL
+    #[default]
+    Kill,
+    /// Every packet to and from it is dropped
+    Drop,
+}
+
 /// One conversation's acknowledgements.
 #[derive(Default)]
 struct Lane {
     last: Option<Instant>,
     /// Between two in a row, in this round.
     longest: Duration,
-    /// When the leader was surely dead, in this round.
-    dead_at: Option<Instant>,
+    /// When the leader was surely lost, in this round.
+    lost_at: Option<Instant>,
     /// Whether something that was sent after that is acknowledged.
     went_on: bool,
     failed: u64,
@@ -61,10 +81,71 @@ struct Lane {
 /// The lanes, by conversation.
 type Lanes = BTreeMap<String, Arc<Mutex<Lane>>>;
 
+/// What came of all rounds.
+struct Losses {
+    /// Of each conversation in each round.
+    pauses: Latencies,
+    /// The longest of each round.
+    longest: Latencies,
+    rounds: Vec<Value>,
+    failed: u64,
+}
+
+impl FailoverArgs {
+    /// Runs this program again in namespaces, where that is needed and not done yet; none if this process is to measure.
+    pub(super) async fn elsewhere(
+        &self,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<ExitCode>> {
+        if self.by == By::Kill || namespaces::inside().is_some() {
+            return Ok(None);
+        }
+        // Made here, so that it is removed also if everything inside is killed.
+        let data = self.local.make_dir()?;
+        let code = namespaces::enter(data.path().canonicalize()?, stop).await?;
+        data.close().context("cannot remove the cluster's directory")?;
+        Ok(Some(code))
+    }
+}
+
 pub(super) async fn run(args: FailoverArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let mut local = args.local.start(output).await?;
-    let endpoints = local.cluster.endpoints();
-    let options = ClientOptions::new(endpoints).request_timeout(REQUEST_TIMEOUT);
+    let data = namespaces::inside().or_else(|| args.local.data.clone());
+    let namespaces = args.by == By::Drop;
+    let options = LocalClusterOptions { namespaces, ..LocalClusterOptions::default() };
+    let local_args = LocalArgs { data, ..args.local.clone() };
+    let mut local = local_args.start_with(output, options).await?;
+    let losses = lose_leaders(&args, &mut local, output).await?;
+    local.stop().await?;
+    let failed = losses.failed;
+    let by = match args.by {
+        By::Kill => "kill",
+        By::Drop => "drop",
+    };
+    output.print(
+        || losses.to_text(),
+        || {
+            json!({
+                "bench": "failover",
+                "by": by,
+                "conversations": args.conversations,
+                "result": {
+                    "pause_us": losses.pauses.to_json(),
+                    "longest_pause_of_a_round_us": losses.longest.to_json(),
+                    "rounds": losses.rounds,
+                    "failed_appends": failed,
+                },
+            })
+        },
+    )?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn lose_leaders(
+    args: &FailoverArgs,
+    local: &mut Local,
+    output: Output,
+) -> anyhow::Result<Losses> {
+    let options = ClientOptions::new(local.cluster.endpoints()).request_timeout(REQUEST_TIMEOUT);
     let client = Client::connect(options).await?;
     let names = Names::new(args.conversations);
     let lanes: Lanes = names.all().map(|name| (name, Arc::default())).collect();
@@ -72,59 +153,61 @@ pub(super) async fn run(args: FailoverArgs, output: Output) -> anyhow::Result<Ex
     for (name, lane) in &lanes {
         workers.spawn(append_for_ever(client.clone(), name.clone(), lane.clone()));
     }
-    let bar = output.progress(Some(args.rounds.into()), "{bar:30} {pos}/{len} kills, {msg}");
+    let bar = output.progress(Some(args.rounds.into()), "{bar:30} {pos}/{len} losses, {msg}");
     let mut pauses = Latencies::new()?;
+    let mut longest = Latencies::new()?;
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         wait_until("every conversation to have a message", &lanes, |l| l.last.is_some()).await?;
         let (victim, led) = most_leading(&client, &lanes).await?;
-        bar.set_message(format!("killing node {victim}"));
+        bar.set_message(format!("losing node {victim}"));
         lanes.values().for_each(|lane| lock(lane).begin_round());
-        local.cluster.kill(victim).await?;
-        let dead_at = Instant::now();
-        lanes.values().for_each(|lane| lock(lane).dead_at = Some(dead_at));
+        match args.by {
+            By::Kill => local.cluster.kill(victim).await?,
+            By::Drop => local.cluster.cut(victim).await?,
+        }
+        let lost_at = Instant::now();
+        lanes.values().for_each(|lane| lock(lane).lost_at = Some(lost_at));
         wait_until("every conversation to go on", &lanes, |lane| lane.went_on).await?;
         let mut round = Latencies::new()?;
         led.iter().for_each(|name| round.record(lock(&lanes[name]).longest));
+        longest.record(led.iter().map(|name| lock(&lanes[name]).longest).max().unwrap_or_default());
         pauses.add(&round)?;
         rounds.push(json!({
             "victim_node_id": victim,
             "conversations": led.len(),
             "pause_us": round.to_json(),
         }));
-        bar.set_message(format!("starting node {victim} again"));
-        local.cluster.restart(victim).await?;
+        bar.set_message(format!("bringing node {victim} back"));
+        match args.by {
+            By::Kill => local.cluster.restart(victim).await?,
+            By::Drop => local.cluster.mend(victim).await?,
+        }
         bar.inc(1);
     }
     bar.finish_and_clear();
     workers.shutdown().await;
-    local.stop().await?;
-    let failed: u64 = lanes.values().map(|lane| lock(lane).failed).sum();
-    output.print(|| text(&rounds, &pauses, failed), || {
-        json!({
-            "bench": "failover",
-            "conversations": args.conversations,
-            "result": { "pause_us": pauses.to_json(), "rounds": rounds, "failed_appends": failed },
-        })
-    })?;
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let failed = lanes.values().map(|lane| lock(lane).failed).sum();
+    Ok(Losses { pauses, longest, rounds, failed })
 }
 
-fn text(rounds: &[Value], pauses: &Latencies, failed: u64) -> String {
-    let kills = rounds.len();
-    let conversations: u64 = rounds.iter().filter_map(|r| r["conversations"].as_u64()).sum();
-    super::table([
-        ("leaders killed", kills.to_string()),
-        ("conversations that they led", conversations.to_string()),
-        ("without acknowledgements", pauses.to_text()),
-        ("appends that failed for good", failed.to_string()),
-    ])
+impl Losses {
+    fn to_text(&self) -> String {
+        let led = self.rounds.iter().filter_map(|round| round["conversations"].as_u64());
+        super::table([
+            ("leaders lost", self.rounds.len().to_string()),
+            ("conversations that they led", led.sum::<u64>().to_string()),
+            ("without acknowledgements", self.pauses.to_text()),
+            ("the longest of each loss", self.longest.to_text()),
+            ("appends that failed for good", self.failed.to_string()),
+        ])
+    }
 }
 
 impl Lane {
     fn begin_round(&mut self) {
         self.longest = Duration::ZERO;
-        self.dead_at = None;
+        self.lost_at = None;
         self.went_on = false;
     }
 
@@ -132,7 +215,7 @@ impl Lane {
         if let Some(last) = self.last.replace(now).filter(|_| !self.went_on) {
             self.longest = self.longest.max(now - last);
         }
-        self.went_on |= self.dead_at.is_some_and(|dead_at| sent_at >= dead_at);
+        self.went_on |= self.lost_at.is_some_and(|lost_at| sent_at >= lost_at);
     }
 }
 
@@ -193,21 +276,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_ends_with_what_was_sent_after_the_death() {
+    fn a_pause_ends_with_what_was_sent_after_the_loss() {
         let zero = Instant::now();
         let at = |ms| zero + Duration::from_millis(ms);
         let mut lane = Lane::default();
         lane.acknowledged(at(0), at(1));
         lane.begin_round();
         lane.acknowledged(at(1), at(3));
-        lane.dead_at = Some(at(10));
-        // In flight when the leader died, and acknowledged by the next one.
+        lane.lost_at = Some(at(10));
+        // In flight when the leader was lost, and acknowledged by the next one.
         lane.acknowledged(at(3), at(800));
         assert!(!lane.went_on);
         lane.acknowledged(at(800), at(802));
         assert!(lane.went_on);
         assert_eq!(lane.longest, Duration::from_millis(797));
-        // What comes later is not of this kill.
+        // What comes later is not of this loss.
         lane.acknowledged(at(802), at(5_000));
         assert_eq!(lane.longest, Duration::from_millis(797));
     }

@@ -1,4 +1,5 @@
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,8 +11,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::acks::Acknowledgements;
 use super::latency::Latencies;
-use super::load::{LoadArgs, Names, stamp_of};
+use super::load::LoadArgs;
+use super::message::{Names, Stamp};
 use super::target::TargetArgs;
 use crate::cli::Output;
 use crate::server::SystemClock;
@@ -24,14 +27,15 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  quorate bench subscribe --local --rate 1000 --in-flight 64
+  quorate bench subscribe --local --rate 10000 --in-flight 512
   quorate bench subscribe --subscribers 8 --conversations 50 --rate 5000 --in-flight 256 --output json
 
-Each subscriber subscribes to all conversations; then messages are appended, and each delivery is timed twice: from \
-the message's commit_time, which the leader stamps before it replicates, so that the commit itself is included (two \
-clocks: compare machines only as far as their clocks agree), and from when its append was handed in or due, on one \
-clock. Give a rate below what `quorate bench append` reaches: at the limit these are times of queues. Ends when every \
-subscriber has every acknowledged message; fails if one does not come.")]
+Each subscriber subscribes to all conversations; then messages are appended, and each delivery is timed three times: \
+from its acknowledgement to the producer, on this process's one clock (zero where the delivery comes first); from the \
+message's commit_time, which the leader stamps before it replicates, so that the commit itself is included (two \
+clocks: compare machines only as far as their clocks agree); and from when its append was handed in or due. Give a \
+rate below what `quorate bench append` reaches: at the limit these are times of queues. Ends when every subscriber \
+has every acknowledged message; fails if one does not come.")]
 pub struct SubscribeArgs {
     /// Subscribers, each with connections of its own, to all conversations
     #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
@@ -47,8 +51,18 @@ pub struct SubscribeArgs {
 /// What one subscriber has measured.
 struct Delivered {
     messages: u64,
+    from_ack: Latencies,
     from_commit: Latencies,
     from_append: Latencies,
+}
+
+/// What deliveries are timed from.
+#[derive(Clone)]
+struct Times {
+    epoch: Instant,
+    /// What began before belongs to the warm-up.
+    from_us: u64,
+    acknowledgements: Arc<Acknowledgements>,
 }
 
 pub(super) async fn run(args: SubscribeArgs, output: Output) -> anyhow::Result<ExitCode> {
@@ -59,12 +73,16 @@ pub(super) async fn run(args: SubscribeArgs, output: Output) -> anyhow::Result<E
     for _ in 0..args.subscribers {
         subscribed.push(subscribe(target.client().await?, &names).await?);
     }
-    let load = load_args.prepare_for(names, &target, output).await?;
-    let (epoch, measure_from) = (load.epoch(), load.measure_from());
+    let mut load = load_args.prepare_for(names, &target, output).await?;
+    let times = Times {
+        epoch: load.epoch(),
+        from_us: (load.measure_from() - load.epoch()).as_micros() as u64,
+        acknowledgements: load.note_acknowledgements(),
+    };
     let (finished, all) = watch::channel(None);
     let mut subscribers = JoinSet::new();
     for subscription in subscribed {
-        subscribers.spawn(receive(subscription, epoch, measure_from, all.clone()));
+        subscribers.spawn(receive(subscription, times.clone(), all.clone()));
     }
     let outcome = load.run().await?;
     finished.send_replace(Some(outcome.acknowledged_in_all));
@@ -72,6 +90,7 @@ pub(super) async fn run(args: SubscribeArgs, output: Output) -> anyhow::Result<E
     while let Some(ended) = subscribers.join_next().await {
         let delivered = ended.context("a subscriber has failed")??;
         sum.messages += delivered.messages;
+        sum.from_ack.add(&delivered.from_ack)?;
         sum.from_commit.add(&delivered.from_commit)?;
         sum.from_append.add(&delivered.from_append)?;
     }
@@ -80,6 +99,7 @@ pub(super) async fn run(args: SubscribeArgs, output: Output) -> anyhow::Result<E
         let mut rows = outcome.rows();
         rows.push(("subscribers", args.subscribers.to_string()));
         rows.push(("deliveries", sum.messages.to_string()));
+        rows.push(("ACK to delivery", sum.from_ack.to_text()));
         rows.push(("commit to delivery", sum.from_commit.to_text()));
         rows.push(("append to delivery", sum.from_append.to_text()));
         super::table(rows)
@@ -92,6 +112,7 @@ pub(super) async fn run(args: SubscribeArgs, output: Output) -> anyhow::Result<E
             "result": {
                 "append": outcome.to_json(),
                 "deliveries": sum.messages,
+                "ack_to_delivery_us": sum.from_ack.to_json(),
                 "commit_to_delivery_us": sum.from_commit.to_json(),
                 "append_to_delivery_us": sum.from_append.to_json(),
             },
@@ -123,12 +144,10 @@ async fn subscribe(client: Client, names: &Names) -> anyhow::Result<Subscription
 /// Takes deliveries until everything that was acknowledged has come.
 async fn receive(
     mut subscription: Subscription,
-    epoch: Instant,
-    measure_from: Instant,
+    times: Times,
     mut all: watch::Receiver<Option<u64>>,
 ) -> anyhow::Result<Delivered> {
     let mut delivered = Delivered::new()?;
-    let from_us = (measure_from - epoch).as_micros() as u64;
     let mut received = 0;
     loop {
         let due = *all.borrow_and_update();
@@ -145,8 +164,8 @@ async fn receive(
             Delivery::Messages { messages, .. } => {
                 let (now, now_us) = (Instant::now(), SystemClock.now().0);
                 received += messages.len() as u64;
-                let elapsed_us = (now - epoch).as_micros() as u64;
-                messages.iter().for_each(|m| delivered.note(m, now_us, elapsed_us, from_us));
+                let elapsed_us = (now - times.epoch).as_micros() as u64;
+                messages.iter().for_each(|m| delivered.note(m, now_us, elapsed_us, &times));
             }
             Delivery::Gap { conversation, .. } => bail!("{conversation} has a gap"),
             Delivery::Ended { conversation, error } => bail!("{conversation} ended: {error:?}"),
@@ -157,17 +176,21 @@ async fn receive(
 
 impl Delivered {
     fn new() -> anyhow::Result<Delivered> {
-        let (from_commit, from_append) = (Latencies::new()?, Latencies::new()?);
-        Ok(Delivered { messages: 0, from_commit, from_append })
+        Ok(Delivered {
+            messages: 0,
+            from_ack: Latencies::new()?,
+            from_commit: Latencies::new()?,
+            from_append: Latencies::new()?,
+        })
     }
 
     /// Times a message, unless it belongs to the warm-up.
-    fn note(&mut self, message: &Message, now_us: u64, elapsed_us: u64, from_us: u64) {
-        let Some(began_us) = stamp_of(&message.payload).filter(|began| *began >= from_us) else {
-            return;
-        };
+    fn note(&mut self, message: &Message, now_us: u64, elapsed_us: u64, times: &Times) {
+        let stamp = Stamp::of(message).filter(|stamp| stamp.began_us >= times.from_us);
+        let Some(stamp) = stamp else { return };
         self.messages += 1;
-        self.from_append.record_us(elapsed_us.saturating_sub(began_us));
+        self.from_ack.record_us(times.acknowledgements.since(stamp, elapsed_us));
+        self.from_append.record_us(elapsed_us.saturating_sub(stamp.began_us));
         self.from_commit.record_us(now_us.saturating_sub(message.commit_time_us));
     }
 }

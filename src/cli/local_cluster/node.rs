@@ -1,5 +1,5 @@
 use std::fs::OpenOptions;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::ports::{self, Ports};
-use super::{LocalClusterOptions, POLL_INTERVAL};
+use super::{LocalClusterOptions, POLL_INTERVAL, namespaces};
 use crate::server::Config;
 
 /// Lines of a node's log that an error carries.
@@ -23,8 +23,8 @@ block_cache_bytes = 67108864
 log_memtable_bytes = 67108864
 state_memtable_bytes = 67108864
 ";
-/// A probe's answer is a few lines.
-const PROBE_BYTES_MAX: u64 = 64 * 1024;
+/// An answer at most: a probe's is a few lines, a page of metrics has a few for each group.
+const PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// One node: its files, and its process while it runs.
 pub(super) struct Node {
@@ -32,6 +32,8 @@ pub(super) struct Node {
     config_file: PathBuf,
     log_file: PathBuf,
     program: PathBuf,
+    /// Whether it has a network namespace of its own.
+    namespace: bool,
     child: Option<Child>,
 }
 
@@ -51,7 +53,11 @@ impl Node {
         for (id, ports) in (1..=count).zip(ports) {
             let config_file = dir.join(format!("{id}.toml"));
             if !config_file.exists() {
-                let mut text = configuration(id, ports, &dir.join(id.to_string()));
+                let host = match options.namespaces {
+                    true => namespaces::address(u8::try_from(id)?),
+                    false => Ipv4Addr::LOCALHOST,
+                };
+                let mut text = configuration(id, host, ports, &dir.join(id.to_string()));
                 if options.small {
                     text.push_str(SMALL_STORAGE);
                 }
@@ -64,6 +70,7 @@ impl Node {
                 log_file: dir.join(format!("{id}.log")),
                 config_file,
                 program: program.clone(),
+                namespace: options.namespaces,
                 child: None,
             });
         }
@@ -90,13 +97,28 @@ impl Node {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// Its number in a network of namespaces.
+    pub(super) fn host(&self) -> anyhow::Result<u8> {
+        anyhow::ensure!(self.namespace, "node {} has no network namespace", self.id());
+        Ok(u8::try_from(self.id())?)
+    }
+
+    pub(super) async fn metrics(&self) -> anyhow::Result<String> {
+        let (status, page) = get(self.http_address(), "/metrics").await?;
+        anyhow::ensure!(status == 200, "node {} has no metrics: {status}", self.id());
+        Ok(page)
+    }
+
     /// Starts the process; its log is appended to the log file.
     pub(super) fn spawn(&mut self) -> anyhow::Result<()> {
         if self.child.is_some() {
             bail!("node {} runs already", self.id());
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log_file)?;
-        let mut command = Command::new(&self.program);
+        let mut command = match self.namespace {
+            true => namespaces::within(self.host()?, self.program.clone().into()),
+            false => Command::new(&self.program),
+        };
         command.arg("serve").arg("--config").arg(&self.config_file).arg("--stop-with-stdin");
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         // A group of its own: Ctrl-C in the terminal is for this process, which then stops its nodes in order.
@@ -175,9 +197,14 @@ impl Node {
 }
 
 /// No ballast, and little free space is enough: the data may live in memory. It ends inside `[storage]`.
-fn configuration(id: u32, ports: Ports, data: &Path) -> String {
+fn configuration(id: u32, host: Ipv4Addr, ports: Ports, data: &Path) -> String {
     let Ports { client, peer, http } = ports;
     let data = toml::Value::String(data.display().to_string());
+    let listener = |port: u16| {
+        // Off loopback a node asks for certificates; addresses of namespaces are as much this machine's alone.
+        let insecure = if host.is_loopback() { "" } else { "\ninsecure = true" };
+        format!("listen = \"{host}:{port}\"{insecure}")
+    };
     format!(
         "\
 # Node {id} of a cluster that `quorate` started on this machine. cluster-configs/ explains every key.
@@ -185,19 +212,22 @@ node_id = {id}
 data_dir = {data}
 
 [client]
-listen = \"127.0.0.1:{client}\"
+{}
 
 [peer]
-listen = \"127.0.0.1:{peer}\"
+{}
 
 [http]
-listen = \"127.0.0.1:{http}\"
+{}
 
 [storage]
 disk_soft_free_bytes = 1073741824
 disk_hard_free_bytes = 268435456
 ballast_bytes = 0
-"
+",
+        listener(client),
+        listener(peer),
+        listener(http)
     )
 }
 
@@ -207,7 +237,7 @@ async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
-    stream.take(PROBE_BYTES_MAX).read_to_string(&mut answer).await?;
+    stream.take(PAGE_BYTES_MAX).read_to_string(&mut answer).await?;
     let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
     let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     Ok((status.context("the answer is not HTTP")?, body.to_owned()))

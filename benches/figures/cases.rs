@@ -1,0 +1,338 @@
+//! The cases, each with its target.
+
+use serde_json::Value;
+
+/// What a command printed.
+pub type Case = Value;
+
+/// One line of the table.
+pub struct Figure {
+    pub name: &'static str,
+    pub target: &'static str,
+    /// What follows `quorate bench`.
+    pub arguments: &'static str,
+    /// How often it is run.
+    pub runs: u32,
+    /// What the runs are ordered by.
+    pub main: fn(&Case) -> f64,
+    pub show: fn(&Case) -> String,
+    /// Whether the target is met; none where it stands in relation to other systems.
+    pub met: fn(&Case) -> Option<bool>,
+}
+
+/// Runs of a case that takes seconds.
+const RUNS: u32 = 3;
+
+pub const FIGURES: [Figure; 16] = [
+    Figure {
+        name: "1 × 1: one producer, unary",
+        target: "p50 ≤ 2 × (fdatasync + two round trips over loopback), p99 ≤ 2 × (theirs), in the same run",
+        arguments: "append --local --mode unary --probe",
+        runs: RUNS,
+        main: appends_per_second,
+        show: |case| {
+            let (p50, p99) = (floor_us(case, "p50") / 1e3, floor_us(case, "p99") / 1e3);
+            format!("{}; the bounds are p50 {p50:.2} ms, p99 {p99:.2} ms", appends(case))
+        },
+        met: |case| {
+            let is_within = |quantile| latency_us(case, quantile) <= floor_us(case, quantile);
+            Some(is_within("p50") && is_within("p99"))
+        },
+    },
+    Figure {
+        name: "64 × 1: 64 producers, unary",
+        target: "≥ 2.5 × etcd, ≥ 1.2 × NATS without fsync",
+        arguments: "append --local --producers 64 --mode unary",
+        runs: RUNS,
+        main: appends_per_second,
+        show: appends,
+        met: |_| None,
+    },
+    Figure {
+        name: "8 × 128: pipelined on sessions, 64 conversations",
+        target: "≥ 5 × etcd, ≥ 1.2 × NATS without fsync",
+        arguments: "append --local --producers 8 --in-flight 128",
+        runs: RUNS,
+        main: appends_per_second,
+        show: appends,
+        met: |_| None,
+    },
+    Figure {
+        name: "one conversation, one session, 512 in flight",
+        target: "≥ 50,000 appends/s",
+        arguments: "append --local --conversations 1 --in-flight 512",
+        runs: RUNS,
+        main: appends_per_second,
+        show: appends,
+        met: |case| Some(appends_per_second(case) >= 50_000.0),
+    },
+    Figure {
+        name: "ACK to delivery at 10,000 appends/s",
+        target: "p50 ≤ 1 ms, p99 ≤ 5 ms",
+        arguments: "subscribe --local --rate 10000 --in-flight 1024",
+        runs: RUNS,
+        main: |case| number(&case["result"]["ack_to_delivery_us"]["p99"]),
+        show: |case| {
+            let result = &case["result"];
+            let rate = number(&result["append"]["appends_per_second"]);
+            let commit = number(&result["commit_to_delivery_us"]["p50"]) / 1e3;
+            let ack = quantiles(&result["ack_to_delivery_us"]);
+            format!("{ack}; from commit time p50 {commit:.2} ms; {rate:.0} appends/s")
+        },
+        met: |case| {
+            let result = &case["result"];
+            let us = |quantile: &str| number(&result["ack_to_delivery_us"][quantile]);
+            let keeps_up = number(&result["append"]["appends_per_second"]) >= 9_800.0;
+            Some(keeps_up && us("p50") <= 1_000.0 && us("p99") <= 5_000.0)
+        },
+    },
+    Figure {
+        name: "fan-out: one conversation to 1,000 subscribers",
+        target: "≥ 300,000 deliveries/s",
+        arguments: "fan-out --local",
+        runs: RUNS,
+        main: deliveries_per_second,
+        show: fan_out,
+        met: |case| Some(deliveries_per_second(case) >= 300_000.0),
+    },
+    Figure {
+        name: "fan-out, and one subscriber that does not read",
+        target: "≥ 300,000 deliveries/s: it slows nobody",
+        arguments: "fan-out --local --silent 1",
+        runs: RUNS,
+        main: deliveries_per_second,
+        show: fan_out,
+        met: |case| Some(deliveries_per_second(case) >= 300_000.0),
+    },
+    Figure {
+        name: "catch-up read, 4 KiB messages, 1 GiB, cold, from one node",
+        target: "≥ 400 MB/s of payload, or 70 % of the disk's sequential rate",
+        arguments: "follow --local --by read --followers 4 --cold --size 4096 --count 262144 --in-flight 512 --warm-up 0s",
+        runs: 1,
+        main: payload_bytes_per_second,
+        show: catch_up,
+        met: |case| {
+            let disk = number(&case["cold"]["disk_sequential_read_bytes_per_second"]);
+            let is_fast = payload_bytes_per_second(case) >= (0.7 * disk).min(400e6);
+            Some(is_fast && case["cold"]["page_cache_dropped"] == true)
+        },
+    },
+    Figure {
+        name: "catch-up read, 256-byte messages, 1 GiB, cold, from one node",
+        target: "reported",
+        arguments: "follow --local --by read --followers 4 --cold --count 4194304 --in-flight 1024 --warm-up 0s",
+        runs: 1,
+        main: payload_bytes_per_second,
+        show: catch_up,
+        met: |_| None,
+    },
+    Figure {
+        name: "idle: 256 groups, one million conversations",
+        target: "< 2 % of one core and < 512 MiB resident, each node",
+        arguments: "idle",
+        runs: 1,
+        main: |case| largest(&case["result"]["nodes"], "cpu_percent_of_one_core"),
+        show: |case| {
+            let nodes = &case["result"]["nodes"];
+            let (cpu, memory) = idle(case);
+            let disk = largest(nodes, "state_bytes_on_disk") / 1e6;
+            format!(
+                "at most {cpu:.2} % of one core, {memory:.0} MiB; {disk:.0} MB of state on disk"
+            )
+        },
+        met: |case| {
+            let (cpu, memory) = idle(case);
+            Some(cpu < 2.0 && memory < 512.0)
+        },
+    },
+    Figure {
+        name: "growth: one million conversations against 64",
+        target: "≥ 0.7 of the rate; bytes on disk stated",
+        arguments: "growth",
+        runs: 1,
+        main: |case| number(&case["result"]["ratio"]),
+        show: |case| {
+            let result = &case["result"];
+            let rate = |which: &str| number(&result[which]["appends_per_second"]);
+            format!(
+                "{:.2}: {:.0} to {:.0} appends/s; {:.0} bytes of state per message, {:.0} per conversation of one",
+                number(&result["ratio"]),
+                rate("few"),
+                rate("many"),
+                number(&result["state_bytes_per_message"]),
+                number(&result["state_bytes_per_conversation_of_one_message"]),
+            )
+        },
+        met: |case| Some(number(&case["result"]["ratio"]) >= 0.7),
+    },
+    Figure {
+        name: "bytes written per payload byte, 1 KiB messages",
+        target: "≤ 3 before compaction",
+        arguments: "append --local --size 1024 --count 524288 --in-flight 1024 --warm-up 0s --flush",
+        runs: 1,
+        main: before_compaction,
+        show: |case| {
+            let nodes = &case["local"]["nodes"];
+            let part = |name: &str| largest(nodes, &format!("{name}_bytes_per_payload_byte"));
+            format!(
+                "{:.2} (of files: log {:.2}, flushes {:.2}), compactions {:.2}; at most {:.0} MiB resident",
+                before_compaction(case),
+                part("wal"),
+                part("flushed"),
+                part("compacted"),
+                largest(nodes, "resident_bytes") / MIB,
+            )
+        },
+        met: |case| Some(before_compaction(case) <= 3.0),
+    },
+    Figure {
+        name: "failover: SIGKILL of a leader, 50 times",
+        target: "without acknowledgements p50 ≤ 0.6 s, p99 ≤ 1.2 s",
+        arguments: "failover --rounds 50",
+        runs: 1,
+        main: |case| pause_us(case, "p99"),
+        show: pause,
+        met: |case| Some(pause_us(case, "p50") <= 600e3 && pause_us(case, "p99") <= 1_200e3),
+    },
+    Figure {
+        name: "failover: all packets of a leader dropped, 50 times",
+        target: "p99 ≤ 2 × the longest election timeout + 0.2 s (2.2 s)",
+        arguments: "failover --by drop --rounds 50",
+        runs: 1,
+        main: |case| pause_us(case, "p99"),
+        show: pause,
+        met: |case| Some(pause_us(case, "p99") <= 2_200e3),
+    },
+    Figure {
+        name: "overload: ten times the sustainable load",
+        target: "nothing acknowledged is lost, memory is bounded",
+        arguments: "overload",
+        runs: 1,
+        main: |case| latency_us(case, "p99"),
+        show: |case| {
+            let result = &case["result"];
+            format!(
+                "{} lost; offered {:.0}/s, sent {:.0}/s, accepted {:.0}/s, {}; at most {:.0} MiB resident",
+                number(&result["acknowledged_lost"]),
+                number(&result["offered_appends_per_second"]),
+                number(&result["sent_appends_per_second"]),
+                number(&result["accepted_appends_per_second"]),
+                quantiles(&result["latency_us"]),
+                peak(case) / MIB,
+            )
+        },
+        // The bounds of a node's queues (types/limits.rs) beside what an idle one may take.
+        met: |case| Some(case["result"]["acknowledged_lost"] == 0 && peak(case) < 1_536.0 * MIB),
+    },
+    Figure {
+        name: "history to one follower, from memory",
+        target: "reported",
+        arguments: "follow --local --count 500000 --in-flight 1024 --warm-up 0s",
+        runs: 1,
+        main: payload_bytes_per_second,
+        show: catch_up,
+        met: |_| None,
+    },
+];
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+impl Figure {
+    pub fn verdict(&self, case: &Case) -> &'static str {
+        match (self.met)(case) {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "–",
+        }
+    }
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+fn quantiles(us: &Value) -> String {
+    let ms = |name: &str| format!("{:.2}", number(&us[name]) / 1e3);
+    format!("p50 {} ms, p99 {} ms, max {} ms", ms("p50"), ms("p99"), ms("max"))
+}
+
+fn latency_us(case: &Case, quantile: &str) -> f64 {
+    number(&case["result"]["latency_us"][quantile])
+}
+
+/// Twice the sync and the two round trips that an append cannot do without.
+fn floor_us(case: &Case, quantile: &str) -> f64 {
+    let probe = &case["probe"];
+    let of = |name: &str| number(&probe[name][quantile]);
+    2.0 * (of("fdatasync_us") + 2.0 * of("loopback_round_trip_us"))
+}
+
+fn appends_per_second(case: &Case) -> f64 {
+    number(&case["result"]["appends_per_second"])
+}
+
+fn appends(case: &Case) -> String {
+    let latency = quantiles(&case["result"]["latency_us"]);
+    format!("{:.0} appends/s, {latency}", appends_per_second(case))
+}
+
+fn deliveries_per_second(case: &Case) -> f64 {
+    number(&case["result"]["deliveries_per_second"])
+}
+
+fn fan_out(case: &Case) -> String {
+    let latency = quantiles(&case["result"]["append_to_delivery_us"]);
+    format!("{:.0} deliveries/s, from append {latency}", deliveries_per_second(case))
+}
+
+fn payload_bytes_per_second(case: &Case) -> f64 {
+    number(&case["result"]["payload_bytes_per_second"])
+}
+
+fn catch_up(case: &Case) -> String {
+    let rate = format!(
+        "{:.0} MB/s, {:.0} messages/s",
+        payload_bytes_per_second(case) / 1e6,
+        deliveries_per_second(case)
+    );
+    let cold = &case["cold"];
+    if cold.is_null() {
+        return rate;
+    }
+    let disk = number(&cold["disk_sequential_read_bytes_per_second"]) / 1e6;
+    let caveat = match cold["page_cache_dropped"].as_bool() {
+        Some(true) => "",
+        _ => "; page cache not dropped for want of root: no figure of the disk",
+    };
+    format!("{rate}; the disk in sequence {disk:.0} MB/s{caveat}")
+}
+
+fn pause_us(case: &Case, quantile: &str) -> f64 {
+    number(&case["result"]["pause_us"][quantile])
+}
+
+fn pause(case: &Case) -> String {
+    quantiles(&case["result"]["pause_us"])
+}
+
+/// The largest of the nodes.
+fn largest(nodes: &Value, field: &str) -> f64 {
+    let nodes = nodes.as_array().map(Vec::as_slice).unwrap_or_default();
+    nodes.iter().map(|node| number(&node[field])).fold(f64::NAN, f64::max)
+}
+
+fn before_compaction(case: &Case) -> f64 {
+    largest(&case["local"]["nodes"], "written_bytes_before_compaction_per_payload_byte")
+}
+
+/// Percent of one core, and MiB.
+fn idle(case: &Case) -> (f64, f64) {
+    let nodes = &case["result"]["nodes"];
+    (largest(nodes, "cpu_percent_of_one_core"), largest(nodes, "resident_bytes") / MIB)
+}
+
+/// The most memory that a node was seen to use.
+fn peak(case: &Case) -> f64 {
+    let peaks = case["result"]["resident_bytes_peak_by_node"].as_object();
+    peaks.into_iter().flat_map(|nodes| nodes.values()).map(number).fold(f64::NAN, f64::max)
+}

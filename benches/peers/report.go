@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// Report is what a run found.
+type Report struct {
+	Date          string    `json:"date"`
+	Cores         int       `json:"cores"`
+	Settings      Settings  `json:"settings"`
+	WarmUpSeconds float64   `json:"warm_up_seconds"`
+	Seconds       float64   `json:"measured_seconds"`
+	Rounds        int       `json:"rounds"`
+	Systems       []*Result `json:"systems"`
+}
+
+// Result is what one system reached.
+type Result struct {
+	System    string   `json:"system"`
+	Version   string   `json:"version,omitempty"`
+	Durable   string   `json:"durable_before_acknowledgement"`
+	NotRun    string   `json:"not_run,omitempty"`
+	Workloads []*Cases `json:"workloads"`
+}
+
+// Cases are the rounds of a workload.
+type Cases struct {
+	Workload
+	// Median is that of the rounds, each figure by itself.
+	Median Figure   `json:"median"`
+	Rounds []Figure `json:"rounds"`
+	// Ratio is Quorate's appends a second divided by this system's.
+	Ratio float64 `json:"quorate_appends_per_second_ratio,omitempty"`
+}
+
+// NewReport is one without results.
+func NewReport(settings Settings, rounds int) *Report {
+	return &Report{
+		Date:          time.Now().UTC().Format(time.DateOnly),
+		Cores:         runtime.NumCPU(),
+		Settings:      settings,
+		WarmUpSeconds: settings.WarmUp.Seconds(),
+		Seconds:       settings.Duration.Seconds(),
+		Rounds:        rounds,
+	}
+}
+
+// Add makes the row of a system.
+func (r *Report) Add(system System, version string) {
+	result := &Result{System: system.Name, Version: version, Durable: system.Durable}
+	for _, workload := range workloads {
+		result.Workloads = append(result.Workloads, &Cases{Workload: workload})
+	}
+	r.Systems = append(r.Systems, result)
+}
+
+// NotRun notes why a system has no figures, or none of a round.
+func (r *Report) NotRun(system System, why error) {
+	r.of(system.Name).NotRun = why.Error()
+}
+
+// Note adds a figure.
+func (r *Report) Note(system System, workload Workload, figure Figure) {
+	cases := r.of(system.Name).of(workload)
+	cases.Rounds = append(cases.Rounds, figure)
+	median := func(pick func(Figure) float64) float64 {
+		var values []float64
+		for _, round := range cases.Rounds {
+			values = append(values, pick(round))
+		}
+		slices.Sort(values)
+		return values[(len(values)-1)/2]
+	}
+	cases.Median = Figure{
+		median(func(f Figure) float64 { return f.AppendsPerSecond }),
+		median(func(f Figure) float64 { return f.P50us }),
+		median(func(f Figure) float64 { return f.P99us }),
+	}
+	for _, result := range r.Systems {
+		ours, theirs := r.of(quorateName).of(workload), result.of(workload)
+		if len(ours.Rounds) > 0 && len(theirs.Rounds) > 0 {
+			theirs.Ratio = ours.Median.AppendsPerSecond / theirs.Median.AppendsPerSecond
+		}
+	}
+}
+
+func (r *Report) of(system string) *Result {
+	at := slices.IndexFunc(r.Systems, func(result *Result) bool { return result.System == system })
+	return r.Systems[at]
+}
+
+func (r *Result) of(workload Workload) *Cases {
+	at := slices.IndexFunc(r.Workloads, func(cases *Cases) bool { return cases.Workload == workload })
+	return r.Workloads[at]
+}
+
+// Print shows a table of each workload, in Markdown.
+func (r *Report) Print(out io.Writer) {
+	fmt.Fprintf(out, "%d-byte messages, %d conversations, %d nodes and the producers on %d cores, %s; medians of %d rounds\n",
+		r.Settings.MessageBytes, r.Settings.Conversations, nodes, r.Cores, r.Date, r.Rounds)
+	for _, workload := range workloads {
+		fmt.Fprintf(out, "\n%s\n\n| system | version | durable before ACK | appends/s | p50 ms | p99 ms | Quorate is |\n", workload.Name)
+		fmt.Fprintln(out, "|---|---|---|---|---|---|---|")
+		for _, result := range r.Systems {
+			cases := result.of(workload)
+			if len(cases.Rounds) == 0 {
+				fmt.Fprintf(out, "| %s | %s | %s | not run: %s | | | |\n", result.System, result.Version,
+					result.Durable, result.NotRun)
+				continue
+			}
+			median := cases.Median
+			fmt.Fprintf(out, "| %s | %s | %s | %.0f | %.2f | %.2f | %.2f × |\n", result.System, result.Version,
+				result.Durable, median.AppendsPerSecond, median.P50us/1e3, median.P99us/1e3, cases.Ratio)
+		}
+	}
+	for _, result := range r.Systems {
+		if result.NotRun != "" && len(result.Workloads[0].Rounds) > 0 {
+			fmt.Fprintf(out, "\n%s failed in a round: %s\n", result.System, result.NotRun)
+		}
+	}
+}
