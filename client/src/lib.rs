@@ -31,6 +31,7 @@ mod encoded;
 mod error;
 mod feed;
 mod follow;
+mod gathered;
 pub mod limits;
 mod message;
 mod options;

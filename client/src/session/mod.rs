@@ -1,7 +1,8 @@
 //! Pipelined appends.
 //!
-//! A [`Session`] hands its appends to one task, the [driver](driver::Driver). That keeps a [lane](lane::Lane) for
-//! each conversation with appends outstanding, and a [link](link) for each node that leads one of them.
+//! A [`Session`] takes room in its [window](window::Window) for each append and hands it to one task, the
+//! [driver](driver::Driver). That keeps a [lane](lane::Lane) for each conversation with appends outstanding, and a
+//! [link](link) for each node that leads one of them.
 
 mod driver;
 mod lane;
