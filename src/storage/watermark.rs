@@ -49,6 +49,14 @@ impl Watermark {
         out
     }
 
+    /// Whether it forbids every vote that the other one forbids: whether a vote's candidate has come to lead does not
+    /// matter for that.
+    pub fn holds_votes_of(&self, other: &Watermark) -> bool {
+        let given = |mark: &GroupMark| mark.vote.map(|vote| (vote.term, vote.candidate));
+        let mut marks = other.groups.iter().filter(|(_, mark)| mark.vote.is_some());
+        marks.all(|(group, mark)| self.groups.get(group).and_then(given) == given(mark))
+    }
+
     fn decode(contents: &[u8], place: &str) -> Result<Self, StorageError> {
         let damaged = |reason: &str| StorageError::Damaged {
             place: place.to_owned(),

@@ -338,7 +338,8 @@ impl WriterTask {
         self.engine.write_synced(batch).await?;
         let duration = started.elapsed();
         crash::log_synced();
-        if has_votes {
+        // That its candidate leads now is no other vote: the mark that forbids to vote for another in that term stands.
+        if has_votes && !self.watermark.stored().holds_votes_of(reached) {
             self.watermark.store(reached.clone())?;
         }
         crash::log_marked();

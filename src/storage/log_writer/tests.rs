@@ -176,6 +176,26 @@ async fn a_vote_is_answered_once_the_watermark_holds_it() {
     assert_eq!(VoteRecord::decode(&key, &value).unwrap(), vote(5));
 }
 
+/// An election costs one mark on each node, and not another when its winner begins to lead.
+#[tokio::test]
+async fn that_a_vote_has_won_is_no_other_vote_and_waits_for_no_watermark() {
+    let fixture = start();
+    let give = async |vote| {
+        fixture.write(|done| LogWrite::SaveVote { group: GROUP, vote, done }).await.unwrap();
+        fixture.file.replaced()
+    };
+    let given = give(vote(5)).await;
+    let won = VoteRecord { committed: true, ..vote(5) };
+    assert_eq!(give(won).await, given);
+    let key = keys::raft_meta(GROUP, RaftMetaField::Vote);
+    let value = fixture.disk.open().get(Table::RaftMeta, &key).unwrap().unwrap();
+    assert_eq!(VoteRecord::decode(&key, &value).unwrap(), won, "the log has it all the same");
+    let other = ReplicaId { node: NodeId(2), ..replica() };
+    let another = give(VoteRecord { candidate: other, ..vote(5) }).await;
+    assert!(another > given, "another candidate of the same term");
+    assert!(give(vote(6)).await > another, "a newer term");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_append_alone_does_not_touch_the_watermark_until_a_second_has_passed() {
     let fixture = start();
