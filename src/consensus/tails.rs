@@ -36,8 +36,7 @@ pub(super) type LiveMessages = LiveBound<Weak<Tail>>;
 
 /// Tails of the conversations that somebody follows on this replica. Costs nothing for all others.
 ///
-/// What changes stored messages in another way than by appending has to say [`Tails::forget`], or keep what it leaves
-/// behind out of what is published next.
+/// What changes stored messages in another way than by appending calls [`Tails::forget`], once it is written.
 #[derive(Clone)]
 pub struct Tails {
     shards: Arc<[Shard]>,
