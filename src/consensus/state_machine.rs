@@ -18,7 +18,7 @@ use super::raft_types::{
     membership_record, to_raft_log_id, to_stored_membership,
 };
 use super::{SnapshotSource, Tails};
-use crate::log::{self, GroupState, Proposal};
+use crate::log::{self, GroupState, Proposal, ProposalRef};
 use crate::seams::crash;
 use crate::storage::records::{GroupRow, LogId, MembershipRecord, Record};
 use crate::storage::{Durability, Engine, Overlay, Table, install, keys};
@@ -214,7 +214,7 @@ impl GroupStateMachine {
         &self,
         overlay: &mut Overlay<'_>,
         row: &mut GroupRow,
-        proposal: &Proposal,
+        proposal: &ProposalRef<'_>,
         effects: &mut Effects,
     ) -> io::Result<Outcomes> {
         let mut outcomes = Vec::with_capacity(proposal.commands.len());

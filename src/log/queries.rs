@@ -1,6 +1,8 @@
 //! Reading the applied state. Pure functions over a view: pin one, so that head and messages are of one moment.
 //! Everything read is verified before it is returned (guarantee G11).
 
+use bytes::Bytes;
+
 use crate::storage::records::{ConversationHead, DedupRow, MessageRecord, NameRow, Record};
 use crate::storage::{Direction, KeyRange, StorageError, Table, View, keys};
 use crate::types::{ConversationId, ConversationName, Seq, Timestamp};
@@ -169,9 +171,9 @@ pub(super) fn verified(
     conversation: ConversationId,
     seq: Seq,
     key: &[u8],
-    value: &[u8],
+    value: &Bytes,
 ) -> Result<MessageRecord, StorageError> {
-    let record = MessageRecord::decode(key, value)?;
+    let record = MessageRecord::decode_row(key, value)?;
     let damaged = |reason: String| StorageError::Damaged {
         place: format!("messages, {conversation:?} seq {seq}"),
         reason,
