@@ -31,9 +31,8 @@ pub struct Sent {
 }
 
 impl LiveMessage {
-    fn new(seq: Seq, stored: &[u8]) -> Self {
-        // A copy: the buffer that a record was encoded into may be twice as large.
-        LiveMessage { seq, stored: Bytes::copy_from_slice(stored), sent: OnceLock::new() }
+    fn new(seq: Seq, stored: Bytes) -> Self {
+        LiveMessage { seq, stored, sent: OnceLock::new() }
     }
 
     /// Its seq.
@@ -70,7 +69,8 @@ pub struct Growth {
     pub from: Seq,
     /// The seq after the last one.
     pub tail: Seq,
-    /// All of them as they were stored, in order; or none, because nobody followed when they were written.
+    /// All of them as they were stored, in order, each in memory of its own; or none, because nobody followed when they
+    /// were written.
     pub stored: Vec<Bytes>,
 }
 
@@ -99,7 +99,7 @@ impl Run {
             *self = Run::default();
         }
         for (place, stored) in (0..).zip(stored).skip(skipped) {
-            self.messages.push_back(Arc::new(LiveMessage::new(from.plus(place), stored)));
+            self.messages.push_back(Arc::new(LiveMessage::new(from.plus(place), stored.clone())));
         }
         self.tail = Some(*tail);
         self.bytes += taken;

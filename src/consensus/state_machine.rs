@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -21,7 +22,7 @@ use super::raft_types::{
 };
 use super::tails::LiveMessages;
 use super::{SnapshotSource, Tails};
-use crate::log::{self, GroupState, Proposal};
+use crate::log::{self, GroupState, Proposal, ProposalRef};
 use crate::seams::crash;
 use crate::storage::records::{GroupRow, LogId, MembershipRecord, Record};
 use crate::storage::{Durability, Engine, Overlay, Table, install, keys};
@@ -198,7 +199,7 @@ impl GroupStateMachine {
             row.applied = Some(log_id);
             answers.push((responder, outcomes));
         }
-        effects.keep_live(&overlay, &self.applied.tails)?;
+        effects.keep_live(&overlay, &self.applied.tails);
         let key = keys::group(self.applied.group);
         let value = row.encode(&key);
         overlay.put(Table::Groups, key, value);
@@ -224,7 +225,7 @@ impl GroupStateMachine {
         &self,
         overlay: &mut Overlay<'_>,
         row: &mut GroupRow,
-        proposal: &Proposal,
+        proposal: &ProposalRef<'_>,
         effects: &mut Effects,
     ) -> io::Result<Outcomes> {
         let mut outcomes = Vec::with_capacity(proposal.commands.len());
@@ -260,18 +261,17 @@ impl Effects {
     }
 
     /// Takes the messages that somebody waits for out of what is about to be written.
-    fn keep_live(&mut self, overlay: &Overlay<'_>, tails: &Tails) -> io::Result<()> {
+    fn keep_live(&mut self, overlay: &Overlay<'_>, tails: &Tails) {
         for (conversation, growth) in &mut self.grown {
             if tails.is_watched(*conversation) {
-                let stored = (growth.from.0..growth.tail.0).map(|seq| {
+                let stored = (growth.from.0..growth.tail.0).map_while(|seq| {
                     let key = keys::message(*conversation, Seq(seq));
-                    overlay.get(Table::Messages, &key).transpose()
+                    // A copy, of just its length: the buffer that it was encoded into is larger.
+                    overlay.change(Table::Messages, &key).map(Bytes::copy_from_slice)
                 });
-                let stored = stored.map_while(|stored| stored).collect::<Result<_, _>>();
-                growth.stored = stored.map_err(io::Error::other)?;
+                growth.stored = stored.collect();
             }
         }
-        Ok(())
     }
 
     fn announce(self, applied: &Applied) {

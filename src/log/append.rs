@@ -7,13 +7,14 @@ use std::collections::HashSet;
 
 use super::dedup::{Content, accept_again, standing};
 use super::digest;
-use super::rows::{put_row, read_head, read_row};
+use super::rows::read_head;
 use super::{
-    Append, AppendRefusal, Appended, Applied, ApplyError, GroupState, IdKey, NewMessage, Outcome,
+    AppendRef, AppendRefusal, Appended, Applied, ApplyError, GroupState, IdKey, NewMessageRef,
+    Outcome,
 };
 use crate::seams::planted;
 use crate::storage::records::{
-    ConversationHead, DedupOutcome, DedupRow, Kind, MessageRecord, NameRow,
+    ConversationHead, DedupOutcome, DedupRow, Kind, MessageRecord, MessageRef, NameRow,
 };
 use crate::storage::{Overlay, StorageError, keys};
 use crate::types::limits::ISSUED_AT_AHEAD_US_MAX;
@@ -24,7 +25,7 @@ pub(super) fn append(
     overlay: &mut Overlay<'_>,
     group: &GroupState,
     stamped_at: Timestamp,
-    request: &Append,
+    request: &AppendRef<'_>,
 ) -> Result<Applied, ApplyError> {
     match attempt(overlay, group, stamped_at, request) {
         Ok(applied) => Ok(applied),
@@ -77,23 +78,24 @@ fn attempt(
     overlay: &mut Overlay<'_>,
     group: &GroupState,
     stamped_at: Timestamp,
-    request: &Append,
+    request: &AppendRef<'_>,
 ) -> Result<Applied, Stop> {
     let conversation = request.conversation.id();
     if !group.holds(conversation) {
         return Err(AppendRefusal::WrongGroup { epoch: group.epoch }.into());
     }
     let stored = read_head(overlay, conversation)?;
-    if stored.as_ref().is_some_and(|head| head.name != request.conversation) {
+    if stored.as_ref().is_some_and(|head| head.name.as_str() != request.conversation.as_str()) {
         return Err(AppendRefusal::NameCollision.into());
     }
     let is_new = stored.is_none();
-    let head = stored.unwrap_or_else(|| ConversationHead::blank(request.conversation.clone()));
+    let head =
+        stored.unwrap_or_else(|| ConversationHead::blank(request.conversation.as_str().to_owned()));
     check_ids(&request.messages)?;
     check_not_too_old(group, &request.messages)?;
     let rows = standing_rows(overlay, group, conversation, request)?;
     for (message, row) in request.messages.iter().zip(&rows) {
-        check_not_ahead(stamped_at, &message.client_msg_id, message.issued_at, row.as_ref())?;
+        check_not_ahead(stamped_at, message.client_msg_id, message.issued_at, row.as_ref())?;
     }
     let in_turn = predecessor_accepted(overlay, group, conversation, request)?;
     if let Some(appended) = first_outcome(overlay, &head, request, rows, in_turn)? {
@@ -107,7 +109,7 @@ fn attempt(
     }
     check_targets(&head, &request.messages)?;
     if is_new {
-        put_row(overlay, keys::name(&request.conversation), &NameRow(conversation));
+        overlay.put_row(keys::name(&request.conversation), &NameRow(conversation));
     }
     let (appended, tail) = write(overlay, conversation, head, stamped_at, request);
     Ok(Applied { outcome: Outcome::Appended(appended), tail_moved: Some((conversation, tail)) })
@@ -115,7 +117,8 @@ fn attempt(
 
 impl ConversationHead {
     /// The head of a conversation that has had no message.
-    fn blank(name: ConversationName) -> ConversationHead {
+    fn blank(name: String) -> ConversationHead {
+        let name = ConversationName(name);
         let genesis = digest::genesis(&name, 0);
         ConversationHead {
             name,
@@ -132,22 +135,28 @@ impl ConversationHead {
 }
 
 /// No id twice. An empty batch, which nothing lets in, is refused as well: there is no seq to answer with.
-fn check_ids(messages: &[NewMessage]) -> Result<(), AppendRefusal> {
+fn check_ids(messages: &[NewMessageRef<'_>]) -> Result<(), AppendRefusal> {
     if messages.is_empty() {
         return Err(AppendRefusal::Conflict { seqs: Vec::new() });
     }
+    if messages.len() == 1 {
+        return Ok(());
+    }
     let mut seen = HashSet::with_capacity(messages.len());
-    match messages.iter().find(|message| !seen.insert(message.client_msg_id.as_str())) {
-        Some(twice) => Err(AppendRefusal::Repeated { client_msg_id: twice.client_msg_id.clone() }),
+    match messages.iter().map(|message| message.client_msg_id).find(|id| !seen.insert(*id)) {
+        Some(twice) => Err(AppendRefusal::Repeated { client_msg_id: twice.to_owned() }),
         None => Ok(()),
     }
 }
 
-fn check_not_too_old(group: &GroupState, messages: &[NewMessage]) -> Result<(), AppendRefusal> {
+fn check_not_too_old(
+    group: &GroupState,
+    messages: &[NewMessageRef<'_>],
+) -> Result<(), AppendRefusal> {
     let floor = group.dedup_floor;
     match messages.iter().find(|message| message.issued_at < floor) {
         Some(old) => {
-            let client_msg_id = old.client_msg_id.clone();
+            let client_msg_id = old.client_msg_id.to_owned();
             Err(AppendRefusal::TooOld { client_msg_id, floor })
         }
         None => Ok(()),
@@ -159,13 +168,13 @@ fn standing_rows(
     overlay: &Overlay<'_>,
     group: &GroupState,
     conversation: ConversationId,
-    request: &Append,
+    request: &AppendRef<'_>,
 ) -> Result<Vec<Option<DedupRow>>, StorageError> {
     if planted::dedup_off() {
         return Ok(vec![None; request.messages.len()]);
     }
-    let ids = request.messages.iter().map(|message| message.client_msg_id.as_str());
-    ids.map(|id| standing(overlay, group, conversation, &request.sender, id)).collect()
+    let ids = request.messages.iter().map(|message| message.client_msg_id);
+    ids.map(|id| standing(overlay, group, conversation, request.sender, id)).collect()
 }
 
 /// The outcome of an earlier attempt, if this is a repeat of one; refuses what is neither wholly new nor wholly a
@@ -173,7 +182,7 @@ fn standing_rows(
 fn first_outcome(
     overlay: &mut Overlay<'_>,
     head: &ConversationHead,
-    request: &Append,
+    request: &AppendRef<'_>,
     rows: Vec<Option<DedupRow>>,
     in_turn: bool,
 ) -> Result<Option<Appended>, Stop> {
@@ -196,7 +205,7 @@ fn first_outcome(
     };
     let attempt = request.lane.as_ref().filter(|_| in_turn).map(|place| place.attempt);
     for (message, row) in request.messages.iter().zip(rows.into_iter().flatten()) {
-        let key = keys::dedup(head.name.id(), &request.sender, &message.client_msg_id);
+        let key = keys::dedup(head.name.id(), request.sender, message.client_msg_id);
         accept_again(overlay, key, row, message.issued_at, attempt);
     }
     Ok(Some(appended))
@@ -212,14 +221,14 @@ struct Place {
 /// The places of the ids that stand, in the order of the batch. A redacted message counts as the same: its content
 /// can no longer be compared.
 fn found_places(
-    messages: &[NewMessage],
+    messages: &[NewMessageRef<'_>],
     rows: &[Option<DedupRow>],
 ) -> Result<Vec<Place>, AppendRefusal> {
     let mut found = Vec::new();
     for (message, row) in messages.iter().zip(rows) {
         match row.as_ref().map(|row| &row.outcome) {
             Some(DedupOutcome::Burnt) => {
-                let client_msg_id = message.client_msg_id.clone();
+                let client_msg_id = message.client_msg_id.to_owned();
                 return Err(AppendRefusal::Burnt { client_msg_id });
             }
             Some(DedupOutcome::Committed { seq, commit_time, content_hash: stored, .. }) => {
@@ -247,7 +256,7 @@ fn digest_up_to(
         return Ok([0; 32]);
     }
     let key = keys::message(head.name.id(), seq);
-    let record: Option<MessageRecord> = read_row(&key, |table, key| overlay.get(table, key))?;
+    let record: Option<MessageRecord> = overlay.row(&key)?;
     record.map(|record| record.digest).ok_or_else(|| ApplyError::Contradiction {
         what: format!("seq {seq} of {} has a dedup row and no message", head.name),
     })
@@ -258,7 +267,7 @@ fn predecessor_accepted(
     overlay: &Overlay<'_>,
     group: &GroupState,
     conversation: ConversationId,
-    request: &Append,
+    request: &AppendRef<'_>,
 ) -> Result<bool, StorageError> {
     let Some(before) = request.lane.as_ref().and_then(|place| place.predecessor.as_ref()) else {
         return Ok(true);
@@ -273,8 +282,11 @@ fn predecessor_accepted(
 
 /// A replacement names a message that could be read before this append; content and notices name none. Redactions
 /// are not appended: erasing the message is the other half of one.
-fn check_targets(head: &ConversationHead, messages: &[NewMessage]) -> Result<(), AppendRefusal> {
-    let fits = |message: &NewMessage| match (message.kind, message.target_seq) {
+fn check_targets(
+    head: &ConversationHead,
+    messages: &[NewMessageRef<'_>],
+) -> Result<(), AppendRefusal> {
+    let fits = |message: &NewMessageRef<'_>| match (message.kind, message.target_seq) {
         (Kind::Content | Kind::System, target) => target.is_none(),
         (Kind::Replacement, Some(target)) => head.first_seq <= target && target < head.tail,
         (Kind::Replacement, None) | (Kind::Redaction, _) => false,
@@ -292,13 +304,13 @@ fn write(
     conversation: ConversationId,
     mut head: ConversationHead,
     stamped_at: Timestamp,
-    request: &Append,
+    request: &AppendRef<'_>,
 ) -> (Appended, Seq) {
     let first_seq = head.tail;
     let mut last_seq = first_seq;
     head.last_commit_time = head.last_commit_time.max(stamped_at);
     for message in &request.messages {
-        let record = next_record(&head, conversation, &request.sender, message);
+        let record = next_record(&head, conversation, request.sender, message);
         last_seq = record.seq;
         head.tail = record.seq.next();
         head.bytes += record.content_bytes() as u64;
@@ -311,11 +323,11 @@ fn write(
             attempt: request.lane.as_ref().map(|place| place.attempt),
         };
         let row = DedupRow { issued_at: message.issued_at, outcome };
-        let id = keys::dedup(conversation, &request.sender, &message.client_msg_id);
-        put_row(overlay, id, &row);
-        put_row(overlay, keys::message(conversation, record.seq), &record);
+        let id = keys::dedup(conversation, request.sender, message.client_msg_id);
+        overlay.put_row(id, &row);
+        overlay.put_row(keys::message(conversation, record.seq), &record);
     }
-    put_row(overlay, keys::conversation(conversation), &head);
+    overlay.put_row(keys::conversation(conversation), &head);
     let appended = Appended {
         first_seq,
         last_seq,
@@ -327,25 +339,25 @@ fn write(
 }
 
 /// The record that `message` gets behind `head`, whose commit time is already that of the batch.
-fn next_record(
+fn next_record<'a>(
     head: &ConversationHead,
     conversation: ConversationId,
-    sender: &str,
-    message: &NewMessage,
-) -> MessageRecord {
+    sender: &'a str,
+    message: &NewMessageRef<'a>,
+) -> MessageRef<'a> {
     let mut record = MessageRecord {
         seq: head.tail,
         kind: message.kind,
-        sender: sender.to_owned(),
-        client_msg_id: message.client_msg_id.clone(),
+        sender,
+        client_msg_id: message.client_msg_id,
         issued_at: message.issued_at,
         commit_time: head.last_commit_time,
-        content_type: message.content_type.clone(),
+        content_type: message.content_type,
         headers: message.headers.clone(),
-        payload: message.payload.clone(),
+        payload: message.payload,
         payload_crc32c: message.payload_crc32c,
         target_seq: message.target_seq,
-        traceparent: message.traceparent.clone(),
+        traceparent: message.traceparent,
         unread_ordinal: head.unread_total + u64::from(message.kind == Kind::Content),
         salt: message.salt,
         digest: [0; 32],

@@ -4,7 +4,7 @@
 use super::append::append;
 use super::settle::settle;
 use super::topology::change_topology;
-use super::{Command, Outcome, TopologyRefusal};
+use super::{Command, CommandRef, Outcome, TopologyRefusal};
 use crate::storage::records::GroupRow;
 use crate::storage::{Overlay, StorageError};
 use crate::types::{ConversationId, GroupId, HashRange, Seq, Timestamp};
@@ -79,7 +79,7 @@ pub fn apply(
     overlay: &mut Overlay<'_>,
     group: &mut GroupState,
     stamped_at: Timestamp,
-    command: &Command,
+    command: &CommandRef<'_>,
 ) -> Result<Applied, ApplyError> {
     match command {
         Command::Configure { range, epoch } => {

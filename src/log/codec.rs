@@ -5,6 +5,7 @@
 //! command it does not know has to stop there: guessing would let replicas drift apart.
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use super::{Command, Proposal};
 use crate::types::Timestamp;
@@ -12,6 +13,8 @@ use crate::types::Timestamp;
 /// The version written, and the newest one understood.
 const VERSION: u8 = 1;
 const CHECKSUM_BYTES: usize = 4;
+/// Version, stamp, number of commands and checksum.
+const BYTES_BESIDE_COMMANDS: usize = 32;
 /// Variants of `Command` that this software knows: 0 up to, not including, this.
 const COMMANDS_KNOWN: u32 = 5;
 
@@ -52,15 +55,23 @@ pub enum DecodeError {
 impl Proposal {
     /// The form that goes through the log.
     pub fn encode(&self) -> Bytes {
-        let mut encoded = vec![VERSION];
+        let commands: usize = self.commands.iter().map(Command::encoded_bytes_estimate).sum();
+        let mut encoded = Vec::with_capacity(BYTES_BESIDE_COMMANDS + commands);
+        encoded.push(VERSION);
         encoded = postcard::to_extend(self, encoded).expect("proposals serialize without failure");
         let checksum = crc32c::crc32c(&encoded);
         encoded.extend_from_slice(&checksum.to_le_bytes());
         Bytes::from(encoded)
     }
+}
 
-    /// The proposal in its encoded form, verified.
-    pub fn decode(encoded: &[u8]) -> Result<Proposal, DecodeError> {
+impl<'a, Text, Data> Proposal<Text, Data>
+where
+    Text: Deserialize<'a>,
+    Data: Deserialize<'a>,
+{
+    /// The proposal in its encoded form, verified. It owns what it holds or borrows it, whichever is asked for.
+    pub fn decode(encoded: &'a [u8]) -> Result<Self, DecodeError> {
         let body = verified_body(encoded)?;
         let (stamped_at, rest) = take::<Timestamp>(body)?;
         let (count, mut rest) = take::<u64>(rest)?;
@@ -71,7 +82,7 @@ impl Proposal {
             if tag >= COMMANDS_KNOWN {
                 return Err(DecodeError::UnknownCommand { tag, known: COMMANDS_KNOWN });
             }
-            let (command, after) = take::<Command>(rest)?;
+            let (command, after) = take::<Command<Text, Data>>(rest)?;
             commands.push(command);
             rest = after;
         }
@@ -101,7 +112,7 @@ fn verified_body(encoded: &[u8]) -> Result<&[u8], DecodeError> {
     }
 }
 
-fn take<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DecodeError> {
+fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DecodeError> {
     postcard::take_from_bytes(bytes)
         .map_err(|error| DecodeError::Malformed { reason: error.to_string() })
 }

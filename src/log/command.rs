@@ -1,9 +1,12 @@
 //! What goes through the log, and what comes out.
+//!
+//! A command owns its texts and bytes while it waits to be proposed. Decoded from an entry to be applied, it borrows
+//! them from there: most of what a command says is only copied into the rows that it leaves.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::storage::records::Kind;
+use crate::storage::records::{Blob, Kind};
 use crate::types::{
     AttemptId, ClusterId, ConversationName, GroupId, HashRange, Incarnation, NodeId, Seq,
     Timestamp, allocated,
@@ -11,16 +14,16 @@ use crate::types::{
 
 /// What one Raft entry carries. Each command succeeds or fails on its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proposal {
+pub struct Proposal<Text = String, Data = Bytes> {
     /// The leader's clock when it proposed.
     pub stamped_at: Timestamp,
     /// In order.
-    pub commands: Vec<Command>,
+    pub commands: Vec<Command<Text, Data>>,
 }
 
 /// One change of state. Variants are only ever added at the end: their order is the format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
+pub enum Command<Text = String, Data = Bytes> {
     /// Gives a new group its range. The first command of each conversation group; later ones change nothing.
     Configure {
         /// What the group holds.
@@ -29,9 +32,9 @@ pub enum Command {
         epoch: u64,
     },
     /// Appends messages.
-    Append(Append),
+    Append(Append<Text, Data>),
     /// Makes the outcome of an id final.
-    Settle(Settle),
+    Settle(Settle<Text>),
     /// Raises the dedup floor; a lower one changes nothing.
     RaiseDedupFloor {
         /// The new floor.
@@ -43,82 +46,93 @@ pub enum Command {
 
 /// An append of a batch to one conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Append {
+pub struct Append<Text = String, Data = Bytes> {
     /// Where to.
-    pub conversation: ConversationName,
+    pub conversation: ConversationName<Text>,
     /// Who.
-    pub sender: String,
+    pub sender: Text,
     /// What, at least one.
-    pub messages: Vec<NewMessage>,
+    pub messages: Vec<NewMessage<Text, Data>>,
     /// The tail the caller expects.
     pub expected_tail: Option<Seq>,
     /// Its place in a lane, if it came on a session.
-    pub lane: Option<LanePlace>,
+    pub lane: Option<LanePlace<Text>>,
 }
 
 /// Where an append stands in its lane (sender order, G5).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LanePlace {
+pub struct LanePlace<Text = String> {
     /// This attempt.
     pub attempt: AttemptId,
     /// What has to be accepted before: the attempt in front of this one. None where all before it are answered.
-    pub predecessor: Option<Predecessor>,
+    pub predecessor: Option<Predecessor<Text>>,
 }
 
 /// An attempt that another one follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Predecessor {
+pub struct Predecessor<Text = String> {
     /// Which attempt. That the id stands is not enough: it may stand from an earlier attempt, with another content,
     /// while this one was refused.
     pub attempt: AttemptId,
     /// The last message of its batch, whose dedup row tells.
-    pub last: IdKey,
+    pub last: IdKey<Text>,
 }
 
 /// What identifies a message within its conversation for idempotency.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct IdKey {
+pub struct IdKey<Text = String> {
     /// Who.
-    pub sender: String,
+    pub sender: Text,
     /// Its idempotency key.
-    pub client_msg_id: String,
+    pub client_msg_id: Text,
 }
 
 /// A message on its way in. Limits were checked where it entered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewMessage {
+pub struct NewMessage<Text = String, Data = Bytes> {
     /// The sender's idempotency key.
-    pub client_msg_id: String,
+    pub client_msg_id: Text,
     /// When the sender first tried.
     pub issued_at: Timestamp,
     /// What it is.
     pub kind: Kind,
     /// Media type of the payload.
-    pub content_type: String,
+    pub content_type: Text,
     /// The caller's headers.
-    pub headers: Vec<(String, Bytes)>,
+    pub headers: Vec<(Text, Data)>,
     /// The caller's bytes.
-    pub payload: Bytes,
+    pub payload: Data,
     /// CRC-32C of the payload.
     pub payload_crc32c: u32,
     /// The seq it refers to.
     pub target_seq: Option<Seq>,
     /// W3C trace context.
-    pub traceparent: String,
+    pub traceparent: Text,
     /// Drawn by the leader.
     pub salt: [u8; 16],
 }
 
 /// Asks what became of an id, and burns it if nothing did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settle {
+pub struct Settle<Text = String> {
     /// The conversation.
-    pub conversation: ConversationName,
+    pub conversation: ConversationName<Text>,
     /// The id.
-    pub id: IdKey,
+    pub id: IdKey<Text>,
     /// As the append carried it.
     pub issued_at: Timestamp,
 }
+
+/// A proposal that borrows from the entry that carries it.
+pub type ProposalRef<'a> = Proposal<&'a str, &'a Blob>;
+/// A command that borrows from the entry that carries it.
+pub type CommandRef<'a> = Command<&'a str, &'a Blob>;
+/// An append that borrows from the entry that carries it.
+pub type AppendRef<'a> = Append<&'a str, &'a Blob>;
+/// A message that borrows from the entry that carries it.
+pub type NewMessageRef<'a> = NewMessage<&'a str, &'a Blob>;
+/// A settling question that borrows from the entry that carries it.
+pub type SettleRef<'a> = Settle<&'a str>;
 
 /// What a command led to, in the order of the commands of its entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,15 +1,16 @@
 //! Idempotency: which ids stand, and whether a message is the one that stands under its id (guarantee G4).
 
-use blake3::Hasher;
+use std::sync::LazyLock;
 
-use super::digest::{bytes, kind_byte, target_number};
-use super::rows::{put_row, read_row};
-use super::{GroupState, NewMessage};
+use blake3::hazmat::hash_derive_key_context;
+
+use super::digest::{Domain, bytes, hasher_in, kind_byte, target_number};
+use super::{GroupState, NewMessageRef};
 use crate::storage::records::{DedupOutcome, DedupRow, Kind, MessageRecord};
 use crate::storage::{Overlay, StorageError, keys};
 use crate::types::{AttemptId, ConversationId, Seq, Timestamp};
 
-const CONTENT_CONTEXT: &str = "quorate v1 content identity";
+static CONTENT: Domain = LazyLock::new(|| hash_derive_key_context("quorate v1 content identity"));
 
 /// Whether a row still counts. Later it means nothing, also while it has not been removed yet: removal is not
 /// replicated, so replicas may differ in which expired rows they have.
@@ -26,7 +27,7 @@ pub(super) fn standing(
     client_msg_id: &str,
 ) -> Result<Option<DedupRow>, StorageError> {
     let key = keys::dedup(conversation, sender, client_msg_id);
-    let row: Option<DedupRow> = read_row(&key, |table, key| overlay.get(table, key))?;
+    let row: Option<DedupRow> = overlay.row(&key)?;
     Ok(row.filter(|row| in_force(row, group.dedup_floor)))
 }
 
@@ -57,7 +58,7 @@ pub(super) fn accept_again(
         *attempt = accepted.or(*attempt);
     }
     if row != before {
-        put_row(overlay, key, &row);
+        overlay.put_row(key, &row);
     }
 }
 
@@ -73,7 +74,7 @@ pub(super) struct Content<'a> {
 impl Content<'_> {
     /// The first 16 bytes of BLAKE3 in key-derivation mode; fields as in `digest`.
     pub fn hash(self) -> [u8; 16] {
-        let mut hasher = Hasher::new_derive_key(CONTENT_CONTEXT);
+        let mut hasher = hasher_in(&CONTENT);
         hasher.update(&[kind_byte(self.kind)]);
         hasher.update(&target_number(self.target_seq).to_be_bytes());
         bytes(&mut hasher, self.content_type.as_bytes());
@@ -84,13 +85,13 @@ impl Content<'_> {
     }
 }
 
-impl<'a> From<&'a NewMessage> for Content<'a> {
-    fn from(message: &'a NewMessage) -> Self {
+impl<'a> From<&NewMessageRef<'a>> for Content<'a> {
+    fn from(message: &NewMessageRef<'a>) -> Self {
         Content {
             kind: message.kind,
             target_seq: message.target_seq,
-            content_type: &message.content_type,
-            payload: &message.payload,
+            content_type: message.content_type,
+            payload: message.payload,
         }
     }
 }

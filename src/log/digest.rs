@@ -17,8 +17,10 @@
 //! commitments, without breaking the chain and without leaving a hash by which erased words could be guessed.
 //! That is why the payload's CRC is not part of a leaf.
 
+use std::sync::LazyLock;
+
 use blake3::Hasher;
-use bytes::Bytes;
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 
 use crate::storage::records::{Kind, MessageRecord};
 use crate::types::{ConversationId, ConversationName, Seq};
@@ -26,34 +28,39 @@ use crate::types::{ConversationId, ConversationName, Seq};
 /// A BLAKE3 hash.
 pub type Digest = [u8; 32];
 
-const GENESIS_CONTEXT: &str = "quorate v1 conversation genesis";
-const HEADERS_CONTEXT: &str = "quorate v1 headers commitment";
-const PAYLOAD_CONTEXT: &str = "quorate v1 payload commitment";
-const LEAF_CONTEXT: &str = "quorate v1 message leaf";
+static GENESIS: Domain =
+    LazyLock::new(|| hash_derive_key_context("quorate v1 conversation genesis"));
+static HEADERS: Domain = LazyLock::new(|| hash_derive_key_context("quorate v1 headers commitment"));
+static PAYLOAD: Domain = LazyLock::new(|| hash_derive_key_context("quorate v1 payload commitment"));
+static LEAF: Domain = LazyLock::new(|| hash_derive_key_context("quorate v1 message leaf"));
 
 /// The digest before the first message of a conversation.
 pub fn genesis(name: &ConversationName, generation: u32) -> Digest {
-    let mut hasher = Hasher::new_derive_key(GENESIS_CONTEXT);
+    let mut hasher = hasher_in(&GENESIS);
     bytes(&mut hasher, name.as_str().as_bytes());
     hasher.update(&generation.to_be_bytes());
     *hasher.finalize().as_bytes()
 }
 
 /// The commitment to a message's headers.
-pub fn headers_commitment(salt: &[u8; 16], headers: &[(String, Bytes)]) -> Digest {
-    let mut hasher = Hasher::new_derive_key(HEADERS_CONTEXT);
+pub fn headers_commitment<Text, Data>(salt: &[u8; 16], headers: &[(Text, Data)]) -> Digest
+where
+    Text: AsRef<str>,
+    Data: AsRef<[u8]>,
+{
+    let mut hasher = hasher_in(&HEADERS);
     hasher.update(salt);
     hasher.update(&length(headers.len()));
     for (name, value) in headers {
-        bytes(&mut hasher, name.as_bytes());
-        bytes(&mut hasher, value);
+        bytes(&mut hasher, name.as_ref().as_bytes());
+        bytes(&mut hasher, value.as_ref());
     }
     *hasher.finalize().as_bytes()
 }
 
 /// The commitment to a message's payload.
 pub fn payload_commitment(salt: &[u8; 16], payload: &[u8]) -> Digest {
-    let mut hasher = Hasher::new_derive_key(PAYLOAD_CONTEXT);
+    let mut hasher = hasher_in(&PAYLOAD);
     hasher.update(salt);
     bytes(&mut hasher, payload);
     *hasher.finalize().as_bytes()
@@ -61,29 +68,41 @@ pub fn payload_commitment(salt: &[u8; 16], payload: &[u8]) -> Digest {
 
 /// The digest of a history that ends with `message`, from the digest of the history before it. The digest in the
 /// record itself is not looked at.
-pub fn leaf(
+pub fn leaf<Text, Data>(
     before: &Digest,
     conversation: ConversationId,
     generation: u32,
-    message: &MessageRecord,
-) -> Digest {
-    let mut hasher = Hasher::new_derive_key(LEAF_CONTEXT);
+    message: &MessageRecord<Text, Data>,
+) -> Digest
+where
+    Text: AsRef<str>,
+    Data: AsRef<[u8]>,
+{
+    let mut hasher = hasher_in(&LEAF);
     hasher.update(before);
     hasher.update(&conversation.0);
     hasher.update(&generation.to_be_bytes());
     hasher.update(&message.seq.0.to_be_bytes());
     hasher.update(&[kind_byte(message.kind)]);
-    bytes(&mut hasher, message.sender.as_bytes());
-    bytes(&mut hasher, message.client_msg_id.as_bytes());
+    bytes(&mut hasher, message.sender.as_ref().as_bytes());
+    bytes(&mut hasher, message.client_msg_id.as_ref().as_bytes());
     hasher.update(&message.issued_at.0.to_be_bytes());
     hasher.update(&message.commit_time.0.to_be_bytes());
-    bytes(&mut hasher, message.content_type.as_bytes());
+    bytes(&mut hasher, message.content_type.as_ref().as_bytes());
     hasher.update(&target_number(message.target_seq).to_be_bytes());
-    bytes(&mut hasher, message.traceparent.as_bytes());
+    bytes(&mut hasher, message.traceparent.as_ref().as_bytes());
     hasher.update(&message.unread_ordinal.to_be_bytes());
     hasher.update(&headers_commitment(&message.salt, &message.headers));
-    hasher.update(&payload_commitment(&message.salt, &message.payload));
+    hasher.update(&payload_commitment(&message.salt, message.payload.as_ref()));
     *hasher.finalize().as_bytes()
+}
+
+/// A context of BLAKE3's key derivation, hashed: that takes as long as hashing a short message, and is done once.
+pub(super) type Domain = LazyLock<ContextKey>;
+
+/// A hash in this domain, of nothing yet.
+pub(super) fn hasher_in(domain: &Domain) -> Hasher {
+    Hasher::new_from_context_key(domain)
 }
 
 /// The number that stands for a kind in hashes. Frozen.

@@ -18,8 +18,8 @@ mod topology;
 pub use apply::{Applied, ApplyError, GroupState, apply};
 pub use codec::DecodeError;
 pub use command::{
-    Append, AppendRefusal, Appended, Command, IdKey, LanePlace, NewMessage, Outcome, OutcomeState,
-    Predecessor, Proposal, Settle, Topology, TopologyChange, TopologyGroup, TopologyNode,
-    TopologyRefusal, TopologyReplica,
+    Append, AppendRef, AppendRefusal, Appended, Command, CommandRef, IdKey, LanePlace, NewMessage,
+    NewMessageRef, Outcome, OutcomeState, Predecessor, Proposal, ProposalRef, Settle, SettleRef,
+    Topology, TopologyChange, TopologyGroup, TopologyNode, TopologyRefusal, TopologyReplica,
 };
 pub use topology::read_topology;

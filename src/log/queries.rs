@@ -189,7 +189,7 @@ pub(super) fn verified(
     key: &[u8],
     value: &[u8],
 ) -> Result<MessageRecord, StorageError> {
-    let record = MessageRecord::decode(key, value)?;
+    let record = <MessageRecord>::decode(key, value)?;
     let damaged = |reason: String| StorageError::Damaged {
         place: format!("messages, {conversation:?} seq {seq}"),
         reason,

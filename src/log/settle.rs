@@ -2,8 +2,8 @@
 
 use super::append::check_not_ahead;
 use super::dedup::{keep_in_force, standing};
-use super::rows::{put_row, read_head};
-use super::{AppendRefusal, ApplyError, GroupState, Outcome, OutcomeState, Settle};
+use super::rows::read_head;
+use super::{AppendRefusal, ApplyError, GroupState, Outcome, OutcomeState, SettleRef};
 use crate::storage::records::{DedupOutcome, DedupRow};
 use crate::storage::{Overlay, keys};
 use crate::types::Timestamp;
@@ -14,23 +14,23 @@ pub(super) fn settle(
     overlay: &mut Overlay<'_>,
     group: &GroupState,
     stamped_at: Timestamp,
-    request: &Settle,
+    request: &SettleRef<'_>,
 ) -> Result<Outcome, ApplyError> {
     let conversation = request.conversation.id();
     if !group.holds(conversation) {
         return Ok(Outcome::AppendRefused(AppendRefusal::WrongGroup { epoch: group.epoch }));
     }
     let head = read_head(overlay, conversation)?;
-    if head.is_some_and(|head| head.name != request.conversation) {
+    if head.is_some_and(|head| head.name.as_str() != request.conversation.as_str()) {
         return Ok(Outcome::AppendRefused(AppendRefusal::NameCollision));
     }
     let id = &request.id;
-    let row = standing(overlay, group, conversation, &id.sender, &id.client_msg_id)?;
-    let checked = check_not_ahead(stamped_at, &id.client_msg_id, request.issued_at, row.as_ref());
+    let row = standing(overlay, group, conversation, id.sender, id.client_msg_id)?;
+    let checked = check_not_ahead(stamped_at, id.client_msg_id, request.issued_at, row.as_ref());
     if let Err(refusal) = checked {
         return Ok(Outcome::AppendRefused(refusal));
     }
-    let key = keys::dedup(conversation, &id.sender, &id.client_msg_id);
+    let key = keys::dedup(conversation, id.sender, id.client_msg_id);
     let state = match row {
         Some(row) => {
             let state = OutcomeState::of(&row);
@@ -42,7 +42,7 @@ pub(super) fn settle(
         }
         None => {
             let burnt = DedupRow { issued_at: request.issued_at, outcome: DedupOutcome::Burnt };
-            put_row(overlay, key, &burnt);
+            overlay.put_row(key, &burnt);
             OutcomeState::Burnt
         }
     };

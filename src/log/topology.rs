@@ -1,6 +1,6 @@
 //! The topology that the meta group holds: one row, changed by one command.
 
-use super::rows::{put_row, read_row, row_of_view};
+use super::rows::row_of_view;
 use super::{
     Outcome, Topology, TopologyChange, TopologyGroup, TopologyNode, TopologyRefusal,
     TopologyReplica,
@@ -58,7 +58,7 @@ pub(super) fn change_topology(
     change: &TopologyChange,
 ) -> Result<Outcome, StorageError> {
     let key = keys::topology();
-    let stored: Option<Topology> = read_row(&key, |table, key| overlay.get(table, key))?;
+    let stored: Option<Topology> = overlay.row(&key)?;
     let changed = match (stored, change) {
         (None, TopologyChange::Create(first)) => Ok(Some(first.clone())),
         (None, _) => Err(TopologyRefusal::NotInitialized),
@@ -66,7 +66,7 @@ pub(super) fn change_topology(
     };
     Ok(match changed {
         Ok(Some(topology)) => {
-            put_row(overlay, key, &topology);
+            overlay.put_row(key, &topology);
             Outcome::Done
         }
         Ok(None) => Outcome::Done,

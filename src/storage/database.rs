@@ -1,4 +1,4 @@
-use super::{Batch, Durability, Op, StorageError, Table};
+use super::{Batch, Durability, StorageError, Table};
 use crate::seams::planted;
 
 /// Which of a node's two databases. They differ in how writes become durable, so that a write of one kind into the
@@ -42,11 +42,7 @@ impl Database {
     /// Refuses a batch that the other database should have got.
     pub fn check(self, batch: &Batch, durability: Durability) -> Result<(), StorageError> {
         for op in &batch.ops {
-            match op {
-                Op::Put(table, ..) | Op::Delete(table, _) | Op::DeleteRange(table, _) => {
-                    self.check_table(*table)?;
-                }
-            }
+            self.check_table(op.table())?;
         }
         match (self, durability) {
             (Database::Log, Durability::Synced) | (Database::State, Durability::Flushed) => Ok(()),

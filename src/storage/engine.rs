@@ -94,6 +94,15 @@ pub enum Op {
     DeleteRange(Table, KeyRange),
 }
 
+impl Op {
+    /// The table that it changes.
+    pub fn table(&self) -> Table {
+        match self {
+            Op::Put(table, ..) | Op::Delete(table, _) | Op::DeleteRange(table, _) => *table,
+        }
+    }
+}
+
 /// Changes that take effect together, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {

@@ -5,6 +5,9 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// Bytes that are borrowed from where they were read. Stored, they look like any others.
+pub use serde_bytes::Bytes as Blob;
+
 use super::{StorageError, Table};
 use crate::types::{
     AttemptId, ConversationId, ConversationName, GroupId, HashRange, LogIndex, ReplicaId, Seq,
@@ -12,9 +15,11 @@ use crate::types::{
 };
 
 const CHECKSUM_BYTES: usize = 4;
+/// More than most records take beside what callers fill them with.
+const BYTES_ESTIMATE: usize = 192;
 
 /// A value of one table.
-pub trait Record: Serialize + DeserializeOwned {
+pub trait Record: Serialize + Sized {
     /// Where it is kept.
     const TABLE: Table;
     /// For messages about it.
@@ -22,9 +27,15 @@ pub trait Record: Serialize + DeserializeOwned {
     /// The version written. Older versions are decoded where the type has had one.
     const VERSION: u8 = 1;
 
+    /// About how many bytes the stored form takes, rather more than fewer.
+    fn bytes_estimate(&self) -> usize {
+        BYTES_ESTIMATE
+    }
+
     /// The stored form under `key`.
     fn encode(&self, key: &[u8]) -> Vec<u8> {
-        let mut value = vec![Self::VERSION];
+        let mut value = Vec::with_capacity(self.bytes_estimate());
+        value.push(Self::VERSION);
         value = postcard::to_extend(self, value).expect("records serialize without failure");
         let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &value);
         value.extend_from_slice(&checksum.to_le_bytes());
@@ -32,7 +43,10 @@ pub trait Record: Serialize + DeserializeOwned {
     }
 
     /// The record stored under `key`, verified.
-    fn decode(key: &[u8], value: &[u8]) -> Result<Self, StorageError> {
+    fn decode<'a>(key: &[u8], value: &'a [u8]) -> Result<Self, StorageError>
+    where
+        Self: Deserialize<'a>,
+    {
         let damaged = |reason: String| StorageError::Damaged {
             place: format!("{} key {}", Self::TABLE.name(), hex(key)),
             reason,
@@ -56,6 +70,11 @@ pub trait Record: Serialize + DeserializeOwned {
     }
 }
 
+/// A record that borrows nothing from where it was read.
+pub trait OwnedRecord: Record + DeserializeOwned {}
+
+impl<R: Record + DeserializeOwned> OwnedRecord for R {}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -73,33 +92,33 @@ pub enum Kind {
     System,
 }
 
-/// A committed message.
+/// A committed message. Texts and bytes are its own, or borrowed from where they were read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MessageRecord {
+pub struct MessageRecord<Text = String, Data = Bytes> {
     /// Position in the conversation; also in the key.
     pub seq: Seq,
     /// What it is.
     pub kind: Kind,
     /// Who appended it.
-    pub sender: String,
+    pub sender: Text,
     /// The sender's idempotency key.
-    pub client_msg_id: String,
+    pub client_msg_id: Text,
     /// When the sender first tried.
     pub issued_at: Timestamp,
     /// When the leader stamped it.
     pub commit_time: Timestamp,
     /// Media type of the payload.
-    pub content_type: String,
+    pub content_type: Text,
     /// The caller's headers.
-    pub headers: Vec<(String, Bytes)>,
+    pub headers: Vec<(Text, Data)>,
     /// The caller's bytes.
-    pub payload: Bytes,
+    pub payload: Data,
     /// CRC-32C of the payload as it was accepted.
     pub payload_crc32c: u32,
     /// The seq it refers to, if any.
     pub target_seq: Option<Seq>,
     /// W3C trace context, may be empty.
-    pub traceparent: String,
+    pub traceparent: Text,
     /// How many messages up to this one count as unread.
     pub unread_ordinal: u64,
     /// What the commitments to headers and payload are salted with.
@@ -108,17 +127,32 @@ pub struct MessageRecord {
     pub digest: [u8; 32],
 }
 
-impl Record for MessageRecord {
+/// A message that borrows its texts and bytes.
+pub type MessageRef<'a> = MessageRecord<&'a str, &'a Blob>;
+
+impl<Text, Data> Record for MessageRecord<Text, Data>
+where
+    Text: AsRef<str> + Serialize,
+    Data: AsRef<[u8]> + Serialize,
+{
     const TABLE: Table = Table::Messages;
     const WHAT: &'static str = "message";
+
+    fn bytes_estimate(&self) -> usize {
+        /// Two lengths.
+        const HEADER: usize = 6;
+        let texts = [&self.sender, &self.client_msg_id, &self.content_type, &self.traceparent];
+        let texts: usize = texts.map(|text| text.as_ref().len()).into_iter().sum();
+        BYTES_ESTIMATE + texts + HEADER * self.headers.len() + self.content_bytes()
+    }
 }
 
-impl MessageRecord {
+impl<Text: AsRef<str>, Data: AsRef<[u8]>> MessageRecord<Text, Data> {
     /// Header and payload bytes: what limits and credits count.
     pub fn content_bytes(&self) -> usize {
-        let headers: usize =
-            self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        headers + self.payload.len()
+        let bytes = |(name, value): &(Text, Data)| name.as_ref().len() + value.as_ref().len();
+        let headers: usize = self.headers.iter().map(bytes).sum();
+        headers + self.payload.as_ref().len()
     }
 }
 
@@ -313,6 +347,14 @@ pub enum EntryPayload {
 impl Record for EntryRecord {
     const TABLE: Table = Table::RaftLog;
     const WHAT: &'static str = "log entry";
+
+    fn bytes_estimate(&self) -> usize {
+        let commands = match &self.payload {
+            EntryPayload::Commands(encoded) => encoded.len(),
+            EntryPayload::Blank | EntryPayload::Membership { .. } => 0,
+        };
+        BYTES_ESTIMATE + commands
+    }
 }
 
 /// The key of an entry's record.

@@ -10,7 +10,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::keys::RaftMetaField;
-use super::records::{EntryRecord, GroupRow, LogId, LogIdRecord, Record, VoteRecord};
+use super::records::{EntryRecord, GroupRow, LogId, LogIdRecord, OwnedRecord, Record, VoteRecord};
 use super::small_file::SmallFile;
 use super::watermark::{GroupMark, Watermark, WatermarkFile};
 use super::{Direction, Engine, KeyRange, StorageError, Table, View, install, keys};
@@ -175,7 +175,7 @@ fn examine(log: &dyn View, group: GroupId) -> Result<GroupLogState, StorageError
     })
 }
 
-fn meta<R: Record>(
+fn meta<R: OwnedRecord>(
     log: &dyn View,
     group: GroupId,
     field: RaftMetaField,

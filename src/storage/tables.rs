@@ -109,7 +109,8 @@ pub mod keys {
 
     /// `messages`: conversation (16), seq (8).
     pub fn message(conversation: ConversationId, seq: Seq) -> Vec<u8> {
-        let mut key = conversation.0.to_vec();
+        let mut key = Vec::with_capacity(24);
+        key.extend_from_slice(&conversation.0);
         key.extend_from_slice(&seq.0.to_be_bytes());
         key
     }
@@ -125,13 +126,14 @@ pub mod keys {
     }
 
     /// `names`: the name's bytes.
-    pub fn name(name: &ConversationName) -> Vec<u8> {
-        name.0.as_bytes().to_vec()
+    pub fn name<Text: AsRef<str>>(name: &ConversationName<Text>) -> Vec<u8> {
+        name.as_str().as_bytes().to_vec()
     }
 
     /// `dedup`: conversation (16), length of sender (2), sender, client_msg_id.
     pub fn dedup(conversation: ConversationId, sender: &str, client_msg_id: &str) -> Vec<u8> {
-        let mut key = conversation.0.to_vec();
+        let mut key = Vec::with_capacity(18 + sender.len() + client_msg_id.len());
+        key.extend_from_slice(&conversation.0);
         key.extend_from_slice(&(sender.len() as u16).to_be_bytes());
         key.extend_from_slice(sender.as_bytes());
         key.extend_from_slice(client_msg_id.as_bytes());

@@ -4,21 +4,21 @@ use serde::{Deserialize, Serialize};
 
 /// The name of a conversation, such as `acme/room-42`: 1 to 512 bytes of UTF-8 (checked where it enters).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ConversationName(pub String);
+pub struct ConversationName<Text = String>(pub Text);
 
-impl ConversationName {
+impl<Text: AsRef<str>> ConversationName<Text> {
     /// The first 16 bytes of BLAKE3 of the name: what keys start with.
     pub fn id(&self) -> ConversationId {
-        ConversationId::of(&self.0)
+        ConversationId::of(self.as_str())
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_ref()
     }
 }
 
-impl fmt::Display for ConversationName {
+impl<Text: fmt::Display> fmt::Display for ConversationName<Text> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

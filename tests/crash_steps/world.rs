@@ -1,7 +1,7 @@
 //! What every index means: entries and states that depend on nothing else, so that child and judge agree on them.
 
 use bytes::Bytes;
-use quorate::log::{self, Append, Command, GroupState, NewMessage};
+use quorate::log::{self, Append, Command, GroupState, NewMessage, Proposal, ProposalRef};
 use quorate::storage::records::{
     EntryPayload, EntryRecord, GroupRow, Kind, LogId, Record, VoteRecord, entry_key,
 };
@@ -97,8 +97,10 @@ pub fn apply_up_to(engine: &dyn Engine, group: u64, upto: u64) -> Result<(), Sto
     let mut state = GroupState::of(GroupId(group), &row);
     let mut overlay = Overlay::new(engine);
     for index in from..=upto {
-        let command = command(group, index);
-        log::apply(&mut overlay, &mut state, Timestamp(2_000_000), &command).unwrap();
+        let commands = vec![command(group, index)];
+        let entry = Proposal { stamped_at: Timestamp(2_000_000), commands }.encode();
+        let ProposalRef { stamped_at, commands } = Proposal::decode(&entry).unwrap();
+        log::apply(&mut overlay, &mut state, stamped_at, &commands[0]).unwrap();
         row.applied = Some(log_id(index, 1));
     }
     state.store_in(&mut row);

@@ -1,6 +1,6 @@
 //! The state machine: G4.
 
-use quorate::log::{self, GroupState, Outcome};
+use quorate::log::{self, GroupState, Outcome, Proposal, ProposalRef};
 use quorate::storage::records::GroupRow;
 use quorate::storage::{Database, MemoryDisk, Overlay};
 use quorate::types::{HashRange, Timestamp};
@@ -16,8 +16,10 @@ fn dedup_off_appends_a_retry_again() {
         let row = GroupRow { range: Some(HashRange::ALL), ..GroupRow::blank(OWN) };
         let mut group = GroupState::of(GROUP, &row);
         let mut attempt = || {
-            let command = append("one", 10);
-            log::apply(&mut overlay, &mut group, Timestamp(2_000_000), &command).unwrap().outcome
+            let commands = vec![append("one", 10)];
+            let entry = Proposal { stamped_at: Timestamp(2_000_000), commands }.encode();
+            let ProposalRef { stamped_at, commands } = Proposal::decode(&entry).unwrap();
+            log::apply(&mut overlay, &mut group, stamped_at, &commands[0]).unwrap().outcome
         };
         let (first, second) = (attempt(), attempt());
         let (Outcome::Appended(first), Outcome::Appended(second)) = (first, second) else {

@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use crate::consensus::Group;
 use crate::consensus::solitary::Process;
-use crate::log::{self, Append, Command, GroupState, NewMessage, invariants};
+use crate::log::{
+    self, Append, Command, GroupState, NewMessage, Proposal, ProposalRef, invariants,
+};
 use crate::storage::records::{GroupRow, Kind, LogId, Record};
 use crate::storage::{Direction, Durability, Engine, KeyRange, Overlay, Table, View, keys};
 use crate::types::{
@@ -83,13 +85,15 @@ pub fn fill(
     let mut row = GroupRow { applied: Some(applied), ..GroupRow::blank(replica) };
     let mut state = GroupState::of(group, &row);
     let mut overlay = Overlay::new(engine);
-    let stamped_at = Timestamp(2_000_000);
     let configure = Command::Configure { range: range_of(group), epoch: 1 };
-    log::apply(&mut overlay, &mut state, stamped_at, &configure).unwrap();
-    for conversation in conversations {
-        let append = append_to(conversation, messages);
-        let applied = log::apply(&mut overlay, &mut state, stamped_at, &append).unwrap();
-        assert!(applied.tail_moved.is_some(), "{:?}", applied.outcome);
+    let appends = conversations.iter().map(|conversation| append_to(conversation, messages));
+    let commands = [configure].into_iter().chain(appends).collect();
+    let entry = Proposal { stamped_at: Timestamp(2_000_000), commands }.encode();
+    let ProposalRef { stamped_at, commands } = Proposal::decode(&entry).unwrap();
+    for command in &commands {
+        let applied = log::apply(&mut overlay, &mut state, stamped_at, command).unwrap();
+        let grows = matches!(command, Command::Append(_));
+        assert_eq!(applied.tail_moved.is_some(), grows, "{:?}", applied.outcome);
     }
     state.store_in(&mut row);
     let key = keys::group(group);

@@ -206,9 +206,9 @@ async fn a_snapshot_that_is_not_what_was_announced_is_refused() {
         LiveMessages::default(),
     ));
     // What somebody who follows is served from memory is of the old state.
-    let mut followed = applied.tails().watch(ConversationName("both".into()).id());
+    let mut followed = applied.tails().watch(ConversationName("both").id());
     let growth = Growth { from: NEXT, tail: NEXT.next(), stored: vec![b"live".as_slice().into()] };
-    applied.tails().publish(ConversationName("both".into()).id(), &growth);
+    applied.tails().publish(ConversationName("both").id(), &growth);
     let mut live = |next| followed.messages_from(next, 1, 1).map(|messages| messages.len());
     assert_eq!(live(NEXT), Some(1));
     let mut machine = GroupStateMachine::new(SnapshotSource::new(GROUP, applied));

@@ -151,7 +151,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn message(&mut self, key: &[u8], value: &[u8], findings: &mut Findings<'_>) {
+    fn message(&mut self, key: &[u8], value: &Bytes, findings: &mut Findings<'_>) {
         let Some(seq) = key.get(16..).and_then(|seq| <[u8; 8]>::try_from(seq).ok()) else {
             findings.violation(|| self.place(), "a message's key has not 24 bytes");
             return;

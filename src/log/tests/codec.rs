@@ -129,7 +129,7 @@ fn any_flipped_bit_is_noticed() {
     for place in 0..encoded.len() * 8 {
         let mut damaged = encoded.to_vec();
         damaged[place / 8] ^= 1 << (place % 8);
-        let decoded = Proposal::decode(&damaged);
+        let decoded = <Proposal>::decode(&damaged);
         assert!(matches!(decoded, Err(DecodeError::Damaged { .. })), "bit {place}: {decoded:?}");
     }
 }
@@ -138,34 +138,34 @@ fn any_flipped_bit_is_noticed() {
 fn any_shortened_proposal_is_noticed() {
     let encoded = Proposal { stamped_at: Timestamp(300), commands: every_command() }.encode();
     for length in 0..encoded.len() {
-        let decoded = Proposal::decode(&encoded[..length]);
+        let decoded = <Proposal>::decode(&encoded[..length]);
         assert!(matches!(decoded, Err(DecodeError::Damaged { .. })), "{length}: {decoded:?}");
     }
 }
 
 #[test]
 fn a_newer_version_is_told_from_damage() {
-    let decoded = Proposal::decode(&sealed(vec![2, 0, 0]));
+    let decoded = <Proposal>::decode(&sealed(vec![2, 0, 0]));
     assert_eq!(decoded, Err(DecodeError::NewerVersion { found: 2, known: 1 }));
 }
 
 #[test]
 fn an_unknown_command_is_told_from_damage() {
     // Stamp 0, one command, tag 5, and what might follow it.
-    let decoded = Proposal::decode(&sealed(vec![1, 0, 1, 5, 99, 99]));
+    let decoded = <Proposal>::decode(&sealed(vec![1, 0, 1, 5, 99, 99]));
     assert_eq!(decoded, Err(DecodeError::UnknownCommand { tag: 5, known: 5 }));
 }
 
 #[test]
 fn an_unknown_change_of_topology_is_told_from_damage() {
-    let decoded = Proposal::decode(&sealed(vec![1, 0, 1, 4, 5, 0]));
+    let decoded = <Proposal>::decode(&sealed(vec![1, 0, 1, 4, 5, 0]));
     assert!(matches!(decoded, Err(DecodeError::Malformed { .. })), "{decoded:?}");
 }
 
 #[test]
 fn surplus_and_missing_bytes_are_malformed() {
     for body in [vec![1, 0, 0, 7], vec![1, 0, 1], vec![1], vec![0, 0, 0], vec![1, 0, 200, 1]] {
-        let decoded = Proposal::decode(&sealed(body.clone()));
+        let decoded = <Proposal>::decode(&sealed(body.clone()));
         assert!(matches!(decoded, Err(DecodeError::Malformed { .. })), "{body:?}: {decoded:?}");
     }
 }

@@ -4,7 +4,7 @@ use super::replica::{Replica, append_of, minutes, name, text_message};
 use crate::log::invariants::{Report, VIOLATIONS_LISTED_MAX, check};
 use crate::log::{Command, IdKey, Settle};
 use crate::storage::records::{
-    ConversationHead, DedupOutcome, DedupRow, GroupRow, MessageRecord, NameRow, Record,
+    ConversationHead, DedupOutcome, DedupRow, GroupRow, MessageRecord, NameRow, OwnedRecord,
 };
 use crate::storage::{Table, View, keys};
 use crate::types::{
@@ -33,7 +33,7 @@ fn room() -> ConversationId {
     name("room").id()
 }
 
-fn change<R: Record>(replica: &mut Replica, key: Vec<u8>, change: impl FnOnce(&mut R)) {
+fn change<R: OwnedRecord>(replica: &mut Replica, key: Vec<u8>, change: impl FnOnce(&mut R)) {
     let value = replica.view.get(R::TABLE, &key).unwrap().expect("what a test changes is there");
     let mut record = R::decode(&key, &value).unwrap();
     change(&mut record);

@@ -5,19 +5,18 @@ use super::replica::{Replica, append_of, minutes, name, text_message};
 use crate::log::queries::{self, Slice};
 use crate::log::{
     AppendRefusal, Appended, ApplyError, Command, IdKey, NewMessage, Outcome, OutcomeState, Settle,
-    apply,
 };
 use crate::storage::records::{
-    ConversationHead, DedupOutcome, DedupRow, Kind, MessageRecord, Record,
+    ConversationHead, DedupOutcome, DedupRow, Kind, MessageRecord, OwnedRecord,
 };
-use crate::storage::{Direction, Overlay, Table, View, keys};
+use crate::storage::{Direction, Table, View, keys};
 use crate::types::{ConversationId, Seq};
 
 fn room() -> ConversationId {
     name("room").id()
 }
 
-fn read<R: Record>(replica: &Replica, key: &[u8]) -> R {
+fn read<R: OwnedRecord>(replica: &Replica, key: &[u8]) -> R {
     R::decode(key, &replica.view.get(R::TABLE, key).unwrap().unwrap()).unwrap()
 }
 
@@ -136,9 +135,7 @@ fn a_retry_of_a_message_that_is_gone_stops_the_replica() {
     let mut replica = trimmed(1);
     replica.view.delete(Table::Messages, &keys::message(room(), Seq(2)));
     let append = append_of("room", "alice", vec![text_message("m2", "ab")]);
-    let mut overlay = Overlay::new(&replica.view);
-    let command = Command::Append(append);
-    let applied = apply(&mut overlay, &mut replica.group, minutes(40), &command);
+    let applied = replica.try_all(&[(minutes(40), Command::Append(append))]);
     assert!(matches!(applied, Err(ApplyError::Contradiction { .. })), "{applied:?}");
 }
 

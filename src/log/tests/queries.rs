@@ -95,7 +95,7 @@ fn damaged_messages_are_not_served() {
     let value = sound.view.get(Table::Messages, &key).unwrap().unwrap();
     let mut flipped = value.to_vec();
     flipped[10] ^= 4;
-    let mut record = MessageRecord::decode(&key, &value).unwrap();
+    let mut record = <MessageRecord>::decode(&key, &value).unwrap();
     record.payload_crc32c ^= 4;
     for damaged in [flipped, record.encode(&key)] {
         let mut replica = nine_messages();

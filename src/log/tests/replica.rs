@@ -4,7 +4,10 @@ use bytes::Bytes;
 
 use super::memory::MemoryView;
 use crate::log::invariants::{self, Report};
-use crate::log::{Append, Applied, Command, GroupState, NewMessage, Outcome, apply};
+use crate::log::{
+    Append, Applied, ApplyError, Command, GroupState, NewMessage, Outcome, Proposal, ProposalRef,
+    apply,
+};
 use crate::storage::records::{GroupRow, Kind, Record};
 use crate::storage::{Overlay, Table, keys};
 use crate::types::{
@@ -76,17 +79,26 @@ impl Replica {
 
     /// Applies commands over one overlay and writes what changed.
     pub fn apply_all(&mut self, commands: &[(Timestamp, Command)]) -> Vec<Applied> {
+        self.try_all(commands).expect("the state is sound")
+    }
+
+    /// The same, of a state that may be unsound. Each command goes through an entry, as it would to be applied.
+    pub fn try_all(
+        &mut self,
+        commands: &[(Timestamp, Command)],
+    ) -> Result<Vec<Applied>, ApplyError> {
         let mut overlay = Overlay::new(&self.view);
-        let applied = commands
-            .iter()
-            .map(|(at, command)| {
-                apply(&mut overlay, &mut self.group, *at, command).expect("the state is sound")
-            })
-            .collect();
+        let mut all = Vec::new();
+        for (stamped_at, command) in commands {
+            let proposal = Proposal { stamped_at: *stamped_at, commands: vec![command.clone()] };
+            let entry = proposal.encode();
+            let ProposalRef { stamped_at, commands } = Proposal::decode(&entry).expect("its form");
+            all.push(apply(&mut overlay, &mut self.group, stamped_at, &commands[0])?);
+        }
         let batch = overlay.into_batch();
         self.view.write(batch);
         self.store_group();
-        applied
+        Ok(all)
     }
 
     pub fn append(&mut self, stamped_at: Timestamp, request: Append) -> Outcome {

@@ -38,7 +38,7 @@ pub fn encode_change(change: TopologyChange) -> Bytes {
 
 /// The change in its travelling form.
 pub fn decode_change(encoded: &[u8]) -> Option<TopologyChange> {
-    let mut proposal = Proposal::decode(encoded).ok()?;
+    let mut proposal = <Proposal>::decode(encoded).ok()?;
     match (proposal.commands.pop(), proposal.commands.is_empty()) {
         (Some(Command::ChangeTopology(change)), true) => Some(change),
         _ => None,

@@ -144,6 +144,19 @@ fn a_replica_made_anew_has_no_floor_of_the_one_before() {
     assert!(!holds(&engine, GROUP, "at 10"));
 }
 
+/// What nearly every write does: it has the row, and the same floor in it.
+#[test]
+fn a_row_that_is_written_again_keeps_its_floor() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(folder.path());
+    write_row(&engine, GROUP, 1, 15);
+    write_row(&engine, GROUP, 1, 15);
+    filled(&engine);
+    write_row(&engine, GROUP, 1, 15);
+    compact(&engine);
+    assert!(!holds(&engine, GROUP, "at 10") && holds(&engine, GROUP, "at 20"));
+}
+
 #[test]
 fn floors_are_found_again_on_opening() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quorate::log::{Topology, TopologyGroup, TopologyNode, TopologyReplica};
 use quorate::storage::records::{
     ConversationHead, DedupOutcome, DedupRow, EntryPayload, EntryRecord, GroupRow, Kind, LogId,
-    LogIdRecord, MembershipRecord, MessageRecord, NameRow, Record, VoteRecord,
+    LogIdRecord, MembershipRecord, MessageRecord, NameRow, OwnedRecord, Record, VoteRecord,
 };
 use quorate::types::{
     AttemptId, ClusterId, ConversationName, GroupId, HashRange, Incarnation, LogIndex, NodeId,
@@ -41,7 +41,7 @@ fn check(input: &[u8]) {
 }
 
 /// What is accepted means itself, under its own key and with its own checksum only.
-fn holds<R: Record + PartialEq + Debug>(body: &[u8]) {
+fn holds<R: OwnedRecord + PartialEq + Debug>(body: &[u8]) {
     let value = sealed(KEY, body);
     match R::decode(KEY, &value) {
         Ok(decoded) => assert_eq!(R::decode(KEY, &decoded.encode(KEY)).unwrap(), decoded),

@@ -143,7 +143,7 @@ fn log() -> Vec<Vec<u8>> {
 }
 
 fn state() -> Vec<Vec<u8>> {
-    let name = ConversationName(records::NAME.into());
+    let name = ConversationName::<String>(records::NAME.into());
     let mut rows = vec![
         of(keys::group(GROUP), &records::group_row()),
         of(keys::name(&name), &NameRow(name.id())),
