@@ -31,8 +31,16 @@ impl Succession {
     pub async fn run(self) {
         let mut dead = BTreeSet::new();
         loop {
+            let leaders = self.other_leaders();
+            leaders.iter().for_each(|leader| self.peers.keep_in_touch(*leader));
             let refusals = self.peers.refusals();
-            self.note_dead_leaders(&refusals, &mut dead);
+            let before = std::mem::replace(
+                &mut dead,
+                leaders.into_iter().filter(|leader| refusals.contains_key(leader)).collect(),
+            );
+            for node in dead.difference(&before) {
+                tracing::info!(%node, "the process of a leader is gone: its groups elect others");
+            }
             let is_under_way = !dead.is_empty() && self.succeed(&refusals).await;
             let pause = if is_under_way { RETRY_INTERVAL } else { self.interval };
             tokio::select! {
@@ -42,17 +50,10 @@ impl Succession {
         }
     }
 
-    /// Notes which nodes lead a group as far as known here, and refuse connections.
-    fn note_dead_leaders(&self, refusals: &BTreeMap<NodeId, Refusal>, dead: &mut BTreeSet<NodeId>) {
-        let groups = self.replicas.all();
-        let leaders = groups.iter().filter_map(|group| group.leader());
-        let before = std::mem::replace(
-            dead,
-            leaders.filter(|leader| refusals.contains_key(leader)).collect(),
-        );
-        for node in dead.difference(&before) {
-            tracing::info!(%node, "the process of a leader is gone: its groups elect others");
-        }
+    /// The other nodes that lead a group, as far as known here.
+    fn other_leaders(&self) -> BTreeSet<NodeId> {
+        let leaders = self.replicas.all().into_iter().filter_map(|group| group.leader());
+        leaders.filter(|leader| *leader != self.replicas.node()).collect()
     }
 
     /// Whether a group waits for another leader. One that does not answer, because its disk is slow, holds up no others.

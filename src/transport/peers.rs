@@ -163,10 +163,16 @@ impl Peers {
         links.values().map(|link| link.entries.waiting() + link.heartbeats.waiting()).sum()
     }
 
-    /// The nodes whose machines refuse connections to them.
+    /// Connects to a node, so that it is noticed when its process dies.
+    pub fn keep_in_touch(&self, node: NodeId) {
+        // An address that is not known yet, or cannot be used, is tried again the next time.
+        let _ = self.link(node);
+    }
+
+    /// Of the nodes that this one has had to do with, those whose machines refuse connections to them.
     pub fn refusals(&self) -> BTreeMap<NodeId, Refusal> {
-        let refusal = |node| Some((node, self.link(node).ok()?.heartbeats.refusal()?));
-        self.addresses().into_keys().filter_map(refusal).collect()
+        let links = self.links.lock().expect("no panic while locked");
+        links.iter().filter_map(|(node, link)| Some((*node, link.heartbeats.refusal()?))).collect()
     }
 
     /// Resolves once a connection has been refused since the last call. Cancel safe; for one waiter.

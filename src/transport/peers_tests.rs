@@ -186,6 +186,9 @@ async fn that_nothing_listens_is_told_at_once_and_no_longer_once_something_does(
     let own = Arc::new(Introduction::new(NodeId(1), Some(ClusterId(7))));
     let peers = Peers::new(own, None, None);
     peers.set_addresses([(OTHER, address.to_string())]);
+    assert!(peers.refusals().is_empty());
+    assert!(peers.links.lock().unwrap().is_empty(), "to look is not to connect");
+    peers.keep_in_touch(OTHER);
     let first = refusal(&peers, |refusal| refusal.is_some()).await.unwrap();
     let later = refusal(&peers, |refusal| refusal.is_some_and(|one| one.last > first.last)).await;
     assert_eq!(later.unwrap().since, first.since);
