@@ -33,9 +33,11 @@ const ANSWER_MARGIN_MAX: Duration = Duration::from_secs(1);
 pub struct Call {
     /// What is asked.
     pub operation: Operation,
-    /// Crosses forwarding. Made when it is first asked for, unless the caller chose it: drawing, printing and sending one
-    /// takes longer than much else of a call, and most calls are never asked about.
+    /// Crosses forwarding. Printed when it is first asked for, unless the caller chose it: that takes longer than much
+    /// else of a call, and most calls are never asked about.
     request_id: OnceLock<String>,
+    /// What it is made of then. Drawn in any case, so that what a seed decides does not depend on who looks.
+    drawn: [u8; 16],
     /// Whether the caller chose it.
     pub named: bool,
     /// Whether another node handed it on.
@@ -57,6 +59,7 @@ impl Call {
             operation,
             named: given.is_some(),
             request_id: given.map_or_else(OnceLock::new, OnceLock::from),
+            drawn: rand::random(),
             forwarded: metadata.contains_key(FORWARDED),
             principal: Principal::Anonymous,
             timeout,
@@ -66,7 +69,8 @@ impl Call {
 
     /// Under which id the logs have the call, on every node that it passes.
     pub fn request_id(&self) -> &str {
-        self.request_id.get_or_init(|| uuid::Uuid::new_v4().to_string())
+        self.request_id
+            .get_or_init(|| uuid::Builder::from_random_bytes(self.drawn).into_uuid().to_string())
     }
 
     /// Passes if the caller may do this to `resource`.
@@ -174,8 +178,9 @@ mod tests {
         let call = with(REQUEST_ID, "abc");
         assert_eq!((call.request_id(), call.named), ("abc", true));
         for call in [with(REQUEST_ID, &"x".repeat(129)), with(REQUEST_ID, ""), with("other", "x")] {
+            let copy = call.clone();
             assert_eq!((call.request_id().len(), call.named), (36, false));
-            assert_eq!(call.request_id(), call.clone().request_id());
+            assert_eq!(copy.request_id(), call.request_id());
         }
     }
 
