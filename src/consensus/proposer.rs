@@ -183,10 +183,12 @@ impl Worker {
             _counted: InFlight::count(&self.in_flight),
         };
         let responder = OnComplete::new(|result| entry.answer(result));
-        // Awaited here: entries keep the order of the queue. An error drops the replies, which says that the replica
-        // has stopped.
-        let _ =
-            self.raft.client_write_ff(EncodedProposal(proposal.encode()), Some(responder)).await;
+        let encoded = EncodedProposal(proposal.encode());
+        // Awaited here: entries keep the order of the queue.
+        if let Err(error) = self.raft.client_write_ff(encoded, Some(responder)).await {
+            // The replies were dropped with the entry, which tells their callers that the outcome is unknown.
+            tracing::debug!(%error, "an entry was not proposed: the replica has stopped");
+        }
     }
 }
 

@@ -169,18 +169,9 @@ mod tests {
     use super::*;
     use crate::consensus::solitary::{Disks, NODE};
     use crate::service::fixture::{self, GROUP};
-    use crate::service::{FORWARDED, Operation, PeerLog, Peers, reason};
-    use crate::transport::HandedOn;
+    use crate::service::other_node::NoPeers;
+    use crate::service::{FORWARDED, Operation, reason};
     use crate::types::{Incarnation, ReplicaId};
-
-    /// Knows no other node.
-    struct Alone;
-
-    impl Peers for Alone {
-        fn message_log(&self, _node: NodeId, _what: HandedOn) -> Option<PeerLog> {
-            None
-        }
-    }
 
     /// What a node answers to another one that asks it for what is there, as the topology says.
     async fn asked_by_another(api: &Api) -> Result<ListResponse, CallError> {
@@ -193,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_does_not_leave_out_what_should_be_there_and_is_not() {
         let process = Disks::default().start().await;
-        let api = fixture::api(&process, NODE, Arc::new(Alone));
+        let api = fixture::api(&process, NODE, Arc::new(NoPeers));
         // Damaged, it was not started.
         let error = asked_by_another(&api).await.unwrap_err();
         assert_eq!((error.reason(), error.is_retryable()), (reason::REPLICA_STOPPED, true));
@@ -207,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_asked_has_no_more_than_the_topology_says() {
         let process = Disks::default().start().await;
-        let api = fixture::api(&process, NodeId(1), Arc::new(Alone));
+        let api = fixture::api(&process, NodeId(1), Arc::new(NoPeers));
         assert_eq!(asked_by_another(&api).await.unwrap(), ListResponse::default());
         let call = Call::new(Operation::List, &MetadataMap::new());
         let error = list(&api, &call, ListRequest::default()).await.unwrap_err();

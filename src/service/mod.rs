@@ -27,6 +27,8 @@ mod list;
 mod malformed;
 mod memory;
 mod observer;
+#[cfg(test)]
+mod other_node;
 mod outcome;
 pub mod page_token;
 mod read;

@@ -15,13 +15,11 @@ use tonic::metadata::MetadataMap;
 use super::call::Call;
 use super::delivery::{HEARTBEAT_DEFAULT, Outgoing, Pacing, Subscribed, Subscription};
 use super::fixture::{self, GROUP};
-use super::{Api, CallError, Operation, PeerLog, Peers, append, read};
+use super::other_node::NoPeers;
+use super::{Api, CallError, Operation, append, read};
 use crate::consensus::Group;
 use crate::consensus::solitary::{Disks, NODE, Process};
-use crate::transport::HandedOn;
-use crate::types::{
-    Clock, HashRange, Incarnation, NodeId, PlacementHash, ReplicaId, Timestamp, limits,
-};
+use crate::types::{Clock, HashRange, Incarnation, PlacementHash, ReplicaId, Timestamp, limits};
 
 const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
 /// Of simulated time: whatever has to happen in the end has happened by then.
@@ -30,14 +28,6 @@ const LONG: Duration = Duration::from_secs(120);
 const PAYLOAD_BYTES: usize = limits::RESPONSE_BYTES_TARGET / 2 - 1_000;
 /// More messages than can wait for a caller who takes none.
 const MESSAGES: u64 = 4 * limits::RESPONSE_QUEUE_MAX as u64;
-
-struct NoPeers;
-
-impl Peers for NoPeers {
-    fn message_log(&self, _node: NodeId, _what: HandedOn) -> Option<PeerLog> {
-        None
-    }
-}
 
 /// As simulated time goes.
 struct Ticking(tokio::time::Instant);

@@ -3,26 +3,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use quorate_client::proto::Message;
-use quorate_client::{Client, Credit, Delivery, SessionOptions, Start, Subscription};
+use quorate_client::{Client, Credit, SessionOptions, Start, Subscription};
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::latency::Latencies;
 use super::message::{Messages, Names, STAMP_BYTES, Stamp};
+use super::receiving;
 use super::target::TargetArgs;
 use crate::cli::Output;
 use crate::cli::connect::{parse_duration, parse_timeout};
 use crate::types::limits::{PAYLOAD_BYTES_MAX, SESSION_IN_FLIGHT_MAX};
-
-/// How long a subscriber may wait for what was appended.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Measure one conversation delivered to many subscribers
 #[derive(Debug, Args)]
@@ -155,14 +153,7 @@ async fn subscribe(
         subscriptions.push(subscription);
     }
     for subscription in &mut subscriptions {
-        loop {
-            let next = timeout(SILENCE_MAX, subscription.next()).await;
-            match next.context("a subscription does not begin")? {
-                Delivery::CaughtUp { .. } => break,
-                Delivery::Ended { error, .. } => bail!("a subscription ended: {error:?}"),
-                _ => {}
-            }
-        }
+        receiving::catch_up(subscription, 1).await?;
     }
     Ok(subscriptions)
 }
@@ -198,29 +189,9 @@ async fn append(
 async fn receive(
     mut subscription: Subscription,
     fan: Arc<Fan>,
-    mut all: watch::Receiver<Option<u64>>,
+    all: watch::Receiver<Option<u64>>,
 ) -> anyhow::Result<()> {
-    let mut received = 0;
-    loop {
-        if all.borrow_and_update().is_some_and(|due| received >= due) {
-            return Ok(());
-        }
-        let delivery = tokio::select! {
-            delivery = timeout(SILENCE_MAX, subscription.next()) => delivery,
-            Ok(()) = all.changed() => continue,
-        };
-        let delivery =
-            delivery.with_context(|| format!("only {received} messages were delivered"))?;
-        match delivery {
-            Delivery::Messages { messages, .. } => {
-                received += messages.len() as u64;
-                fan.note(&messages);
-            }
-            Delivery::Gap { .. } => bail!("the conversation has a gap"),
-            Delivery::Ended { error, .. } => bail!("a subscription ended: {error:?}"),
-            _ => {}
-        }
-    }
+    receiving::receive(&mut subscription, all, |messages| fan.note(messages)).await
 }
 
 impl Fan {

@@ -19,6 +19,7 @@ mod message;
 mod outcome;
 mod overload;
 mod probe;
+mod receiving;
 mod resources;
 mod subscribe;
 mod target;

@@ -1,27 +1,24 @@
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use quorate_client::proto::Message;
-use quorate_client::{Client, Credit, Delivery, Start, Subscription};
+use quorate_client::{Client, Credit, Start, Subscription};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::acks::Acknowledgements;
 use super::latency::Latencies;
 use super::load::LoadArgs;
 use super::message::{Names, Stamp};
+use super::receiving;
 use super::target::TargetArgs;
 use crate::cli::Output;
 use crate::server::SystemClock;
 use crate::types::Clock;
-
-/// How long a subscriber may wait for what was acknowledged.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Measure how long it takes from a commit to its delivery
 #[derive(Debug, Args)]
@@ -125,19 +122,12 @@ pub(super) async fn run(args: SubscribeArgs, output: Output) -> anyhow::Result<E
 /// A subscription to all conversations that has caught up with each, so that all that follows is live.
 async fn subscribe(client: Client, names: &Names) -> anyhow::Result<Subscription> {
     let mut subscription = client.subscribe();
-    let mut behind = 0u64;
+    let mut conversations = 0;
     for name in names.all() {
         subscription.add(name, Start::Earliest, Credit::default()).await?;
-        behind += 1;
+        conversations += 1;
     }
-    while behind > 0 {
-        let next = timeout(SILENCE_MAX, subscription.next()).await;
-        match next.context("the subscriptions do not begin")? {
-            Delivery::CaughtUp { .. } => behind -= 1,
-            Delivery::Ended { conversation, error } => bail!("{conversation} ended: {error:?}"),
-            _ => {}
-        }
-    }
+    receiving::catch_up(&mut subscription, conversations).await?;
     Ok(subscription)
 }
 
@@ -145,33 +135,16 @@ async fn subscribe(client: Client, names: &Names) -> anyhow::Result<Subscription
 async fn receive(
     mut subscription: Subscription,
     times: Times,
-    mut all: watch::Receiver<Option<u64>>,
+    all: watch::Receiver<Option<u64>>,
 ) -> anyhow::Result<Delivered> {
     let mut delivered = Delivered::new()?;
-    let mut received = 0;
-    loop {
-        let due = *all.borrow_and_update();
-        if due.is_some_and(|due| received >= due) {
-            return Ok(delivered);
-        }
-        let delivery = tokio::select! {
-            delivery = timeout(SILENCE_MAX, subscription.next()) => delivery,
-            Ok(()) = all.changed() => continue,
-        };
-        let delivery =
-            delivery.with_context(|| format!("only {received} messages were delivered"))?;
-        match delivery {
-            Delivery::Messages { messages, .. } => {
-                let (now, now_us) = (Instant::now(), SystemClock.now().0);
-                received += messages.len() as u64;
-                let elapsed_us = (now - times.epoch).as_micros() as u64;
-                messages.iter().for_each(|m| delivered.note(m, now_us, elapsed_us, &times));
-            }
-            Delivery::Gap { conversation, .. } => bail!("{conversation} has a gap"),
-            Delivery::Ended { conversation, error } => bail!("{conversation} ended: {error:?}"),
-            _ => {}
-        }
-    }
+    let note = |messages: &[Message]| {
+        let (now, now_us) = (Instant::now(), SystemClock.now().0);
+        let elapsed_us = (now - times.epoch).as_micros() as u64;
+        messages.iter().for_each(|m| delivered.note(m, now_us, elapsed_us, &times));
+    };
+    receiving::receive(&mut subscription, all, note).await?;
+    Ok(delivered)
 }
 
 impl Delivered {

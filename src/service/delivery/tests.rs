@@ -1,26 +1,17 @@
-use std::convert::Infallible;
-use std::io;
 use std::pin::pin;
 
-use futures::future::{self, BoxFuture};
+use futures::future;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use quorate_client::dial::{Dial, Duplex};
 use quorate_client::proto::SubscribeRequest;
-use tokio::io::DuplexStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tonic::codegen::http;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
-use tonic::{Request, Response as Reply, Streaming};
-use tonic_prost::ProstCodec;
 
 use super::*;
 use crate::consensus::solitary::{Disks, Process};
-use crate::service::{Elsewhere, Operation, PeerLog, Peers, fixture};
-use crate::transport::{self, HandedOn, Introduction};
-use crate::types::ClusterId;
+use crate::service::{Elsewhere, Operation, fixture, other_node};
 
 /// The only node with replicas. It is another one than this.
 const OTHER: NodeId = NodeId(1);
@@ -30,10 +21,7 @@ const LONG: Duration = Duration::from_secs(120);
 const WINDOW_BYTES: u32 = 4_096;
 
 /// A Subscribe stream as the other node has it.
-struct Opened {
-    requests: Streaming<SubscribeRequest>,
-    responses: mpsc::Sender<Result<SubscribeResponse, Status>>,
-}
+type Opened = other_node::Opened<SubscribeRequest, SubscribeResponse>;
 
 impl Opened {
     async fn added(&mut self) -> String {
@@ -49,60 +37,6 @@ impl Opened {
         let all = async { while let Ok(Some(_)) = self.requests.message().await {} };
         timeout(LONG, all).await.expect("the other node is told");
     }
-}
-
-/// Takes connections to the other node.
-#[derive(Clone, Debug)]
-struct Connections(mpsc::Sender<io::Result<DuplexStream>>);
-
-impl Dial for Connections {
-    fn dial(&self, _address: String) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
-        let incoming = self.0.clone();
-        Box::pin(async move {
-            let (near, far) = tokio::io::duplex(1 << 16);
-            incoming.send(Ok(far)).await.map_err(io::Error::other)?;
-            Ok(Box::new(near) as Box<dyn Duplex>)
-        })
-    }
-}
-
-struct PeerApis(Arc<transport::Peers>);
-
-impl Peers for PeerApis {
-    fn message_log(&self, node: NodeId, what: HandedOn) -> Option<PeerLog> {
-        Some(PeerLog::new(self.0.introduced(node, what).ok()?))
-    }
-}
-
-/// Serves the other node: it hands out the Subscribe streams that are opened to it, or answers none at all.
-async fn serve_other(
-    connections: mpsc::Receiver<io::Result<DuplexStream>>,
-    opened: Option<mpsc::Sender<Opened>>,
-) {
-    let service = tower::service_fn(move |request: http::Request<tonic::body::Body>| {
-        let opened = opened.clone();
-        let subscribe = tower::service_fn(move |request: Request<Streaming<SubscribeRequest>>| {
-            let opened = opened.clone();
-            async move {
-                let Some(opened) = opened else { return future::pending().await };
-                let (responses, receiver) = mpsc::channel(1);
-                let stream = Opened { requests: request.into_inner(), responses };
-                opened.send(stream).await.map_err(|_| Status::aborted("the test is over"))?;
-                Ok::<_, Status>(Reply::new(ReceiverStream::new(receiver)))
-            }
-        });
-        async move {
-            // Connections between nodes bring other calls too.
-            if request.uri().path() != "/quorate.v1.MessageLog/Subscribe" {
-                return Ok(Status::unimplemented("not here").into_http());
-            }
-            let codec = ProstCodec::<SubscribeResponse, SubscribeRequest>::default();
-            let mut grpc = tonic::server::Grpc::new(codec);
-            Ok::<_, Infallible>(grpc.streaming(subscribe, request).await)
-        }
-    });
-    let server = Server::builder().initial_stream_window_size(WINDOW_BYTES);
-    server.serve_with_incoming(service, ReceiverStream::new(connections)).await.unwrap();
 }
 
 /// A subscription on a node without replicas.
@@ -123,12 +57,10 @@ impl Fixture {
     /// The other node hands over what is opened to it.
     async fn beside(sender: Option<mpsc::Sender<Opened>>, opened: mpsc::Receiver<Opened>) -> Self {
         let process = Disks::default().start().await;
-        let (connections, incoming) = mpsc::channel(1);
-        tokio::spawn(serve_other(incoming, sender));
-        let own = Arc::new(Introduction::new(process.replicas.node(), Some(ClusterId(7))));
-        let peers = transport::Peers::new(own, None, Some(Arc::new(Connections(connections))));
-        peers.set_addresses([(OTHER, "other:1".to_owned())]);
-        let api = fixture::api(&process, OTHER, Arc::new(PeerApis(peers)));
+        let server = Server::builder().initial_stream_window_size(WINDOW_BYTES);
+        let method = "/quorate.v1.MessageLog/Subscribe";
+        let peers = other_node::one_other(&process, OTHER, server, method, sender);
+        let api = fixture::api(&process, OTHER, peers);
         let call = Call::new(Operation::Subscribe, &MetadataMap::new());
         let (subscription, responses) =
             Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT);

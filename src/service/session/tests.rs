@@ -1,36 +1,28 @@
 //! Sessions at a node that leads, and at one that hands on to another: time is simulated.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use prost::Message;
-use quorate_client::dial::{Dial, Duplex};
 use quorate_client::proto::{AppendResponse, NewMessage};
-use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::Codec;
-use tonic::codegen::http;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
-use tonic::{Request, Response as Reply};
-use tonic_prost::ProstCodec;
 
 use super::*;
 use crate::consensus::solitary::{Disks, NODE, Process};
 use crate::log::Topology;
 use crate::service::codec::CountedCodec;
 use crate::service::fixture::{self, GROUP};
-use crate::service::{PeerLog, Peers};
-use crate::transport::{self, HandedOn, Introduction};
-use crate::types::{ClusterId, HashRange, Incarnation, NodeId, PlacementHash, ReplicaId};
+use crate::service::other_node::{self, NoPeers};
+use crate::types::{HashRange, Incarnation, NodeId, PlacementHash, ReplicaId};
 
 const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
 /// Of simulated time: whatever has to happen has happened by then.
@@ -97,19 +89,10 @@ fn told(response: SessionResponse) -> (u64, Result<u64, String>) {
     }
 }
 
-/// Other nodes, of which there are none, or one over connections of the test.
-struct Others(Option<Arc<transport::Peers>>);
-
-impl Peers for Others {
-    fn message_log(&self, node: NodeId, what: HandedOn) -> Option<PeerLog> {
-        Some(PeerLog::new(self.0.as_ref()?.introduced(node, what).ok()?))
-    }
-}
-
 /// A node that leads all conversations.
 async fn leading() -> (Api, Process) {
     let process = Disks::default().start().await;
-    let api = fixture::api(&process, NODE, Arc::new(Others(None)));
+    let api = fixture::api(&process, NODE, Arc::new(NoPeers));
     let own = ReplicaId { node: NODE, incarnation: Incarnation(1) };
     process.leading(GROUP, own, ALL).await;
     (api, process)
@@ -180,26 +163,8 @@ async fn a_way_that_was_found_is_not_gone_once_it_leads_nowhere() {
     assert!(answer.is_err(), "{answer:?}");
 }
 
-/// Takes connections to the other node.
-#[derive(Clone, Debug)]
-struct Connections(mpsc::Sender<io::Result<DuplexStream>>);
-
-impl Dial for Connections {
-    fn dial(&self, _address: String) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
-        let incoming = self.0.clone();
-        Box::pin(async move {
-            let (near, far) = tokio::io::duplex(1 << 16);
-            incoming.send(Ok(far)).await.map_err(io::Error::other)?;
-            Ok(Box::new(near) as Box<dyn Duplex>)
-        })
-    }
-}
-
 /// A session as the other node has it.
-struct Opened {
-    requests: Streaming<SessionRequest>,
-    responses: mpsc::Sender<Result<SessionResponse, Status>>,
-}
+type Opened = other_node::Opened<SessionRequest, SessionResponse>;
 
 impl Opened {
     async fn request(&mut self) -> SessionRequest {
@@ -213,46 +178,13 @@ impl Opened {
     }
 }
 
-/// Serves the other node: it hands out the sessions that are opened to it.
-async fn serve_other(
-    connections: mpsc::Receiver<io::Result<DuplexStream>>,
-    opened: mpsc::Sender<Opened>,
-) {
-    let service = tower::service_fn(move |request: http::Request<tonic::body::Body>| {
-        let opened = opened.clone();
-        let session = tower::service_fn(move |request: Request<Streaming<SessionRequest>>| {
-            let opened = opened.clone();
-            async move {
-                let (responses, receiver) = mpsc::channel(1);
-                let session = Opened { requests: request.into_inner(), responses };
-                opened.send(session).await.map_err(|_| Status::aborted("the test is over"))?;
-                Ok::<_, Status>(Reply::new(ReceiverStream::new(receiver)))
-            }
-        });
-        async move {
-            // Connections between nodes bring other calls too.
-            if request.uri().path() != "/quorate.v1.MessageLog/AppendSession" {
-                return Ok(Status::unimplemented("not here").into_http());
-            }
-            let codec = ProstCodec::<SessionResponse, SessionRequest>::default();
-            let mut grpc = tonic::server::Grpc::new(codec);
-            Ok::<_, Infallible>(grpc.streaming(session, request).await)
-        }
-    });
-    let served = Server::builder().serve_with_incoming(service, ReceiverStream::new(connections));
-    served.await.unwrap();
-}
-
 /// A session at a node without replicas, and those that it opens to the node that has them.
 async fn handing_on() -> (Caller, mpsc::Receiver<Opened>, Process) {
     let process = Disks::default().start().await;
-    let (connections, incoming) = mpsc::channel(1);
     let (sender, opened) = mpsc::channel(1);
-    tokio::spawn(serve_other(incoming, sender));
-    let own = Arc::new(Introduction::new(process.replicas.node(), Some(ClusterId(7))));
-    let peers = transport::Peers::new(own, None, Some(Arc::new(Connections(connections))));
-    peers.set_addresses([(OTHER, "other:1".to_owned())]);
-    let api = fixture::api(&process, OTHER, Arc::new(Others(Some(peers))));
+    let method = "/quorate.v1.MessageLog/AppendSession";
+    let peers = other_node::one_other(&process, OTHER, Server::builder(), method, Some(sender));
+    let api = fixture::api(&process, OTHER, peers);
     (Caller::open(&api).await, opened, process)
 }
 

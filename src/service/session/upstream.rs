@@ -4,7 +4,7 @@
 use futures::StreamExt;
 use quorate_client::proto::session_response::Result as Answered;
 use quorate_client::proto::{AppendRequest, AppendResponse, SessionRequest, SessionResponse};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
@@ -65,7 +65,7 @@ impl Upstream {
     /// Sends an append, now, under an id that is greater than all before.
     ///
     /// # Errors
-    /// PEER_UNREACHABLE without effect: the stream has ended.
+    /// PEER_UNREACHABLE without effect: the stream has ended, or the node takes nothing from it.
     pub fn send(
         &self,
         request_id: u64,
@@ -73,8 +73,12 @@ impl Upstream {
         reset_lane: bool,
     ) -> Result<(), CallError> {
         let request = SessionRequest { request_id, append: Some(append), reset_lane };
-        self.requests.try_send(request).map_err(|_| {
-            let message = format!("the stream to node {} has ended", self.node);
+        self.requests.try_send(request).map_err(|error| {
+            let what = match error {
+                TrySendError::Closed(_) => "has ended",
+                TrySendError::Full(_) => "is full",
+            };
+            let message = format!("the stream to node {} {what}", self.node);
             CallError::unreachable(self.node, message, Effect::None)
         })
     }
