@@ -12,7 +12,9 @@ use super::wanted::{confirmed, may_be_blank};
 use crate::consensus::{MembershipChangeError, Replicas};
 use crate::log::{Command, Outcome, Topology};
 use crate::seams::planted;
-use crate::service::cluster::{META_VOTERS_MAX, MetaGroup, decode_change, own_status};
+use crate::service::cluster::{
+    META_VOTERS_MAX, MetaGroup, decode_change, has_lost_its_data, own_status,
+};
 use crate::storage::records::Record;
 use crate::storage::{DataDir, DiskMark, Identity, keys};
 use crate::transport::proto::AdoptReply;
@@ -108,10 +110,7 @@ impl Operations {
         let is_lost = had >= Some(replica.incarnation)
             && !self.replicas.has_stored(GroupId::META).map_err(unavailable)?;
         if is_lost && !planted::wiped_replica_votes() {
-            let node = replica.node;
-            return Err(refused(format!(
-                "node {node} has lost its data; run `quorate node replace {node}`"
-            )));
+            return Err(refused(has_lost_its_data(replica.node)));
         }
         Ok(())
     }

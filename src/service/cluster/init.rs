@@ -34,6 +34,7 @@ impl ClusterApi {
     pub(super) async fn init(&self, request: InitRequest) -> Result<InitResponse, ClusterError> {
         let plan = self.plan(request)?;
         if let Some(topology) = self.replicas.topology().borrow().clone() {
+            self.refuse_to_be_missing()?;
             return same_cluster(&topology, &plan);
         }
         let (cluster, processes) = self.free_cluster_id(&plan).await?;
@@ -91,6 +92,14 @@ impl ClusterApi {
         };
         let replication_factor = replication_factor(request.replication_factor, count)?;
         Ok(Plan { nodes, groups, replication_factor })
+    }
+
+    /// A node that knows the topology from others only, and has no meta replica, is not found to be all right.
+    fn refuse_to_be_missing(&self) -> Result<(), ClusterError> {
+        match self.replicas.get(GroupId::META) {
+            Some(_) => Ok(()),
+            None => Err(ClusterError::Refused(has_lost_its_data(self.replicas.node()))),
+        }
     }
 
     /// The id of a cluster whose making was cut off, or a new one; refused if a node belongs elsewhere. And which process
@@ -222,6 +231,11 @@ impl ClusterApi {
 fn has_begun(status: &NodeStatus) -> bool {
     let is_meta = |replica: &&ReplicaStatus| replica.group_id == GroupId::META.0;
     status.replicas.iter().find(is_meta).is_some_and(|replica| replica.term > 0)
+}
+
+/// Told of a node that belongs to a cluster and has no replica of the meta group.
+pub fn has_lost_its_data(node: NodeId) -> String {
+    format!("node {node} has lost its data; run `quorate node replace {node}`")
 }
 
 fn malformed(error: DecodeError) -> ClusterError {

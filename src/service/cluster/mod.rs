@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use describe::{own_status, replica_statuses};
 pub use grpc::ClusterService;
-pub use init::{FIRST, META_VOTERS_MAX};
+pub use init::{FIRST, META_VOTERS_MAX, has_lost_its_data};
 pub use meta::{MetaError, MetaGroup, decode_change};
 
 use super::authorize::Authorizer;
