@@ -9,6 +9,8 @@ use super::expiry::ExpiryFloors;
 use crate::storage::{Database, Table, Tuning};
 
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// Of a memtable's bytes. A row of `Dedup` takes about 100 bytes, so that these are about 16 bits a key.
+const MEMTABLE_BLOOM_RATIO: f64 = 0.02;
 const BLOCK_BYTES: usize = 16 * 1024;
 const INFO_LOG_BYTES: usize = 8 * 1024 * 1024;
 const INFO_LOG_FILES: usize = 4;
@@ -94,6 +96,11 @@ pub(super) fn of_table(table: Table, tuning: &Tuning, cache: Option<&Cache>) -> 
         // Written from the runtime's threads, which must not wait for a flush that takes long.
         options.set_max_write_buffer_number(Tuning::STATE_MEMTABLES_MAX as i32);
     }
+    if is_asked_in_vain(table) {
+        // Without it a miss searches every memtable to the end, as the ids of all new messages are.
+        options.set_memtable_whole_key_filtering(true);
+        options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
+    }
     match table {
         Table::RaftLog => {
             options.set_write_buffer_size(tuning.log_memtable_bytes);
@@ -111,6 +118,11 @@ pub(super) fn of_table(table: Table, tuning: &Tuning, cache: Option<&Cache>) -> 
         _ => options.set_write_buffer_size(tuning.state_memtable_bytes / 4),
     }
     options
+}
+
+/// The table where most keys that apply asks for are not there.
+fn is_asked_in_vain(table: Table) -> bool {
+    table == Table::Dedup
 }
 
 /// Tables where a key is often asked for that is not there, or that lies anywhere: worth a filter.
