@@ -27,7 +27,7 @@ pub const FIGURES: [Figure; 16] = [
     Figure {
         name: "1 × 1: one producer, unary",
         target: "p50 ≤ 2 × (fdatasync + two round trips over loopback), p99 ≤ 2 × (theirs), in the same run",
-        arguments: "append --local --mode unary --probe",
+        arguments: "append --local --groups 3 --mode unary --probe",
         runs: RUNS,
         main: appends_per_second,
         show: |case| {
@@ -42,7 +42,7 @@ pub const FIGURES: [Figure; 16] = [
     Figure {
         name: "64 × 1: 64 producers, unary",
         target: "≥ 2.5 × etcd, ≥ 1.2 × NATS without fsync",
-        arguments: "append --local --producers 64 --mode unary",
+        arguments: "append --local --groups 3 --producers 64 --mode unary",
         runs: RUNS,
         main: appends_per_second,
         show: appends,
@@ -51,7 +51,7 @@ pub const FIGURES: [Figure; 16] = [
     Figure {
         name: "8 × 128: pipelined on sessions, 64 conversations",
         target: "≥ 5 × etcd, ≥ 1.2 × NATS without fsync",
-        arguments: "append --local --producers 8 --in-flight 128",
+        arguments: "append --local --groups 3 --producers 8 --in-flight 128",
         runs: RUNS,
         main: appends_per_second,
         show: appends,
@@ -60,7 +60,7 @@ pub const FIGURES: [Figure; 16] = [
     Figure {
         name: "one conversation, one session, 512 in flight",
         target: "≥ 50,000 appends/s",
-        arguments: "append --local --conversations 1 --in-flight 512",
+        arguments: "append --local --groups 3 --conversations 1 --in-flight 512",
         runs: RUNS,
         main: appends_per_second,
         show: appends,

@@ -34,7 +34,7 @@ func (c quorateCluster) Measure(ctx context.Context, workload Workload) (Figure,
 	}
 	settings := c.env.Settings
 	command := exec.CommandContext(ctx, c.env.Quorate, "bench", "append", "--local", "--output", "json",
-		"--data", c.env.Folder, "--mode", mode,
+		"--data", c.env.Folder, "--mode", mode, "--groups", strconv.Itoa(nodes),
 		"--producers", strconv.Itoa(workload.Producers),
 		"--in-flight", strconv.Itoa(workload.InFlight),
 		"--conversations", strconv.Itoa(settings.Conversations),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use quorate_client::proto::{NodeStatus, ReplicaStatus};
 use quorate_client::{Append, Client, ClientOptions, NewMessage};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -22,6 +23,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long everything may take to go on after a loss.
 const RESUME_DEADLINE: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+const LEVEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Measure how long nothing is acknowledged when a leader dies
 #[derive(Debug, Args)]
@@ -33,9 +35,10 @@ Examples:
 
 Starts a cluster on this machine and appends to each conversation without a break, one append at a time, through \
 the client library. In each round the node that leads most conversations is lost: killed with SIGKILL, or with --by \
-drop cut off, so that every packet to and from it vanishes and nobody is told. It comes back when all have gone on. The \
-pause of a conversation that it led is the longest time between two acknowledgements in a row: it includes that the \
-failure is noticed, the election, and the client's way to the new leader.
+drop cut off, so that every packet to and from it vanishes and nobody is told. It comes back when all have gone on, and \
+the next one is lost when its replicas are level again. The pause of a conversation that it led is the longest time \
+between two acknowledgements in a row: it includes that the failure is noticed, the election, and the client's \
+way to the new leader.
 
 With --by drop each node has a network namespace on a bridge, and the command starts itself again inside: it needs \
 Linux, unshare (util-linux), ip (iproute2), and a user who is root or may make namespaces.")]
@@ -159,6 +162,8 @@ async fn lose_leaders(
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         wait_until("every conversation to have a message", &lanes, |l| l.last.is_some()).await?;
+        // A node that is still catching up could lead nothing: with it, the next loss would be two at once.
+        wait_level(&client).await?;
         let (victim, led) = most_leading(&client, &lanes).await?;
         bar.set_message(format!("losing node {victim}"));
         lanes.values().for_each(|lane| lock(lane).begin_round());
@@ -256,6 +261,25 @@ async fn most_leading(client: &Client, lanes: &Lanes) -> anyhow::Result<(u32, Ve
         }
         sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Waits until every replica has applied what any of its group has applied now.
+async fn wait_level(client: &Client) -> anyhow::Result<()> {
+    let deadline = Instant::now() + RESUME_DEADLINE;
+    let mut marks = BTreeMap::<u64, u64>::new();
+    for replica in client.describe_cluster().await?.nodes.iter().flat_map(|node| &node.replicas) {
+        let mark = marks.entry(replica.group_id).or_default();
+        *mark = replica.applied_index.max(*mark);
+    }
+    let is_level = |replica: &ReplicaStatus| {
+        marks.get(&replica.group_id).is_none_or(|mark| replica.applied_index >= *mark)
+    };
+    let is_well = |node: &NodeStatus| node.reachable && node.replicas.iter().all(is_level);
+    while !client.describe_cluster().await?.nodes.iter().all(is_well) {
+        anyhow::ensure!(Instant::now() < deadline, "the replicas do not come level");
+        sleep(LEVEL_POLL_INTERVAL).await;
+    }
+    Ok(())
 }
 
 async fn wait_until(
