@@ -151,32 +151,35 @@ pub const CONTROLS: &[Control] = &[
 struct Plain {
     nodes: u32,
     nemesis: &'static str,
+    /// None for what is done by default.
+    workload: Option<&'static str>,
     time_s: u32,
 }
 
+const fn plain(nodes: u32, nemesis: &'static str, time_s: u32) -> Plain {
+    Plain { nodes, nemesis, workload: None, time_s }
+}
+
 const CI: &[Plain] = &[
-    Plain { nodes: 3, nemesis: "kill,partition", time_s: 60 },
-    Plain { nodes: 3, nemesis: "power,pause,clock", time_s: 45 },
-    Plain {
-        nodes: 5,
-        nemesis: "kill-leader,kill-majority,isolate-leader,majorities-ring,bridge,link",
-        time_s: 50,
-    },
-    Plain { nodes: 3, nemesis: "fsync-error,slow-disk,disk-full,restart,cpu", time_s: 40 },
-    Plain { nodes: 3, nemesis: "damage,wipe,install,replace", time_s: 60 },
+    plain(3, "kill,partition", 60),
+    plain(3, "power,pause,clock", 45),
+    plain(5, "kill-leader,kill-majority,isolate-leader,majorities-ring,bridge,link", 50),
+    plain(3, "fsync-error,slow-disk,disk-full,restart,cpu", 40),
+    plain(3, "damage,wipe,install,replace", 60),
 ];
 
 const NIGHTLY: &[Plain] = &[
-    Plain { nodes: 3, nemesis: "none", time_s: 120 },
-    Plain { nodes: 3, nemesis: "kill", time_s: 600 },
-    Plain { nodes: 5, nemesis: "kill,partition", time_s: 1_200 },
-    Plain { nodes: 5, nemesis: "partition,link", time_s: 1_200 },
-    Plain { nodes: 5, nemesis: "pause,cpu,clock", time_s: 900 },
-    Plain { nodes: 3, nemesis: "power", time_s: 900 },
-    Plain { nodes: 5, nemesis: "power,kill,partition", time_s: 1_200 },
-    Plain { nodes: 3, nemesis: "fsync-error,slow-disk,disk-full,restart", time_s: 900 },
-    Plain { nodes: 5, nemesis: "damage,wipe,install,replace", time_s: 1_200 },
-    Plain { nodes: 5, nemesis: "all", time_s: 3_600 },
+    plain(3, "none", 120),
+    plain(3, "kill", 600),
+    plain(5, "kill,partition", 1_200),
+    plain(5, "partition,link", 1_200),
+    plain(5, "pause,cpu,clock", 900),
+    plain(3, "power", 900),
+    plain(5, "power,kill,partition", 1_200),
+    plain(3, "fsync-error,slow-disk,disk-full,restart", 900),
+    plain(5, "damage,wipe,install,replace", 1_200),
+    Plain { workload: Some("benchmark"), ..plain(3, "power", 300) },
+    plain(5, "all", 3_600),
 ];
 
 struct Entry<'a> {
@@ -226,7 +229,7 @@ fn is_wanted(options: &MatrixOptions, name: &str) -> bool {
 }
 
 fn entries(options: &MatrixOptions) -> Vec<Entry<'static>> {
-    let plain = if options.set == Set::Ci { CI } else { NIGHTLY };
+    let runs = if options.set == Set::Ci { CI } else { NIGHTLY };
     let network = if options.network == NetworkKind::Loopback { "loopback" } else { "namespaces" };
     let arguments = |nodes: u32, nemesis: &str, time_s: u32, binary: &PathBuf| {
         let mut all = vec!["--nodes".to_owned(), nodes.to_string(), "--nemesis".to_owned()];
@@ -236,10 +239,16 @@ fn entries(options: &MatrixOptions) -> Vec<Entry<'static>> {
         all
     };
     let mut entries: Vec<Entry<'static>> = Vec::new();
-    for Plain { nodes, nemesis, time_s } in plain {
+    for Plain { nodes, nemesis, workload, time_s } in runs {
+        let mut name = format!("{nodes}-nodes-{}", nemesis.replace(',', "+"));
+        let mut arguments = arguments(*nodes, nemesis, *time_s, &options.binary);
+        if let Some(workload) = workload {
+            name.push_str(&format!("-{workload}"));
+            arguments.extend(["--workload", workload].map(str::to_owned));
+        }
         entries.push(Entry {
-            name: format!("{nodes}-nodes-{}", nemesis.replace(',', "+")),
-            arguments: arguments(*nodes, nemesis, *time_s, &options.binary),
+            name,
+            arguments,
             time: Duration::from_secs(u64::from(*time_s)),
             control: None,
         });

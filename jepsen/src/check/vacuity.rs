@@ -54,8 +54,9 @@ fn idle_workloads(model: &Model) -> Vec<String> {
     let read = || model.reads.iter().any(|read| !read.is_final && read.ending.ok().is_some());
     let retried = || model.keys().any(|key| model.attempts(key).len() > 1);
     let told = || model.outcomes.iter().any(|query| query.ending.ok().is_some());
-    let does: [(&str, &dyn Fn() -> bool); 8] = [
+    let does: [(&str, &dyn Fn() -> bool); 9] = [
         ("session", &|| appended(true)),
+        ("benchmark", &|| appended(true)),
         ("pipeline", &|| appended(true)),
         ("follow", &|| delivered(false)),
         ("subscri", &|| delivered(true)),

@@ -31,7 +31,7 @@ pub struct RunOptions {
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub nemesis: Vec<String>,
 
-    /// What clients do; everything by default
+    /// What clients do; everything but `benchmark` by default
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub workload: Vec<String>,
 
@@ -126,7 +126,7 @@ impl RunOptions {
     /// If there is none of a name.
     pub fn workloads(&self) -> anyhow::Result<Vec<&'static Workload>> {
         if self.workload.is_empty() {
-            return Ok(workload::ALL.iter().collect());
+            return Ok(workload::by_default().collect());
         }
         let find = |name: &String| {
             let found = workload::named(name);

@@ -52,11 +52,17 @@ pub const ALL: &[Workload] = &[
     append::WORKLOAD,
     read::WORKLOAD,
     retry::WORKLOAD,
-    session::WORKLOAD,
+    session::SESSION,
     outcome::WORKLOAD,
     follow::WORKLOAD,
     subscribe::WORKLOAD,
+    session::BENCHMARK,
 ];
+
+/// What is done where nobody says what: all but what leaves no room for anything else.
+pub fn by_default() -> impl Iterator<Item = &'static Workload> {
+    ALL.iter().filter(|one| one.name != session::BENCHMARK.name)
+}
 
 /// The kind of this name.
 pub fn named(name: &str) -> Option<&'static Workload> {
