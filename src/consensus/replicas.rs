@@ -402,6 +402,7 @@ impl Replicas {
                 group: *id,
                 replica: problem.replica,
                 role: problem.role,
+                is_parked: false,
                 term: Term(0),
                 last_index: None,
                 applied_index: None,

@@ -165,6 +165,7 @@ impl Disks {
             heartbeat_interval_ms: 50,
             election_timeout_min_ms: 200,
             election_timeout_max_ms: 400,
+            park_after_ms: 0,
         };
         self.start_among(Arc::new(Nobody), timing).await
     }

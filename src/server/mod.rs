@@ -16,6 +16,7 @@ mod metrics;
 mod node;
 mod observers;
 mod operations;
+mod parking;
 mod placement;
 mod pulse;
 /// How a process is asked to stop.

@@ -1,7 +1,8 @@
-//! Notices that the process of a leader is dead, and has its groups elect another one at once.
+//! Notices that the process of a leader is dead, and has its groups elect another one at once; and that nothing is heard
+//! of the leader of a parked group, in which no timers run.
 //!
 //! A process that has died is told from one that is slow or cut off by its machine, which refuses connections to its
-//! port. Everything else is left to Raft's timers.
+//! port. Everything else is left to Raft's timers, once a group is awake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,7 +42,8 @@ impl Succession {
             for node in dead.difference(&before) {
                 tracing::info!(%node, "the process of a leader is gone: its groups elect others");
             }
-            let is_under_way = !dead.is_empty() && self.succeed(&refusals).await;
+            let is_wanted = !dead.is_empty() || self.is_leader_missed();
+            let is_under_way = is_wanted && self.succeed(&refusals).await;
             let pause = if is_under_way { RETRY_INTERVAL } else { self.interval };
             tokio::select! {
                 () = sleep(pause) => {}
@@ -54,6 +56,11 @@ impl Succession {
     fn other_leaders(&self) -> BTreeSet<NodeId> {
         let leaders = self.replicas.all().into_iter().filter_map(|group| group.leader());
         leaders.filter(|leader| *leader != self.replicas.node()).collect()
+    }
+
+    /// Whether a parked group hears nothing of its leader.
+    fn is_leader_missed(&self) -> bool {
+        self.replicas.all().iter().any(|group| group.misses_leader())
     }
 
     /// Whether a group waits for another leader. One that does not answer, because its disk is slow, holds up no others.

@@ -217,6 +217,7 @@ pub const SLOW: RaftTiming = RaftTiming {
     heartbeat_interval_ms: 300_000,
     election_timeout_min_ms: 600_000,
     election_timeout_max_ms: 900_000,
+    park_after_ms: 0,
 };
 
 /// Nodes 1 and 2.

@@ -7,6 +7,7 @@ use super::{Node, remedy};
 use crate::consensus::flusher::{self, FlushPolicy};
 use crate::server::dedup_floor;
 use crate::server::observers::Levels;
+use crate::server::parking::ParkingRounds;
 use crate::server::placement::Placement;
 use crate::server::pulse::PulseWatch;
 use crate::server::succession::Succession;
@@ -30,7 +31,12 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
     let succession = Succession {
         replicas: node.replicas.clone(),
         peers: node.peers.clone(),
-        interval: Duration::from_millis(node.config.raft.heartbeat_interval_ms),
+        interval: node.config.raft.timing().heartbeat_interval(),
+    };
+    let parking = ParkingRounds {
+        replicas: node.replicas.clone(),
+        peers: node.peers.clone(),
+        interval: node.config.raft.timing().rest_interval(),
     };
     let policy = FlushPolicy {
         interval: Duration::from_millis(node.config.storage.flush_interval_ms),
@@ -50,6 +56,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
             placement.run(),
             pulse.run(),
             succession.run(),
+            parking.run(),
             node.disk.clone().run(node.metrics.clone()),
             levels.run(),
             dedup_floor::run(node.replicas.clone(), node.clock.clone(), horizon_us),
