@@ -18,8 +18,8 @@ use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
 use tokio::time::Instant;
 
 use super::Group;
+use super::parking::Rest;
 use super::raft_types::{RaftVote, TypeConfig};
-use super::rest::Rest;
 use crate::types::{GroupId, NodeId, ReplicaId};
 
 /// The machine of a node refuses connections to it: its process is dead, or has come back since the last refusal.

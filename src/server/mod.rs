@@ -16,7 +16,6 @@ mod metrics;
 mod node;
 mod observers;
 mod operations;
-mod parking;
 mod placement;
 mod pulse;
 /// How a process is asked to stop.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use openraft::raft::{AppendEntriesRequest, StreamAppendError};
+use openraft::raft::AppendEntriesRequest;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -109,16 +109,12 @@ impl AppendServer {
     /// Hands a stream to its group and its responses to the connection.
     fn open(&self, id: u64, group: Arc<Group>) -> OpenStream {
         let (requests, receiver) = mpsc::channel(STREAM_QUEUE_MAX);
-        let (responses, parking) = (self.responses.clone(), group.parking().clone());
-        let results = group.raft().stream_append(ReceiverStream::new(receiver));
+        let responses = self.responses.clone();
+        let results = group.stream_append(ReceiverStream::new(receiver));
         let stop = CancellationToken::new();
         let responding = async move {
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
-                // Not before: who ticks again would stand, where openraft has not heard of a leader for long.
-                if !matches!(result, Err(_) | Ok(Err(StreamAppendError::HigherVote(_)))) {
-                    parking.wake();
-                }
                 let response = match result {
                     Ok(result) => result_to_wire(&result),
                     Err(fatal) => proto::AppendResponse {

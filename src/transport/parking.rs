@@ -12,8 +12,8 @@ use super::wire::{
     Malformed, log_id_from_wire, log_id_to_wire, route_from_wire, route_to_wire, vote_from_wire,
     vote_to_wire,
 };
-use crate::consensus::Footing;
 use crate::consensus::network::Route;
+use crate::consensus::parking::Footing;
 use crate::types::{GroupId, NodeId};
 
 fn at_rest_to_wire((route, footing): &(Route, Footing)) -> proto::AtRest {
@@ -35,7 +35,7 @@ impl Peers {
     ///
     /// # Errors
     /// The node is not known, refused, or did not answer within `limit`.
-    pub async fn park(
+    pub(super) async fn tell_parked(
         &self,
         node: NodeId,
         groups: &[(Route, Footing)],

@@ -279,8 +279,7 @@ impl peer_server::Peer for PeerServer {
         let mut refused = Vec::new();
         for group in &request.groups {
             let (route, footing) = at_rest_from_wire(group).map_err(malformed)?;
-            let rests = self.replica(route.group, route.to).is_ok_and(|own| own.told(footing));
-            if !rests {
+            if !self.replicas.told(route, footing) {
                 refused.push(route.group.0);
             }
         }

@@ -1,5 +1,6 @@
 //! Voters whose answers a test gives.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,12 @@ use tokio::time::{Instant, timeout};
 
 use super::fixture::{EVENTUALLY, GROUP, range_of, replica};
 use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{RaftLogId, RaftVote, TypeConfig};
 use crate::consensus::solitary::{Disks, Process, nobody};
 use crate::consensus::{Group, RaftTiming, SnapshotSource};
 use crate::log::{Command, Outcome};
-use crate::types::ReplicaId;
+use crate::types::{GroupId, NodeId, ReplicaId};
 
 /// Requests on one stream, or of all voters, that wait for an answer.
 const UNANSWERED_MAX: usize = 64;
@@ -193,6 +195,15 @@ impl RaftTransport for Scripted {
         _timeout: Duration,
     ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>> {
         Box::pin(async { nobody() })
+    }
+
+    fn park(
+        &self,
+        _node: NodeId,
+        _groups: Vec<(Route, Footing)>,
+        _limit: Duration,
+    ) -> BoxFuture<'_, Option<BTreeSet<GroupId>>> {
+        Box::pin(async { Some(BTreeSet::new()) })
     }
 
     fn send_snapshot(

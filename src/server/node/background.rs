@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{Node, remedy};
 use crate::consensus::flusher::{self, FlushPolicy};
+use crate::consensus::parking;
 use crate::server::dedup_floor;
 use crate::server::observers::Levels;
-use crate::server::parking::ParkingRounds;
 use crate::server::placement::Placement;
 use crate::server::pulse::PulseWatch;
 use crate::server::succession::Succession;
@@ -33,11 +33,6 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
         peers: node.peers.clone(),
         interval: node.config.raft.timing().heartbeat_interval(),
     };
-    let parking = ParkingRounds {
-        replicas: node.replicas.clone(),
-        peers: node.peers.clone(),
-        interval: node.config.raft.timing().rest_interval(),
-    };
     let policy = FlushPolicy {
         interval: Duration::from_millis(node.config.storage.flush_interval_ms),
         log_keep_bytes: node.config.storage.log_keep_bytes,
@@ -56,7 +51,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
             placement.run(),
             pulse.run(),
             succession.run(),
-            parking.run(),
+            parking::run(node.replicas.clone()),
             node.disk.clone().run(node.metrics.clone()),
             levels.run(),
             dedup_floor::run(node.replicas.clone(), node.clock.clone(), horizon_us),

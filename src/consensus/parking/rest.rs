@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::raft_types::{RaftLogId, RaftVote};
+use crate::consensus::raft_types::{RaftLogId, RaftVote};
 
 /// On what a group rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,5 +204,180 @@ impl Rest {
         if let State::Follows { heard_until, .. } = &mut self.state {
             *heard_until = now.min(*heard_until);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::raft_types::{to_raft_log_id, to_raft_vote};
+    use crate::storage::records::{LogId, VoteRecord};
+    use crate::types::{Incarnation, LogIndex, NodeId, ReplicaId, Term};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const PARK_AFTER: Duration = Duration::from_secs(5);
+    const LEADER: ReplicaId = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
+
+    fn footing(term: u64, index: u64) -> Footing {
+        let (term, index) = (Term(term), LogIndex(index));
+        Footing {
+            vote: to_raft_vote(&VoteRecord { term, candidate: LEADER, committed: true }),
+            last: to_raft_log_id(&LogId { term, leader: LEADER, index }),
+        }
+    }
+
+    fn awake() -> Rest {
+        Rest::new(Some(PARK_AFTER), SECOND)
+    }
+
+    /// A leader whose followers have agreed, and when.
+    fn leading() -> (Rest, Footing, Instant) {
+        let (mut rest, on, began) = (awake(), footing(1, 7), Instant::now());
+        assert_eq!(rest.tell(Some(on), began), None);
+        let now = began + PARK_AFTER;
+        assert_eq!(rest.tell(Some(on), now), Some(on));
+        rest.answered(on, Answered::Agreed, Some(on), now);
+        (rest, on, now)
+    }
+
+    /// A follower that has agreed, and when.
+    fn following() -> (Rest, Footing, Instant) {
+        let (mut rest, on, now) = (awake(), footing(1, 7), Instant::now());
+        assert!(rest.told(on, || Some(on), now));
+        (rest, on, now)
+    }
+
+    #[test]
+    fn a_leader_asks_once_nothing_has_changed_for_long_enough() {
+        let (mut rest, began) = (awake(), Instant::now());
+        let at = |seconds| began + seconds * SECOND;
+        assert_eq!(rest.tell(Some(footing(1, 7)), at(0)), None);
+        assert_eq!(rest.tell(Some(footing(1, 8)), at(4)), None, "an entry came");
+        assert_eq!(rest.tell(Some(footing(1, 8)), at(8)), None);
+        assert_eq!(rest.tell(None, at(9)), None, "something is under way");
+        assert_eq!(rest.tell(Some(footing(1, 8)), at(10)), None);
+        assert!(!rest.rouse(), "a read; the leader has its lease");
+        assert_eq!(rest.tell(Some(footing(1, 8)), at(11)), None);
+        assert_eq!(rest.tell(Some(footing(1, 8)), at(15)), None);
+        assert_eq!(rest.tell(Some(footing(1, 8)), at(16)), Some(footing(1, 8)));
+        assert!(rest.is_awake(), "nobody has agreed");
+
+        let mut never = Rest::new(None, SECOND);
+        assert_eq!(never.tell(Some(footing(1, 7)), at(0)), None);
+        assert_eq!(never.tell(Some(footing(1, 7)), at(1_000_000)), None);
+        assert!(!never.told(footing(1, 7), || Some(footing(1, 7)), at(0)));
+    }
+
+    #[test]
+    fn a_leader_rests_once_all_have_agreed_to_what_still_holds() {
+        let on = footing(1, 7);
+        for (answered, still, expected) in [
+            (Answered::Agreed, Some(on), true),
+            (Answered::Agreed, Some(footing(1, 8)), false),
+            (Answered::Agreed, None, false),
+            (Answered::Unreached, Some(on), false),
+            (Answered::Refused, Some(on), false),
+        ] {
+            let (mut rest, began) = (awake(), Instant::now());
+            rest.tell(Some(on), began);
+            let now = began + PARK_AFTER;
+            assert_eq!(rest.tell(Some(on), now), Some(on));
+            rest.answered(on, answered, still, now);
+            assert_eq!(!rest.is_awake(), expected, "{answered:?} {still:?}");
+            if !expected {
+                let soon = now + SECOND;
+                assert_eq!(rest.tell(Some(on), soon), None, "it is not asked again at once");
+            }
+        }
+        let (mut rest, began) = (awake(), Instant::now());
+        rest.tell(Some(on), began);
+        rest.tell(Some(on), began + PARK_AFTER);
+        rest.rouse();
+        rest.answered(on, Answered::Agreed, Some(on), began + PARK_AFTER);
+        assert!(rest.is_awake(), "a read began while they were asked");
+    }
+
+    #[test]
+    fn a_leader_at_rest_wakes_where_a_follower_does_not_rest_and_not_where_one_is_silent() {
+        let (mut rest, on, now) = leading();
+        assert_eq!(rest.tell(Some(on), now + SECOND), Some(on));
+        rest.answered(on, Answered::Unreached, Some(on), now + SECOND);
+        assert!(!rest.is_awake());
+        rest.answered(on, Answered::Refused, Some(on), now + SECOND);
+        assert!(rest.is_awake());
+    }
+
+    #[test]
+    fn a_leader_at_rest_wakes_where_what_it_rests_on_is_gone() {
+        for gone in [None, Some(footing(1, 8)), Some(footing(2, 7))] {
+            let (mut rest, _, now) = leading();
+            assert_eq!(rest.tell(gone, now), None);
+            assert!(rest.is_awake(), "{gone:?}");
+        }
+    }
+
+    #[test]
+    fn a_roused_leader_has_no_lease_until_it_is_heard() {
+        let (mut rest, _, _) = leading();
+        assert!(rest.rouse());
+        assert!(rest.is_awake() && rest.rouse(), "whoever comes next waits too");
+        rest.is_heard();
+        assert!(!rest.rouse());
+        let (mut rest, on, now) = leading();
+        rest.answered(on, Answered::Refused, Some(on), now);
+        assert!(rest.rouse(), "it was woken, and is not heard yet");
+    }
+
+    #[test]
+    fn a_follower_agrees_to_what_it_stands_on_itself() {
+        let (mut rest, on, now) = (awake(), footing(1, 7), Instant::now());
+        assert!(!rest.told(on, || None, now), "it has not applied all, or follows nobody");
+        assert!(!rest.told(on, || Some(footing(1, 8)), now), "an entry came");
+        assert!(!rest.told(on, || Some(footing(2, 7)), now), "it follows another leader");
+        assert!(rest.is_awake());
+        assert!(rest.told(on, || Some(on), now));
+        assert!(!rest.is_awake());
+        assert!(!rest.told(footing(2, 7), || Some(on), now), "whoever says so has another vote");
+        assert!(rest.told(footing(2, 7), || Some(footing(2, 7)), now));
+    }
+
+    #[test]
+    fn a_follower_is_not_woken_by_what_only_a_leader_does() {
+        let (mut rest, on, now) = following();
+        assert!(!rest.rouse() && !rest.is_awake());
+        assert_eq!(rest.tell(None, now), None);
+        rest.answered(on, Answered::Refused, None, now);
+        assert!(!rest.is_awake());
+        rest.wake();
+        assert!(rest.is_awake());
+    }
+
+    #[test]
+    fn a_follower_gives_no_vote_while_its_leader_counts_as_heard_and_then_mistrusts_its_rest() {
+        let (mut rest, on, began) = following();
+        let at = |tenths: u32| began + tenths * SECOND / 10;
+        assert!(rest.told(on, || None, at(5)), "what it stands on is not looked at again");
+        assert_eq!(rest.refuses(at(14)), Some(on));
+        assert_eq!(rest.missed_since(at(14)), None);
+        assert!(!rest.told(on, || Some(on), at(14)), "its leader is to answer for itself");
+        assert!(!rest.is_awake(), "who ticks would stand");
+        assert_eq!(rest.refuses(at(23)), Some(on), "it was heard all the same");
+        assert_eq!(rest.refuses(at(24)), None);
+        assert_eq!(rest.missed_since(at(30)), Some(at(24)));
+        rest.wake();
+        assert!(rest.told(on, || Some(on), at(31)), "it is trusted again");
+        assert_eq!(awake().refuses(began), None, "openraft knows whom it has heard");
+    }
+
+    #[test]
+    fn a_dead_leader_does_not_count_as_heard_unless_it_says_something() {
+        let (mut rest, on, began) = following();
+        let now = began + SECOND / 2;
+        rest.leader_died(now);
+        assert_eq!(rest.refuses(now), None);
+        assert_eq!(rest.missed_since(now), Some(now));
+        assert!(rest.told(on, || None, now));
+        assert_eq!(rest.refuses(now), Some(on));
+        assert_eq!(rest.last_heard(), Some(now));
     }
 }

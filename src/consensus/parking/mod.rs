@@ -3,11 +3,19 @@
 //! A parked leader has no lease, without which openraft appends nothing, and would keep nobody from electing another. So
 //! it is roused before it does anything: it ticks again, and waits until a quorum has heard it.
 
+mod rest;
+mod rounds;
+mod silence;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::{VoteRequest, VoteResponse};
+use openraft::errors::Fatal;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
+};
 use openraft::{Instant as _, ServerState};
 use tokio::time::Instant;
 
@@ -15,17 +23,20 @@ use super::Group;
 use super::config::RaftTiming;
 use super::leadership::is_heard;
 use super::raft_types::{Raft, TypeConfig};
-use super::rest::{Answered, Footing, Rest};
-use super::silence::Silence;
 use crate::types::ReplicaId;
 
+use rest::Answered;
+use silence::Silence;
+
+pub use rest::{Footing, Rest};
+pub use rounds::run;
+
 /// What a leader's node tells the nodes of a group's other members.
-#[derive(Clone, Debug)]
-pub struct AtRest {
+struct AtRest {
     /// On what the group rests.
-    pub footing: Footing,
+    footing: Footing,
     /// The other members.
-    pub members: BTreeSet<ReplicaId>,
+    members: BTreeSet<ReplicaId>,
 }
 
 /// Whether a replica ticks. Shared by all that wakes it.
@@ -114,7 +125,7 @@ impl Parking {
 impl Group {
     /// What is to be told of this group now, if this replica leads it and it rests, or could. To be called every
     /// `RaftTiming::rest_interval`.
-    pub fn tell(&self) -> Option<AtRest> {
+    fn tell(&self) -> Option<AtRest> {
         let parking = self.parking();
         parking.speak_or_be_silent();
         let could_rest = self.led_footing();
@@ -125,7 +136,7 @@ impl Group {
     }
 
     /// What became of what was told.
-    pub fn answered(&self, told: &AtRest, answered: Answered) {
+    fn answered(&self, told: &AtRest, answered: Answered) {
         let footing = self.led_footing().map(|at_rest| at_rest.footing);
         let now = Instant::now();
         self.parking().decide(|rest| rest.answered(told.footing, answered, footing, now));
@@ -135,6 +146,21 @@ impl Group {
     pub fn told(&self, told: Footing) -> bool {
         let own = || self.followed_footing();
         self.parking().decide(|rest| rest.told(told, own, Instant::now()))
+    }
+
+    /// Takes a stream of append requests. With each that it takes this replica wakes. Not before: where openraft has heard
+    /// nothing of a leader for long, who ticks stands.
+    pub fn stream_append(
+        &self,
+        requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
+    ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>> + Send + 'static
+    {
+        let parking = self.parking().clone();
+        self.raft().stream_append(requests).inspect(move |result| {
+            if matches!(result, Ok(Ok(_) | Err(StreamAppendError::Conflict(_)))) {
+                parking.wake();
+            }
+        })
     }
 
     /// The answer to who asks for a vote, where this replica gives none because it rests: its leader's node was heard
