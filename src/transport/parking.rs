@@ -8,27 +8,10 @@ use tokio::time::timeout;
 
 use super::peers::{PeerError, Peers};
 use super::proto;
-use super::wire::{
-    Malformed, log_id_from_wire, log_id_to_wire, route_from_wire, route_to_wire, vote_from_wire,
-    vote_to_wire,
-};
+use super::wire::at_rest_to_wire;
 use crate::consensus::network::Route;
 use crate::consensus::parking::Footing;
 use crate::types::{GroupId, NodeId};
-
-fn at_rest_to_wire((route, footing): &(Route, Footing)) -> proto::AtRest {
-    proto::AtRest {
-        route: Some(route_to_wire(*route)),
-        vote: Some(vote_to_wire(&footing.vote)),
-        last: Some(log_id_to_wire(&footing.last)),
-    }
-}
-
-pub(super) fn at_rest_from_wire(group: &proto::AtRest) -> Result<(Route, Footing), Malformed> {
-    let last = group.last.as_ref().ok_or_else(|| Malformed("last is missing".to_owned()))?;
-    let vote = vote_from_wire(group.vote.as_ref())?;
-    Ok((route_from_wire(group.route.as_ref())?, Footing { vote, last: log_id_from_wire(last)? }))
-}
 
 impl Peers {
     /// Tells a node on what groups rest that this node leads. Returns those whose replica there does not. Cancel safe.
@@ -43,7 +26,8 @@ impl Peers {
     ) -> Result<BTreeSet<GroupId>, PeerError> {
         let mut client = self.client(node)?;
         let hello = Some(self.introduction().hello(node));
-        let groups = groups.iter().map(at_rest_to_wire).collect();
+        let groups =
+            groups.iter().map(|(route, footing)| at_rest_to_wire(*route, footing)).collect();
         let reply = timeout(limit, client.park(proto::ParkRequest { hello, groups }))
             .await
             .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")))

@@ -12,13 +12,12 @@ use tonic::{Request, Response, Status, Streaming};
 use super::append_server::AppendServer;
 use super::frames::outbound;
 use super::hello::Introduction;
-use super::parking::at_rest_from_wire;
 use super::proto::{self, peer_server};
 use super::pulse::pulse_to_wire;
 use super::snapshots;
 use super::wire::{
-    cluster_from_wire, cluster_to_wire, replica_from_wire, route_from_wire, transfer_from_wire,
-    vote_reply_to_wire, vote_request_from_wire,
+    at_rest_from_wire, cluster_from_wire, cluster_to_wire, replica_from_wire, route_from_wire,
+    transfer_from_wire, vote_reply_to_wire, vote_request_from_wire,
 };
 use crate::consensus::{Group, Replicas};
 use crate::storage::DiskMark;

@@ -127,7 +127,12 @@ impl Group {
     /// `RaftTiming::rest_interval`.
     fn tell(&self) -> Option<AtRest> {
         let parking = self.parking();
-        parking.speak_or_be_silent();
+        if parking.look(Rest::follows) {
+            return None; // Most replicas of an idle node, and several times a second.
+        }
+        if !parking.is_parked() {
+            parking.speak_or_be_silent();
+        }
         let could_rest = self.led_footing();
         let now = Instant::now();
         let footing = could_rest.as_ref().map(|at_rest| at_rest.footing);

@@ -172,6 +172,11 @@ impl Rest {
         matches!(self.state, State::Leads(_))
     }
 
+    /// Whether it rests as a follower.
+    pub fn follows(&self) -> bool {
+        matches!(self.state, State::Follows { .. })
+    }
+
     /// Somebody asks for a vote. A follower refuses it while its leader counts as heard: then this is what it stands on.
     pub fn refuses(&mut self, now: Instant) -> Option<Footing> {
         match &mut self.state {
