@@ -90,8 +90,8 @@ pub struct RaftConfig {
     pub election_timeout_min_ms: u64,
     /// Longest such wait, and the leader's lease. Above the shortest, at most 60,000.
     pub election_timeout_max_ms: u64,
-    /// How long nothing has to happen in a group before it is parked. 0 for never; otherwise at least the longest wait, at
-    /// most a day.
+    /// How long nothing has to happen in a group before it is parked. 0 for never; otherwise
+    /// 1,000 to 86,400,000.
     pub park_after_ms: u64,
 }
 
@@ -337,10 +337,7 @@ impl RaftConfig {
         within(source, key, self.election_timeout_max_ms, 1, 60_000)?;
         match self.park_after_ms {
             0 => Ok(()),
-            after => {
-                let shortest = self.election_timeout_max_ms;
-                within(source, "raft.park_after_ms", after, shortest, PARK_AFTER_MS_MAX)
-            }
+            after => within(source, "raft.park_after_ms", after, 1_000, PARK_AFTER_MS_MAX),
         }
     }
 }
