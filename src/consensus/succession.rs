@@ -42,19 +42,19 @@ impl Group {
     /// this is to be called again soon.
     pub async fn succeed(&self, refusals: &BTreeMap<NodeId, Refusal>) -> bool {
         let metrics = self.raft().server_metrics().borrow_watched().clone();
-        let Some(leader) = metrics.current_leader else { return false };
         let missed = self.parking().look(|rest| rest.missed_since(Instant::now()));
         let missed = missed.map(|since| Refusal { since, last: since });
-        let refusal = refusals.get(&leader.node).copied();
+        let leader = metrics.current_leader;
+        let refusal = leader.and_then(|leader| refusals.get(&leader.node)).copied();
         let Some(Refusal { since, last }) = refusal.or(missed) else { return false };
         let lease = Duration::from_millis(self.raft().config().election_timeout_max);
         // Not for ever: where a quorum is missing, Raft's timers try often enough.
-        if since.elapsed() >= 2 * lease {
+        let Some(leader) = leader.filter(|_| since.elapsed() < 2 * lease) else {
             if missed.is_some() {
                 self.parking().wake();
             }
             return false;
-        }
+        };
         let voters = metrics.membership_config.membership().voter_ids();
         let is_gone = |voter: &ReplicaId| refusals.contains_key(&voter.node) || *voter == leader;
         let survivors = voters.filter(|voter| !is_gone(voter)).collect();
