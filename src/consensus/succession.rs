@@ -33,8 +33,8 @@ pub struct Refusal {
 
 impl Group {
     /// Whether this replica rests, and its leader's node has said nothing for a lease.
-    pub fn misses_leader(&self) -> bool {
-        self.parking().look(|rest| rest.missed_since(Instant::now())).is_some()
+    pub fn misses_leader(&self, now: Instant) -> bool {
+        self.parking().look(|rest| rest.missed_since(now)).is_some()
     }
 
     /// Sees to it that the group gets another leader, if nothing was heard of its leader since its node began to refuse

@@ -142,9 +142,13 @@ impl Group {
 
     /// What became of what was told.
     fn answered(&self, told: &AtRest, answered: Answered) {
+        let parking = self.parking();
+        if parking.look(Rest::leads) && answered != Answered::Refused {
+            return; // It rests on.
+        }
         let footing = self.led_footing().map(|at_rest| at_rest.footing);
         let now = Instant::now();
-        self.parking().decide(|rest| rest.answered(told.footing, answered, footing, now));
+        parking.decide(|rest| rest.answered(told.footing, answered, footing, now));
     }
 
     /// The node of this group's leader says that it rests on this. Whether this replica does.

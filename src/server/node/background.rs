@@ -31,7 +31,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
     let succession = Succession {
         replicas: node.replicas.clone(),
         peers: node.peers.clone(),
-        interval: node.config.raft.timing().heartbeat_interval(),
+        timing: node.config.raft.timing(),
     };
     let policy = FlushPolicy {
         interval: Duration::from_millis(node.config.storage.flush_interval_ms),
