@@ -247,18 +247,11 @@ impl Three {
     }
 
     /// Waits until this holds.
-    #[track_caller]
-    pub fn until(
-        &self,
-        what: &'static str,
-        holds: impl Fn(&Three) -> bool,
-    ) -> impl Future<Output = ()> {
-        async move {
-            let began = Instant::now();
-            while !holds(self) {
-                assert!(began.elapsed() < EVENTUALLY, "{what}: {:?}", self.statuses());
-                sleep(Duration::from_millis(5)).await;
-            }
+    pub async fn until(&self, what: &str, holds: impl Fn(&Three) -> bool) {
+        let began = Instant::now();
+        while !holds(self) {
+            assert!(began.elapsed() < EVENTUALLY, "{what}: {:?}", self.statuses());
+            sleep(Duration::from_millis(5)).await;
         }
     }
 

@@ -243,12 +243,7 @@ impl World {
             return self.wipe(fault.nodes[0]);
         }
         let shared = self.plan.shared.clone();
-        let rests = |node: &u64| {
-            let machine = self.machine(*node);
-            let replicas = machine.replicas("leader") + machine.replicas("follower");
-            replicas > 0 && machine.parked() == replicas
-        };
-        self.faults_at_rest += u64::from(fault.nodes.iter().any(rests));
+        self.faults_at_rest += u64::from(fault.nodes.iter().any(|node| self.rests(*node)));
         match fault.what {
             What::Crash => {
                 let leads = |node: &u64| self.machine(*node).replicas("leader") > 0;
@@ -408,6 +403,13 @@ impl World {
                 self.plan.shared.problem(format!("node {node} ended by itself: {why}"));
             }
         }
+    }
+
+    /// Whether all replicas of a node are parked.
+    fn rests(&self, node: u64) -> bool {
+        let machine = self.machine(node);
+        let replicas = machine.replicas("leader") + machine.replicas("follower");
+        replicas > 0 && machine.parked() == replicas
     }
 
     fn machine(&self, node: u64) -> &Machine {
