@@ -61,7 +61,17 @@ fn text(described: &DescribeClusterResponse, problems: &[Problem]) -> String {
 fn nodes_table(topology: &Topology, described: &DescribeClusterResponse) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["node", "state", "client", "zone", "leads", "replicas", "disk free", "up"]);
+    table.set_header([
+        "node",
+        "state",
+        "client",
+        "zone",
+        "leads",
+        "replicas",
+        "parked",
+        "disk free",
+        "up",
+    ]);
     for node in &topology.nodes {
         let status = status_of(described, node);
         let up = status.filter(|status| status.reachable);
@@ -73,6 +83,9 @@ fn nodes_table(topology: &Topology, described: &DescribeClusterResponse) -> Tabl
             node.zone.clone(),
             or_dash(up.map(|status| count_of(status, "leader").to_string())),
             or_dash(up.map(|status| status.replicas.len().to_string())),
+            or_dash(up.map(|status| {
+                status.replicas.iter().filter(|replica| replica.parked).count().to_string()
+            })),
             or_dash(up.map(|status| bytes(status.disk_free_bytes))),
             or_dash(up.map(|status| {
                 let up = Duration::from_micros(status.uptime_us);
@@ -178,6 +191,7 @@ fn node_json(node: &Node, status: Option<&NodeStatus>) -> Value {
                 "purged_index": replica.purged_index,
                 "leader_node_id": replica.leader_node_id,
                 "incarnation": replica.incarnation,
+                "parked": replica.parked,
                 "problem": replica.problem,
             })
         })

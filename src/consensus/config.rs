@@ -19,6 +19,8 @@ pub struct RaftTiming {
     /// See `election_timeout_min_ms`; also the leader's lease: no voter votes for another before it has passed, unless it
     /// sees that the leader's process is dead.
     pub election_timeout_max_ms: u64,
+    /// How long nothing has to happen in a group before it is parked; 0 if none ever is.
+    pub park_after_ms: u64,
 }
 
 impl RaftTiming {
@@ -30,6 +32,16 @@ impl RaftTiming {
     /// How long no voter votes for another after it has heard the leader, unless it sees it dead.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.election_timeout_max_ms)
+    }
+
+    /// How long nothing has to happen in a group before it is parked.
+    pub fn park_after(&self) -> Option<Duration> {
+        (self.park_after_ms > 0).then_some(Duration::from_millis(self.park_after_ms))
+    }
+
+    /// How often a node says of the groups that it leads which of them rest: several of these can be lost within a lease.
+    pub fn rest_interval(&self) -> Duration {
+        self.lease() / 4
     }
 }
 
@@ -48,8 +60,8 @@ pub fn raft_config(group: GroupId, timing: &RaftTiming) -> Arc<Config> {
         max_in_snapshot_log_to_keep: u64::MAX / 2,
         // Without it an isolated node raises its term without end and deposes the leader when it returns.
         enable_pre_vote: Some(true),
-        // Liveness in partial partitions: a leader without quorum falls silent now and then.
-        quorum_loss_probe_interval: Some(2 * timing.election_timeout_max_ms + 100),
+        // Liveness in partial partitions is up to `silence.rs`, which knows of parked groups.
+        quorum_loss_probe_interval: None,
         // A restarted leader's applied state may lie behind what it had served: it has to be elected again.
         enable_leader_restore: Some(false),
         // A follower's log that goes back is amnesia, and never forgiven.

@@ -70,6 +70,8 @@ pub struct GroupStatus {
     pub replica: ReplicaId,
     /// leader, follower, candidate, learner, damaged or stopped.
     pub role: &'static str,
+    /// Whether it rests with its group: nothing has happened there for a while.
+    pub is_parked: bool,
     /// Its term.
     pub term: Term,
     /// The last entry in its log.

@@ -15,6 +15,7 @@ use super::fitness::{Fitness, Sighting};
 use super::leadership::Voters;
 use super::log_store::GroupLog;
 use super::network::{GroupNetwork, RaftTransport};
+use super::parking::Parking;
 use super::proposer::Proposer;
 use super::raft_types::{Raft, RaftVote};
 use super::read_index::{ReadIndex, RemoteReadIndex};
@@ -77,6 +78,7 @@ pub struct Group {
     pub(super) changing: tokio::sync::Mutex<()>,
     transport: Arc<dyn RaftTransport>,
     timing: RaftTiming,
+    parking: Parking,
     observer: Arc<dyn ConsensusObserver>,
 }
 
@@ -94,6 +96,7 @@ impl Group {
         let raft = Raft::new(replica, config, network, log.clone(), machine)
             .await
             .map_err(|error| ProposeError::Stopped { reason: error.to_string() })?;
+        let parking = Parking::new(raft.clone(), timing);
         Ok(Arc::new(Group {
             id,
             replica,
@@ -101,13 +104,23 @@ impl Group {
                 raft.clone(),
                 clock.clone(),
                 admission.clone(),
+                parking.clone(),
                 observer.clone(),
             ),
-            read_index: ReadIndex::start(id, raft.clone(), voters, clock, remote, timing.lease()),
+            read_index: ReadIndex::start(
+                id,
+                raft.clone(),
+                voters,
+                clock,
+                remote,
+                parking.clone(),
+                timing.lease(),
+            ),
             last_barrier: Mutex::new(None),
             changing: tokio::sync::Mutex::default(),
             transport,
             timing,
+            parking,
             raft,
             log,
             applied,
@@ -122,6 +135,16 @@ impl Group {
     /// The voters, to be asked by this replica.
     pub(super) fn voters(&self) -> Voters {
         Voters::new(self.transport.clone(), self.id, self.replica, self.timing)
+    }
+
+    /// Raft's clocks.
+    pub(super) fn timing(&self) -> &RaftTiming {
+        &self.timing
+    }
+
+    /// Whether this replica ticks.
+    pub fn parking(&self) -> &Parking {
+        &self.parking
     }
 
     /// Which group.
@@ -403,6 +426,7 @@ impl Group {
             group: self.id,
             replica: self.replica,
             role,
+            is_parked: self.parking.is_parked(),
             term: Term(metrics.current_term),
             last_index: metrics.last_log_index.map(LogIndex),
             applied_index: self.applied.row().applied.map(|id| id.index),

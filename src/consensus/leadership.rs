@@ -12,13 +12,14 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
-use openraft::{RaftState, ServerState};
+use openraft::{Instant, RaftState, ServerState};
 use tokio::time::{sleep, timeout};
 
 use super::config::RaftTiming;
 use super::network::{Lane, RaftTransport, Route};
-use super::raft_types::{RaftVote, TypeConfig};
+use super::raft_types::{Raft, RaftVote, TypeConfig};
 use crate::types::{GroupId, LogIndex, NodeId, ReplicaId};
 
 /// Who leads, as one replica sees it at one moment.
@@ -165,6 +166,24 @@ impl Voters {
 /// vote refuses it; one that has not takes this leader's vote, and answers once that is on stable storage.
 pub(super) fn question(vote: RaftVote) -> AppendEntriesRequest<TypeConfig> {
     AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
+}
+
+/// Waits until a quorum has heard this leader within a lease, as openraft saw it; for a lease at most. A leader that
+/// openraft has silenced, because it hands leadership over or reaches no quorum, must not ask either: each question
+/// would keep the voters from electing another, and this one appends nothing any more.
+pub(super) async fn is_heard(raft: Raft, lease: Duration) -> Result<(), &'static str> {
+    let mut metrics = raft.data_metrics();
+    let heard = async {
+        loop {
+            let last = metrics.borrow_watched().last_quorum_acked;
+            let is_recent = last.is_some_and(|last| last.into_inner().elapsed() < lease);
+            if is_recent || metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let late = |_| "no quorum has heard of this leader lately";
+    timeout(lease, heard).await.map_err(late)
 }
 
 /// Whether these are a majority of each config.

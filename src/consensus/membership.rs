@@ -159,6 +159,7 @@ impl Group {
 
     /// The membership, once what an earlier change has left is completed and committed.
     async fn settled(&self) -> Result<RaftMembership, MembershipChangeError> {
+        self.parking().rouse().await;
         if is_joint(self.led_membership()?.membership()) {
             self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
         }
@@ -215,6 +216,7 @@ impl Group {
 
     /// Hands leadership to another replica, which has to be caught up; returns before it has it.
     pub async fn transfer_leader(&self, to: ReplicaId) {
+        self.parking().rouse().await;
         if let Err(fatal) = self.raft().trigger().transfer_leader(to).await {
             tracing::warn!(group = %self.id(), %fatal, "leadership was not handed over");
         }

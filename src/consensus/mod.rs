@@ -16,6 +16,7 @@ pub mod network;
 mod next_entry;
 mod observer;
 mod outcomes;
+pub mod parking;
 mod proposer;
 pub mod raft_types;
 mod read_index;

@@ -1,5 +1,6 @@
 //! What a group needs from the network, as a trait that the transport implements, and its adapter for openraft.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,11 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::parking::Footing;
 use super::raft_types::{RaftVote, TypeConfig};
 use super::snapshot_source::SnapshotSource;
 use super::state_machine::SnapshotData;
-use crate::types::{GroupId, LogIndex, ReplicaId};
+use crate::types::{GroupId, LogIndex, NodeId, ReplicaId};
 
 /// Delays between attempts to reach a node that cannot be reached.
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
@@ -79,6 +81,15 @@ pub trait RaftTransport: Send + Sync + 'static {
         request: TransferLeaderRequest<TypeConfig>,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>>;
+
+    /// Tells a node on what groups rest that this node leads. Returns those whose replica there does not; none if the node
+    /// has not answered within `limit`.
+    fn park(
+        &self,
+        node: NodeId,
+        groups: Vec<(Route, Footing)>,
+        limit: Duration,
+    ) -> BoxFuture<'_, Option<BTreeSet<GroupId>>>;
 
     /// Sends the state of the source's replica; returns the receiver's vote.
     fn send_snapshot(

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Admission, Room, RoomLeft};
 use super::next_entry::NextEntry;
+use super::parking::Parking;
 use super::raft_types::{EncodedProposal, OnComplete, Raft, TypeConfig};
 use super::{ConsensusObserver, ProposeError};
 use crate::log::{Command, Outcome, Proposal};
@@ -77,11 +78,13 @@ impl Proposer {
         raft: Raft,
         clock: Arc<dyn Clock>,
         node: Arc<Admission>,
+        parking: Parking,
         observer: Arc<dyn ConsensusObserver>,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(limits::PROPOSAL_QUEUE_MAX);
         let (next, in_flight) = (NextEntry::new(), Arc::default());
-        tokio::spawn(Worker { raft, clock, observer, receiver, next, in_flight }.run());
+        let worker = Worker { raft, clock, parking, observer, receiver, next, in_flight };
+        tokio::spawn(worker.run());
         Proposer { queue, room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX), node }
     }
 
@@ -128,6 +131,7 @@ fn unknown(reason: &str) -> ProposeError {
 struct Worker {
     raft: Raft,
     clock: Arc<dyn Clock>,
+    parking: Parking,
     observer: Arc<dyn ConsensusObserver>,
     receiver: mpsc::Receiver<Waiting>,
     next: NextEntry<Waiting>,
@@ -168,6 +172,7 @@ impl Worker {
     }
 
     async fn propose(&mut self) {
+        self.parking.rouse().await;
         let waiting = self.next.take().into_iter();
         let wanted = waiting.filter(|waiting| waiting.turn.take());
         let (commands, replies): (Vec<_>, Vec<_>) =

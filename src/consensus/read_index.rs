@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use openraft::Instant;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{mpsc, oneshot};
 
-use super::leadership::{Lead, Standing, Voters};
+use super::leadership::{Lead, Standing, Voters, is_heard};
+use super::parking::Parking;
 use super::raft_types::{Raft, RaftVote};
 use super::{Barrier, ReadError};
 use crate::seams::planted;
@@ -49,10 +49,11 @@ impl ReadIndex {
         voters: Voters,
         clock: Arc<dyn Clock>,
         remote: Arc<dyn RemoteReadIndex>,
+        parking: Parking,
         lease: Duration,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(Worker { group, raft, voters, clock, remote, lease }.run(receiver));
+        tokio::spawn(Worker { group, raft, voters, clock, remote, parking, lease }.run(receiver));
         ReadIndex { queue }
     }
 
@@ -81,6 +82,7 @@ struct Worker {
     voters: Voters,
     clock: Arc<dyn Clock>,
     remote: Arc<dyn RemoteReadIndex>,
+    parking: Parking,
     lease: Duration,
 }
 
@@ -111,6 +113,8 @@ impl Worker {
                 }
                 Standing::Follows(None) => return Err(no_quorum("no leader is known")),
             };
+            // To ask voters of a parked group would wake them alone.
+            self.parking.rouse().await;
             let Lead { vote, index, .. } = lead;
             let deposed = deposed(self.raft.clone(), vote);
             tokio::select! {
@@ -150,22 +154,4 @@ async fn deposed(raft: Raft, vote: RaftVote) {
             return;
         }
     }
-}
-
-/// Waits until a quorum has heard this leader within a lease, as openraft saw it; for a lease at most. A leader that
-/// openraft has silenced, because it hands leadership over or reaches no quorum, must not ask either: each question
-/// would keep the voters from electing another, and this one appends nothing any more.
-async fn is_heard(raft: Raft, lease: Duration) -> Result<(), &'static str> {
-    let mut metrics = raft.data_metrics();
-    let heard = async {
-        loop {
-            let last = metrics.borrow_watched().last_quorum_acked;
-            let is_recent = last.is_some_and(|last| last.into_inner().elapsed() < lease);
-            if is_recent || metrics.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    let late = |_| "no quorum has heard of this leader lately";
-    tokio::time::timeout(lease, heard).await.map_err(late)
 }

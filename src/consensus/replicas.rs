@@ -10,7 +10,8 @@ use super::admission::Admission;
 use super::config::RaftTiming;
 use super::group::GroupParts;
 use super::log_store::{GroupLog, NodeLog};
-use super::network::RaftTransport;
+use super::network::{self, RaftTransport};
+use super::parking::Footing;
 use super::read_index::RemoteReadIndex;
 use super::state_machine::Applied;
 use super::tails::LiveMessages;
@@ -385,6 +386,22 @@ impl Replicas {
         self.groups.read().expect("no panic while locked").values().cloned().collect()
     }
 
+    /// The node of a group's leader says on what it rests. Whether the replica that is meant does.
+    pub fn told(&self, route: network::Route, footing: Footing) -> bool {
+        let meant = self.get(route.group).filter(|group| group.replica() == route.to);
+        meant.is_some_and(|group| group.told(footing))
+    }
+
+    /// The way to other replicas.
+    pub(super) fn transport(&self) -> &dyn RaftTransport {
+        self.parts.transport.as_ref()
+    }
+
+    /// Raft's clocks.
+    pub(super) fn timing(&self) -> &RaftTiming {
+        &self.parts.timing
+    }
+
     /// This node's replica of a group of the topology, if it can be asked: one that was just made knows nothing yet, and
     /// one that was taken out may never learn more.
     pub fn serving(&self, group: &TopologyGroup) -> Option<Arc<Group>> {
@@ -402,6 +419,7 @@ impl Replicas {
                 group: *id,
                 replica: problem.replica,
                 role: problem.role,
+                is_parked: false,
                 term: Term(0),
                 last_index: None,
                 applied_index: None,

@@ -1,5 +1,6 @@
 //! For tests: a node of one's own, over databases in memory that outlive it, and nobody to talk to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use openraft::raft::{
 use tokio::time::Instant;
 
 use super::network::{Appended, Lane, RaftTransport, Route};
+use super::parking::Footing;
 use super::raft_types::{RaftVote, TypeConfig};
 use super::{
     Admission, Group, NodeParts, RaftTiming, ReadError, RemoteReadIndex, Replicas, SnapshotSource,
@@ -66,6 +68,15 @@ impl RaftTransport for Nobody {
         _timeout: Duration,
     ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>> {
         Box::pin(async { nobody() })
+    }
+
+    fn park(
+        &self,
+        _node: NodeId,
+        _groups: Vec<(Route, Footing)>,
+        _limit: Duration,
+    ) -> BoxFuture<'_, Option<BTreeSet<GroupId>>> {
+        Box::pin(async { None })
     }
 
     fn send_snapshot(
@@ -165,6 +176,7 @@ impl Disks {
             heartbeat_interval_ms: 50,
             election_timeout_min_ms: 200,
             election_timeout_max_ms: 400,
+            park_after_ms: 0,
         };
         self.start_among(Arc::new(Nobody), timing).await
     }
@@ -178,13 +190,26 @@ impl Disks {
         transport: Arc<dyn RaftTransport>,
         timing: RaftTiming,
     ) -> Process {
-        let dir = DataDir::open_in_memory(&self.dir, NODE).expect("the folder opens");
+        self.start_at(NODE, transport, timing).await
+    }
+
+    /// Starts a node on them that has this number.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_at(
+        &self,
+        node: NodeId,
+        transport: Arc<dyn RaftTransport>,
+        timing: RaftTiming,
+    ) -> Process {
+        let dir = DataDir::open_in_memory(&self.dir, node).expect("the folder opens");
         let (log, state) = (Arc::new(self.log.open()), Arc::new(self.state.open()));
         let opened = Opened::make_ready(dir, log, state, self.watermark.clone());
         let storage = opened.expect("the disks are read").start(Arc::new(()));
         let nobody = Arc::new(Nobody);
         let parts = NodeParts {
-            node: NODE,
+            node,
             timing,
             transport,
             remote: nobody.clone(),

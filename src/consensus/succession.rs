@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::RaftError;
-use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::errors::{Fatal, RaftError};
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse};
 use tokio::time::Instant;
 
 use super::Group;
+use super::parking::Rest;
 use super::raft_types::{RaftVote, TypeConfig};
 use crate::types::{GroupId, NodeId, ReplicaId};
 
@@ -31,34 +32,68 @@ pub struct Refusal {
 }
 
 impl Group {
-    /// Sees to it that the group gets another leader, if its leader's node is among those that refuse connections and
-    /// nothing was heard of it since. Returns whether another one is still to come: then this is to be called again soon.
+    /// Whether this replica rests, and its leader's node has said nothing for a lease.
+    pub fn misses_leader(&self, now: Instant) -> bool {
+        self.parking().look(|rest| rest.missed_since(now)).is_some()
+    }
+
+    /// Sees to it that the group gets another leader, if nothing was heard of its leader since its node began to refuse
+    /// connections, or if the group is parked and its leader is missed. Returns whether another one is still to come: then
+    /// this is to be called again soon.
     pub async fn succeed(&self, refusals: &BTreeMap<NodeId, Refusal>) -> bool {
         let metrics = self.raft().server_metrics().borrow_watched().clone();
-        let Some(leader) = metrics.current_leader else { return false };
-        let Some(Refusal { since, last }) = refusals.get(&leader.node).copied() else {
+        let missed = self.parking().look(|rest| rest.missed_since(Instant::now()));
+        let missed = missed.map(|since| Refusal { since, last: since });
+        let leader = metrics.current_leader;
+        let refusal = leader.and_then(|leader| refusals.get(&leader.node)).copied();
+        let Some(Refusal { since, last }) = refusal.or(missed) else { return false };
+        let lease = Duration::from_millis(self.raft().config().election_timeout_max);
+        // Not for ever: where a quorum is missing, Raft's timers try often enough.
+        let Some(leader) = leader.filter(|_| since.elapsed() < 2 * lease) else {
+            if missed.is_some() {
+                self.parking().wake();
+            }
             return false;
         };
         let voters = metrics.membership_config.membership().voter_ids();
-        let survivors = voters.filter(|voter| !refusals.contains_key(&voter.node)).collect();
+        let is_gone = |voter: &ReplicaId| refusals.contains_key(&voter.node) || *voter == leader;
+        let survivors = voters.filter(|voter| !is_gone(voter)).collect();
         let Some(turns) = Turns::of(self.id(), survivors, self.replica()) else { return false };
-        let lease = Duration::from_millis(self.raft().config().election_timeout_max);
         // A turn has room for votes on slow disks, or the next one would get in the way of an election that goes well.
         let turn = lease / 2;
-        // Not for ever: where a quorum is missing, Raft's timers try often enough.
-        if since.elapsed() >= 2 * lease {
-            return false;
-        }
-        let is_silent = self.raft().with_raft_state(move |state| {
-            state.vote_last_modified().is_none_or(|heard| heard.elapsed() > last.elapsed())
-        });
-        if is_silent.await.unwrap_or(false) {
-            self.end_lease(metrics.vote).await;
+        if self.is_silent_since(last).await {
+            if refusal.is_some() {
+                self.parking().decide(|rest| rest.leader_died(Instant::now()));
+                self.end_lease(metrics.vote).await;
+            }
             if turns.is_own(since.elapsed(), turn) {
                 self.stand().await;
             }
         }
         true
+    }
+
+    async fn is_silent_since(&self, last: Instant) -> bool {
+        if self.parking().look(Rest::last_heard).is_some_and(|heard| heard > last) {
+            return false;
+        }
+        let is_silent = self.raft().with_raft_state(move |state| {
+            state.vote_last_modified().is_none_or(|heard| heard.elapsed() > last.elapsed())
+        });
+        is_silent.await.unwrap_or(false)
+    }
+
+    /// Gives this replica's vote, or refuses it, where it rests too.
+    pub async fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>> {
+        if let Some(refusal) = self.refusal_at_rest(&request).await {
+            return Ok(refusal);
+        }
+        let answer = self.raft().vote(request).await;
+        self.parking().wake();
+        answer
     }
 
     /// Whether this replica would vote for another. One that would not because its own log is longer stands itself: the
@@ -67,6 +102,9 @@ impl Group {
         &self,
         request: VoteRequest<TypeConfig>,
     ) -> Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>> {
+        if let Some(refusal) = self.refusal_at_rest(&request).await {
+            return Ok(refusal);
+        }
         let last = request.last_log_id;
         let answer = self.raft().pre_vote(request).await?;
         // Who has voted for a third one knows no leader, and gives that one its chance.
@@ -91,6 +129,17 @@ impl Group {
         if let Err(error) = self.raft().trigger().elect(true).await {
             tracing::debug!(group = %self.id(), %error, "no election: the replica has stopped");
         }
+        self.parking().wake();
+    }
+
+    /// Takes it that its leader hands leadership over, perhaps to this replica.
+    pub async fn take_transfer(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Fatal<TypeConfig>> {
+        let taken = self.raft().handle_transfer_leader(request).await;
+        self.parking().wake();
+        taken
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
+use crate::consensus::RaftTiming;
 use crate::types::NodeId;
 
 use source::Source;
@@ -23,6 +24,9 @@ const GIB: u64 = 1024 * MIB;
 
 /// Elections need several heartbeats to be lost, not one late one.
 const ELECTION_HEARTBEATS_MIN: u64 = 3;
+
+/// A day: whoever wants more wants 0.
+const PARK_AFTER_MS_MAX: u64 = 24 * 3600 * 1_000;
 
 /// One node's configuration, valid as a whole.
 #[derive(Clone, Debug, Deserialize)]
@@ -86,6 +90,9 @@ pub struct RaftConfig {
     pub election_timeout_min_ms: u64,
     /// Longest such wait, and the leader's lease. Above the shortest, at most 60,000.
     pub election_timeout_max_ms: u64,
+    /// How long nothing has to happen in a group before it is parked. 0 for never; otherwise
+    /// 1,000 to 86,400,000.
+    pub park_after_ms: u64,
 }
 
 /// Memory and disk.
@@ -293,11 +300,22 @@ impl Default for RaftConfig {
             heartbeat_interval_ms: 100,
             election_timeout_min_ms: 500,
             election_timeout_max_ms: 1_000,
+            park_after_ms: 5_000,
         }
     }
 }
 
 impl RaftConfig {
+    /// As the replicas take it.
+    pub fn timing(&self) -> RaftTiming {
+        RaftTiming {
+            heartbeat_interval_ms: self.heartbeat_interval_ms,
+            election_timeout_min_ms: self.election_timeout_min_ms,
+            election_timeout_max_ms: self.election_timeout_max_ms,
+            park_after_ms: self.park_after_ms,
+        }
+    }
+
     fn validate(&self, source: &Source<'_>) -> Result<(), ConfigError> {
         within(source, "raft.heartbeat_interval_ms", self.heartbeat_interval_ms, 10, 10_000)?;
         let shortest = ELECTION_HEARTBEATS_MIN * self.heartbeat_interval_ms;
@@ -316,7 +334,11 @@ impl RaftConfig {
             );
             return Err(source.invalid(key, reason));
         }
-        within(source, key, self.election_timeout_max_ms, 1, 60_000)
+        within(source, key, self.election_timeout_max_ms, 1, 60_000)?;
+        match self.park_after_ms {
+            0 => Ok(()),
+            after => within(source, "raft.park_after_ms", after, 1_000, PARK_AFTER_MS_MAX),
+        }
     }
 }
 

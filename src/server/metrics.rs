@@ -69,6 +69,7 @@ pub struct Metrics {
     connections_refused: Family<PortLabel, Counter>,
     disk_free: Count,
     replicas: Family<RoleLabel, Count>,
+    replicas_parked: Count,
     uptime: Count,
 }
 
@@ -126,6 +127,7 @@ impl Metrics {
             connections_refused: Family::default(),
             disk_free: Count::default(),
             replicas: Family::default(),
+            replicas_parked: Count::default(),
             uptime: Count::default(),
         };
         metrics.register();
@@ -167,6 +169,8 @@ impl Metrics {
         r.register_with_unit("disk_free", help, Unit::Bytes, self.disk_free.clone());
         let help = "Replicas on this node by role";
         r.register("replicas", help, self.replicas.clone());
+        let help = "Replicas on this node that rest with their group, in which nothing happens";
+        r.register("replicas_parked", help, self.replicas_parked.clone());
         let help = "How long the node has been up";
         r.register_with_unit("uptime", help, seconds(), self.uptime.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -258,6 +262,11 @@ impl Metrics {
         }
     }
 
+    /// How many replicas are parked.
+    pub fn set_replicas_parked(&self, parked: u64) {
+        self.replicas_parked.set(parked);
+    }
+
     /// How long the node has been up.
     pub fn set_uptime(&self, uptime: Duration) {
         self.uptime.set(uptime.as_secs());
@@ -288,6 +297,7 @@ mod tests {
         metrics.set_queue_depth(Queue::LogWriter, 5);
         metrics.set_disk_free_bytes(1_000);
         metrics.set_replicas(&BTreeMap::from([("leader", 4), ("follower", 8)]));
+        metrics.set_replicas_parked(3);
         metrics.set_uptime(Duration::from_secs(5));
         metrics
     }
@@ -309,6 +319,7 @@ mod tests {
             "quorate_queue_depth{queue=\"log_writer\"} 5",
             "quorate_disk_free_bytes 1000",
             "quorate_replicas{role=\"follower\"} 8",
+            "quorate_replicas_parked 3",
             "quorate_subscriptions 1",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");

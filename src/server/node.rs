@@ -29,7 +29,7 @@ use super::listening::{Listen, Listeners};
 use super::observers::Observers;
 use super::operations::{Advertised, Operations, other_addresses, refusals};
 use super::{Config, Metrics};
-use crate::consensus::{Admission, NodeParts, RaftTiming, Replicas};
+use crate::consensus::{Admission, NodeParts, Replicas};
 use crate::seams::planted;
 use crate::service::cluster::{ClusterApi, ClusterService};
 use crate::service::servers::cluster_server::ClusterServer;
@@ -183,11 +183,7 @@ async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
     peers.set_addresses(identity.peers.iter().filter(|(node, _)| *node != config.node_id).cloned());
     let parts = NodeParts {
         node: config.node_id,
-        timing: RaftTiming {
-            heartbeat_interval_ms: config.raft.heartbeat_interval_ms,
-            election_timeout_min_ms: config.raft.election_timeout_min_ms,
-            election_timeout_max_ms: config.raft.election_timeout_max_ms,
-        },
+        timing: config.raft.timing(),
         transport: peers.clone(),
         remote: peers.clone(),
         clock: clock.clone(),

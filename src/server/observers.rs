@@ -99,12 +99,15 @@ impl Levels {
 
     fn sample_replicas(&self) {
         let mut roles = BTreeMap::<&'static str, u64>::new();
+        let mut parked = 0;
         for status in self.replicas.statuses() {
             *roles.entry(status.role).or_default() += 1;
+            parked += u64::from(status.is_parked);
             let index = |index: Option<LogIndex>| index.map_or(0, |index| index.0);
             let lag = index(status.last_index).saturating_sub(index(status.applied_index));
             self.metrics.set_applied_lag(status.group, lag);
         }
         self.metrics.set_replicas(&roles);
+        self.metrics.set_replicas_parked(parked);
     }
 }

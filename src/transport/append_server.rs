@@ -110,7 +110,7 @@ impl AppendServer {
     fn open(&self, id: u64, group: Arc<Group>) -> OpenStream {
         let (requests, receiver) = mpsc::channel(STREAM_QUEUE_MAX);
         let responses = self.responses.clone();
-        let results = group.raft().stream_append(ReceiverStream::new(receiver));
+        let results = group.stream_append(ReceiverStream::new(receiver));
         let stop = CancellationToken::new();
         let responding = async move {
             let mut results = std::pin::pin!(results);

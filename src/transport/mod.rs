@@ -6,6 +6,7 @@ mod append_server;
 mod frames;
 mod hello;
 mod introduced;
+mod parking;
 mod peers;
 mod pulse;
 mod server;

@@ -1,6 +1,6 @@
 //! The other nodes: where they are, and the connections to them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, Mutex, RwLock};
@@ -28,6 +28,7 @@ use super::proto::{self, peer_client::PeerClient};
 use super::wire::{route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{MESSAGE_BYTES_MAX, snapshots};
 use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{RaftVote, TypeConfig};
 use crate::consensus::{ReadError, Refusal, RemoteReadIndex, SnapshotSource};
 use crate::types::{GroupId, LogIndex, NodeId};
@@ -322,6 +323,18 @@ impl RaftTransport for Peers {
                     Err(network_failure("a transfer was answered as a vote"))
                 }
             }
+        })
+    }
+
+    fn park(
+        &self,
+        node: NodeId,
+        groups: Vec<(Route, Footing)>,
+        limit: Duration,
+    ) -> BoxFuture<'_, Option<BTreeSet<GroupId>>> {
+        Box::pin(async move {
+            let told = self.tell_parked(node, &groups, limit).await;
+            told.inspect_err(|error| tracing::debug!(%node, %error, "a node was not told")).ok()
         })
     }
 

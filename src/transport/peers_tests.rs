@@ -108,6 +108,10 @@ impl Peer for Other {
         Err(Status::unimplemented(""))
     }
 
+    async fn park(&self, _: Request<proto::ParkRequest>) -> Answer<proto::ParkReply> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn status(&self, _: Request<proto::StatusRequest>) -> Answer<proto::StatusReply> {
         Err(Status::unimplemented(""))
     }

@@ -16,8 +16,8 @@ use super::proto::{self, peer_server};
 use super::pulse::pulse_to_wire;
 use super::snapshots;
 use super::wire::{
-    cluster_from_wire, cluster_to_wire, replica_from_wire, route_from_wire, transfer_from_wire,
-    vote_reply_to_wire, vote_request_from_wire,
+    at_rest_from_wire, cluster_from_wire, cluster_to_wire, replica_from_wire, route_from_wire,
+    transfer_from_wire, vote_reply_to_wire, vote_request_from_wire,
 };
 use crate::consensus::{Group, Replicas};
 use crate::storage::DiskMark;
@@ -163,12 +163,11 @@ impl peer_server::Peer for PeerServer {
         self.own.greet(request.hello.as_ref())?;
         let route = route_from_wire(request.route.as_ref()).map_err(malformed)?;
         let group = self.replica(route.group, route.to)?;
-        let raft = group.raft();
         let message = request.message.ok_or_else(|| Status::invalid_argument("no message"))?;
         let reply = match message {
             Message::Vote(vote) => {
                 let vote = vote_request_from_wire(&vote).map_err(malformed)?;
-                Reply::Vote(vote_reply_to_wire(&raft.vote(vote).await.map_err(fatal)?))
+                Reply::Vote(vote_reply_to_wire(&group.vote(vote).await.map_err(fatal)?))
             }
             Message::PreVote(vote) => {
                 let vote = vote_request_from_wire(&vote).map_err(malformed)?;
@@ -176,7 +175,7 @@ impl peer_server::Peer for PeerServer {
             }
             Message::Transfer(transfer) => {
                 let transfer = transfer_from_wire(&transfer).map_err(malformed)?;
-                let taken = raft.handle_transfer_leader(transfer).await.map_err(fatal)?;
+                let taken = group.take_transfer(transfer).await.map_err(fatal)?;
                 Reply::TransferRefused(taken.err().map(|why| why.to_string()).unwrap_or_default())
             }
         };
@@ -268,6 +267,22 @@ impl peer_server::Peer for PeerServer {
             status: self.operations.status(),
             process_id: self.own.process(),
         }))
+    }
+
+    async fn park(
+        &self,
+        request: Request<proto::ParkRequest>,
+    ) -> Result<Response<proto::ParkReply>, Status> {
+        let request = request.into_inner();
+        self.own.greet(request.hello.as_ref())?;
+        let mut refused = Vec::new();
+        for group in &request.groups {
+            let (route, footing) = at_rest_from_wire(group).map_err(malformed)?;
+            if !self.replicas.told(route, footing) {
+                refused.push(route.group.0);
+            }
+        }
+        Ok(Response::new(proto::ParkReply { refused }))
     }
 
     async fn pulse(

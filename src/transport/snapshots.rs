@@ -219,6 +219,7 @@ pub async fn receive(
     let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Received(Box::new(staged)) };
     let response = group.raft().install_full_snapshot(vote, snapshot).await;
     let response = response.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+    group.parking().wake();
     tracing::info!(group = %route.group, from = %route.from, rows = received, "installed a snapshot");
     Ok(proto::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) })
 }

@@ -9,6 +9,7 @@ use openraft::raft::{
 use super::proto;
 use crate::consensus::SnapshotRow;
 use crate::consensus::network::Route;
+use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{
     RaftEntry, RaftLogId, RaftVote, TypeConfig, from_raft_entry, from_raft_log_id, from_raft_vote,
     to_raft_entry, to_raft_log_id, to_raft_vote,
@@ -194,6 +195,22 @@ pub fn result_from_wire(
         }
         Wire::Failed(reason) => Err(Malformed(format!("refused by the peer: {reason}"))),
     }
+}
+
+/// A group that rests, or could.
+pub fn at_rest_to_wire(route: Route, footing: &Footing) -> proto::AtRest {
+    proto::AtRest {
+        route: Some(route_to_wire(route)),
+        vote: Some(vote_to_wire(&footing.vote)),
+        last: Some(log_id_to_wire(&footing.last)),
+    }
+}
+
+/// A group that rests, or could; on what has to be said.
+pub fn at_rest_from_wire(group: &proto::AtRest) -> Result<(Route, Footing), Malformed> {
+    let last = log_id_from_wire(group.last.as_ref().ok_or_else(|| missing("last"))?)?;
+    let vote = vote_from_wire(group.vote.as_ref())?;
+    Ok((route_from_wire(group.route.as_ref())?, Footing { vote, last }))
 }
 
 /// A request for a vote.

@@ -6,6 +6,7 @@ mod harness;
 mod isolation;
 mod kills;
 mod links;
+mod parked;
 mod real_chat;
 mod refusals;
 mod replicas;

@@ -4,9 +4,11 @@
 mod fit_to_lead;
 mod fixture;
 mod install_crashes;
+mod links;
 mod make_crashes;
 mod mortal;
 mod overloaded;
+mod parked;
 mod purging;
 mod read_rounds;
 mod removal;

@@ -123,6 +123,7 @@ async fn a_leader_that_is_silenced_confirms_no_reads() {
         heartbeat_interval_ms: 20,
         election_timeout_min_ms: 500,
         election_timeout_max_ms: 1_000,
+        park_after_ms: 0,
     };
     let (process, group, mut voters) = leads_three_at(&disks, quick).await;
     voters.follow_until(async { group.barrier(deadline()).await.unwrap() }).await;

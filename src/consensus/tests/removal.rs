@@ -15,6 +15,7 @@ const QUICK: RaftTiming = RaftTiming {
     heartbeat_interval_ms: 20,
     election_timeout_min_ms: 500,
     election_timeout_max_ms: 1_000,
+    park_after_ms: 0,
 };
 
 fn voters(group: &Group) -> BTreeSet<ReplicaId> {

@@ -1,5 +1,6 @@
 //! Voters whose answers a test gives.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,12 @@ use tokio::time::{Instant, timeout};
 
 use super::fixture::{EVENTUALLY, GROUP, range_of, replica};
 use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{RaftLogId, RaftVote, TypeConfig};
 use crate::consensus::solitary::{Disks, Process, nobody};
 use crate::consensus::{Group, RaftTiming, SnapshotSource};
 use crate::log::{Command, Outcome};
-use crate::types::ReplicaId;
+use crate::types::{GroupId, NodeId, ReplicaId};
 
 /// Requests on one stream, or of all voters, that wait for an answer.
 const UNANSWERED_MAX: usize = 64;
@@ -195,6 +197,15 @@ impl RaftTransport for Scripted {
         Box::pin(async { nobody() })
     }
 
+    fn park(
+        &self,
+        _node: NodeId,
+        _groups: Vec<(Route, Footing)>,
+        _limit: Duration,
+    ) -> BoxFuture<'_, Option<BTreeSet<GroupId>>> {
+        Box::pin(async { Some(BTreeSet::new()) })
+    }
+
     fn send_snapshot(
         &self,
         _route: Route,
@@ -217,6 +228,7 @@ pub const SLOW: RaftTiming = RaftTiming {
     heartbeat_interval_ms: 300_000,
     election_timeout_min_ms: 600_000,
     election_timeout_max_ms: 900_000,
+    park_after_ms: 0,
 };
 
 /// Nodes 1 and 2.

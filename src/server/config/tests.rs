@@ -150,7 +150,7 @@ fn every_mistake_is_named_with_its_key_and_line() {
 }
 
 /// Every key, with what is wrong in it and what is then said.
-const OUT_OF_RANGE: [(&str, &str, &str, &str); 26] = [
+const OUT_OF_RANGE: [(&str, &str, &str, &str); 28] = [
     ("", "node_id", "0", "node ids count from 1"),
     ("", "node_id", "4294967296", "invalid value"),
     ("", "node_id", "-1", "invalid value"),
@@ -160,6 +160,8 @@ const OUT_OF_RANGE: [(&str, &str, &str, &str); 26] = [
     ("raft", "election_timeout_min_ms", "0", "0 is too short"),
     ("raft", "election_timeout_max_ms", "60001", "60001 is out of range"),
     ("raft", "election_timeout_max_ms", "500", "500 must be above"),
+    ("raft", "park_after_ms", "999", "999 is out of range: 1000 to 86400000"),
+    ("raft", "park_after_ms", "86400001", "86400001 is out of range"),
     ("storage", "disk_soft_free_bytes", "1073741824", "1073741824 must be above"),
     ("storage", "disk_hard_free_bytes", "16777215", "16777215 is out of range: at least 16777216"),
     ("storage", "block_cache_bytes", "1048575", "1048575 is out of range"),
@@ -185,7 +187,15 @@ const KEYS: [(&str, &[&str]); 8] = [
     ("client", &["listen", "advertise", "insecure", "tls"]),
     ("peer", &["listen", "advertise", "insecure", "tls"]),
     ("http", &["listen", "advertise", "insecure", "tls"]),
-    ("raft", &["heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms"]),
+    (
+        "raft",
+        &[
+            "heartbeat_interval_ms",
+            "election_timeout_min_ms",
+            "election_timeout_max_ms",
+            "park_after_ms",
+        ],
+    ),
     (
         "storage",
         &[

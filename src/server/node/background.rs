@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Node, remedy};
 use crate::consensus::flusher::{self, FlushPolicy};
+use crate::consensus::parking;
 use crate::server::dedup_floor;
 use crate::server::observers::Levels;
 use crate::server::placement::Placement;
@@ -30,7 +31,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
     let succession = Succession {
         replicas: node.replicas.clone(),
         peers: node.peers.clone(),
-        interval: Duration::from_millis(node.config.raft.heartbeat_interval_ms),
+        timing: node.config.raft.timing(),
     };
     let policy = FlushPolicy {
         interval: Duration::from_millis(node.config.storage.flush_interval_ms),
@@ -50,6 +51,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
             placement.run(),
             pulse.run(),
             succession.run(),
+            parking::run(node.replicas.clone()),
             node.disk.clone().run(node.metrics.clone()),
             levels.run(),
             dedup_floor::run(node.replicas.clone(), node.clock.clone(), horizon_us),

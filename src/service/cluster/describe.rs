@@ -167,5 +167,6 @@ fn replica_to_proto(status: &GroupStatus) -> ReplicaStatus {
         leader_node_id: status.leader.map_or(0, |leader| leader.0.into()),
         problem: status.problem.clone(),
         incarnation: status.replica.incarnation.0,
+        parked: status.is_parked,
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate::cli::{LocalCluster, LocalClusterOptions};
-use quorate_client::proto::{DescribeClusterResponse, ReplaceRequest, ReplicaStatus};
+use quorate_client::proto::{DescribeClusterResponse, NodeStatus, ReplaceRequest, ReplicaStatus};
 use quorate_client::{Client, ClientOptions, Routing};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -226,6 +226,30 @@ impl Cluster {
             leaders(&client.describe_cluster().await.unwrap())
         })
         .await
+    }
+
+    /// Waits until nothing ticks: every replica is parked, that of the meta group too.
+    pub async fn wait_parked(&self) {
+        let client = self.client(1).await;
+        eventually("all replicas are parked", async || {
+            let described = client.describe_cluster().await.unwrap();
+            let rests = |node: &NodeStatus| {
+                !node.replicas.is_empty() && node.replicas.iter().all(|replica| replica.parked)
+            };
+            described.nodes.iter().all(rests).then_some(())
+        })
+        .await;
+    }
+
+    /// The newest term of each group.
+    pub async fn terms(&self) -> BTreeMap<u64, u64> {
+        let described = self.client(1).await.describe_cluster().await.unwrap();
+        let mut terms = BTreeMap::<u64, u64>::new();
+        for replica in NODES.iter().flat_map(|node| replicas_of(&described, *node)) {
+            let newest = terms.entry(replica.group_id).or_default();
+            *newest = replica.term.max(*newest);
+        }
+        terms
     }
 
     /// Waits until every replica has applied the same, while nothing is sent.

@@ -47,6 +47,7 @@ fn sound(config: &Config) {
     assert!(raft.heartbeat_interval_ms >= 10);
     assert!(raft.election_timeout_min_ms >= 3 * raft.heartbeat_interval_ms);
     assert!((raft.election_timeout_min_ms + 1..=60_000).contains(&raft.election_timeout_max_ms));
+    assert!(matches!(raft.park_after_ms, 0 | 1_000..=86_400_000));
     assert!(config.storage.disk_soft_free_bytes > config.storage.disk_hard_free_bytes);
     assert!((1..=3_650).contains(&config.limits.dedup_horizon_days));
 }

@@ -18,7 +18,7 @@ use super::{Case, choosing, chosen, records, sealed, unsealed};
 pub const CASE: Case = Case { seeds, check };
 
 const GROUP: GroupId = GroupId(1);
-const ALL: usize = 5;
+const ALL: usize = 6;
 
 fn check(input: &[u8]) {
     match chosen(input, ALL) {
@@ -26,7 +26,8 @@ fn check(input: &[u8]) {
         Some((1, body)) => decoded(body, raft_request),
         Some((2, body)) => decoded(body, raft_reply),
         Some((3, body)) => decoded(body, hello),
-        Some((_, body)) => decoded(body, status),
+        Some((4, body)) => decoded(body, status),
+        Some((_, body)) => decoded(body, park),
         None => {}
     }
 }
@@ -136,6 +137,14 @@ fn status(reply: proto::StatusReply) {
     });
 }
 
+fn park(request: proto::ParkRequest) {
+    for group in &request.groups {
+        means_itself(group, wire::at_rest_from_wire, |(route, footing)| {
+            wire::at_rest_to_wire(*route, footing)
+        });
+    }
+}
+
 fn seeds() -> Vec<Vec<u8>> {
     let id = Some(wire::replica_to_wire(records::OWN));
     let log_id = |index| proto::LogId { term: 7, leader: id, index };
@@ -152,6 +161,9 @@ fn seeds() -> Vec<Vec<u8>> {
         cluster_id: wire::cluster_to_wire(ClusterId(42)),
         ..Default::default()
     };
+    let route = Some(proto::Route { group: GROUP.0, from: id, to: id });
+    let groups = vec![proto::AtRest { route, vote, last }];
+    let park = proto::ParkRequest { groups, ..Default::default() };
     vec![
         choosing(0, &frames().encode_to_vec()),
         choosing(1, &raft(request).encode_to_vec()),
@@ -159,6 +171,7 @@ fn seeds() -> Vec<Vec<u8>> {
         choosing(2, &reply.encode_to_vec()),
         choosing(3, &introduction(NodeId(1)).hello(NodeId(2)).encode_to_vec()),
         choosing(4, &status.encode_to_vec()),
+        choosing(5, &park.encode_to_vec()),
     ]
 }
 

@@ -64,6 +64,8 @@ pub struct Coverage {
     pub installs: u64,
     /// Leaders that died while appends were in flight.
     pub leader_deaths_in_flight: u64,
+    /// Faults that met a node with every replica parked: of the meta group and of all others.
+    pub faults_at_rest: u64,
 }
 
 impl Coverage {
@@ -72,6 +74,7 @@ impl Coverage {
         self.truncations += other.truncations;
         self.installs += other.installs;
         self.leader_deaths_in_flight += other.leader_deaths_in_flight;
+        self.faults_at_rest += other.faults_at_rest;
     }
 }
 
@@ -98,6 +101,7 @@ struct World {
     /// Faults under way, with when they began.
     lasting: Vec<Planned>,
     leader_deaths_in_flight: u64,
+    faults_at_rest: u64,
 }
 
 impl World {
@@ -139,6 +143,7 @@ impl World {
             to_come,
             lasting: Vec::new(),
             leader_deaths_in_flight: 0,
+            faults_at_rest: 0,
         };
         let operators = crew::add(&mut world.sim, &world.plan, groups, randomness);
         // Not beside operators, who may have taken one of three out already. Drawn last, so that what known seeds have
@@ -238,6 +243,7 @@ impl World {
             return self.wipe(fault.nodes[0]);
         }
         let shared = self.plan.shared.clone();
+        self.faults_at_rest += u64::from(fault.nodes.iter().any(|node| self.rests(*node)));
         match fault.what {
             What::Crash => {
                 let leads = |node: &u64| self.machine(*node).replicas("leader") > 0;
@@ -399,6 +405,13 @@ impl World {
         }
     }
 
+    /// Whether all replicas of a node are parked.
+    fn rests(&self, node: u64) -> bool {
+        let machine = self.machine(node);
+        let replicas = machine.replicas("leader") + machine.replicas("follower");
+        replicas > 0 && machine.parked() == replicas
+    }
+
     fn machine(&self, node: u64) -> &Machine {
         &self.machines[node as usize - 1]
     }
@@ -475,6 +488,7 @@ impl World {
                 truncations: count(|machine| machine.disk.truncations.load(Ordering::Relaxed)),
                 installs: count(|machine| machine.disk.installs.load(Ordering::Relaxed)),
                 leader_deaths_in_flight: self.leader_deaths_in_flight,
+                faults_at_rest: self.faults_at_rest,
             },
         }
     }

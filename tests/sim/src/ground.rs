@@ -179,9 +179,18 @@ impl Machine {
 
     /// Replicas in a role, as it counted them last, which it does each second.
     pub fn replicas(&self, role: &str) -> u64 {
+        self.counted(&format!("replicas{{role=\"{role}\"}}"))
+    }
+
+    /// Replicas that are parked, as above.
+    pub fn parked(&self) -> u64 {
+        self.counted("replicas_parked")
+    }
+
+    fn counted(&self, what: &str) -> u64 {
         let metrics = self.metrics.lock().expect("no panic while locked");
         let page = metrics.as_ref().map(|metrics| metrics.encode()).unwrap_or_default();
-        let sample = format!("quorate_replicas{{role=\"{role}\"}} ");
+        let sample = format!("quorate_{what} ");
         let count = page.lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok());
         count.unwrap_or_default()
     }

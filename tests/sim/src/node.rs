@@ -21,6 +21,9 @@ pub struct Manners {
     pub log_keep_bytes: u64,
 }
 
+/// The least that there can be: so that groups are parked in the spells in which clients rest.
+const PARK_AFTER_MS: u64 = 1_000;
+
 /// Nodes whose process has ended by itself, and why.
 pub type Ended = Rc<RefCell<BTreeMap<u64, String>>>;
 
@@ -56,6 +59,7 @@ async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
         ("HTTP__LISTEN", format!("0.0.0.0:{HTTP_PORT}")),
         ("HTTP__ADVERTISE", format!("{name}:{HTTP_PORT}")),
         ("HTTP__INSECURE", "true".to_owned()),
+        ("RAFT__PARK_AFTER_MS", PARK_AFTER_MS.to_string()),
         ("STORAGE__BALLAST_BYTES", "0".to_owned()),
         ("STORAGE__FLUSH_INTERVAL_MS", manners.flush_interval_ms.to_string()),
         ("STORAGE__LOG_KEEP_BYTES", manners.log_keep_bytes.to_string()),

@@ -94,7 +94,7 @@ impl Sum {
         };
         format!(
             "{} seeds, {} failed: {} calls, {} faults; {} logs cut short, {} snapshots installed, \
-             {} leaders died with appends in flight; served after mending p50 {:.2} s, p99 {:.2} s, max {:.2} s; \
+             {} leaders died with appends in flight, {} faults met parked nodes; served after mending p50 {:.2} s, p99 {:.2} s, max {:.2} s; \
              {hours:.2} simulated hours, {:.2} for each minute",
             self.seeds,
             self.failed.len(),
@@ -103,6 +103,7 @@ impl Sum {
             self.seen.truncations,
             self.seen.installs,
             self.seen.leader_deaths_in_flight,
+            self.seen.faults_at_rest,
             served(50),
             served(99),
             served(100),

@@ -29,6 +29,9 @@ use crate::record::{Caller, Phase, Shared};
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Pause between two calls of one client, at most. What breaks is found by faults that meet calls, not by many calls.
 const PAUSE_MAX_MS: u64 = 400;
+/// How often all clients rest, and how long at most: long enough for groups to be parked, and then to break.
+const REST_EVERY_MS: u64 = 12_000;
+const REST_MS: u64 = 4_000;
 
 /// What every client of a simulation knows.
 #[derive(Clone)]
@@ -118,8 +121,14 @@ pub async fn append(
     caller.call(Call::Append(call), work, api::appended).await
 }
 
+/// A pause between two calls; a long one where everybody rests.
 async fn pause(randomness: &mut SmallRng) {
     sleep(Duration::from_millis(randomness.random_range(1..PAUSE_MAX_MS))).await;
+    let since_rest = determinism::elapsed().as_millis() as u64 % REST_EVERY_MS;
+    if since_rest >= REST_EVERY_MS - REST_MS {
+        let begin = randomness.random_range(0..PAUSE_MAX_MS);
+        sleep(Duration::from_millis(REST_EVERY_MS - since_rest + begin)).await;
+    }
 }
 
 /// Appends, retries, reads and asks for outcomes, one call after the other, until the work is over.
