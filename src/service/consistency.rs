@@ -131,8 +131,8 @@ pub fn check_age(level: Level, position: &proto::Position) -> Result<(), CallErr
 ///
 /// # Errors
 /// WRONG_GROUP if the group does not hold the conversation (any more): this is why ranges are checked after the
-/// barrier and not when the call is routed. Retryable while a snapshot is being installed, and where another replica stands
-/// in the place of this one.
+/// barrier and not when the call is routed. Retryable while a snapshot is being installed, and where another replica
+/// stands in the place of this one.
 pub async fn look(
     api: &Api,
     group: &Arc<Group>,
