@@ -131,7 +131,8 @@ pub fn check_age(level: Level, position: &proto::Position) -> Result<(), CallErr
 ///
 /// # Errors
 /// WRONG_GROUP if the group does not hold the conversation (any more): this is why ranges are checked after the
-/// barrier and not when the call is routed. Retryable while a snapshot is being installed.
+/// barrier and not when the call is routed. Retryable while a snapshot is being installed, and where another replica
+/// stands in the place of this one.
 pub async fn look(
     api: &Api,
     group: &Arc<Group>,
@@ -139,9 +140,14 @@ pub async fn look(
     barrier: Option<Barrier>,
 ) -> Result<ReadPoint, CallError> {
     let view = group.pin();
-    let (id, pinned, wanted) = (group.id(), view.clone(), name.clone());
+    let (id, own) = (group.id(), group.replica());
+    let (pinned, wanted) = (view.clone(), name.clone());
     let found = group.offload(move || -> Result<_, CallError> {
         let row = reads::group_row(pinned.as_ref(), id)?;
+        // Made anew since the barrier was awaited: what the older replica had applied is not there yet (G3, G10).
+        if row.as_ref().is_some_and(|row| row.replica != own) {
+            return Err(CallError::replica_gone());
+        }
         Ok((row, reads::head(pinned.as_ref(), &wanted)?))
     });
     let (row, head) = found.await?;
