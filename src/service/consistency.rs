@@ -143,18 +143,14 @@ pub async fn look(
     let (id, own) = (group.id(), group.replica());
     let (pinned, wanted) = (view.clone(), name.clone());
     let found = group.offload(move || -> Result<_, CallError> {
-        let row = reads::group_row(pinned.as_ref(), id)?;
-        // Made anew since the barrier was awaited: what the older replica had applied is not there yet (G3, G10).
-        if row.as_ref().is_some_and(|row| row.replica != own) {
-            return Err(CallError::replica_gone());
-        }
+        let row = reads::group_row(pinned.as_ref(), id, own)?;
         Ok((row, reads::head(pinned.as_ref(), &wanted)?))
     });
     let (row, head) = found.await?;
     let placement = name.id().placement();
-    let row = row
-        .filter(|row| row.range.is_some_and(|range| range.contains(placement)))
-        .ok_or_else(CallError::wrong_group)?;
+    if !row.range.is_some_and(|range| range.contains(placement)) {
+        return Err(CallError::wrong_group());
+    }
     let applied = row.applied.map_or(LogIndex(0), |log_id| log_id.index);
     let position = proto::Position {
         node_id: api.replicas.node().0.into(),

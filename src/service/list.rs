@@ -68,14 +68,16 @@ async fn list_here(
     page_size: usize,
 ) -> Result<Option<Source>, CallError> {
     let held: Vec<(HashRange, _)> = groups.iter().map(|group| (group.range, group.id)).collect();
+    let replicas = held.iter().map(|(_, group)| api.replicas.get(*group));
+    let replicas: Option<Vec<_>> = replicas.collect();
+    let replicas = replicas.ok_or_else(CallError::replica_gone)?;
     // All replicas of a node share one state database, so that any of them shows the names of all.
-    let Some((_, any)) = held.first() else { return Ok(None) };
-    let any = api.replicas.get(*any).ok_or_else(CallError::replica_gone)?;
+    let Some(any) = replicas.first().cloned() else { return Ok(None) };
     let (view, prefix) = (any.pin(), prefix.to_owned());
     let list = move || -> Result<Vec<Conversation>, CallError> {
-        for (_, group) in &held {
-            let row = reads::group_row(view.as_ref(), *group)?;
-            row.and_then(|row| row.range).ok_or_else(CallError::replica_gone)?;
+        for group in replicas {
+            let row = reads::group_row(view.as_ref(), group.id(), group.replica())?;
+            row.range.ok_or_else(CallError::replica_gone)?;
         }
         let group_of = |hash: PlacementHash| {
             held.iter().find(|(range, _)| range.contains(hash)).map(|(_, group)| *group)

@@ -5,20 +5,27 @@ pub use crate::log::queries::{Slice, first_seq_at_or_after, head, list, message,
 use crate::log::{GroupState, IdKey, OutcomeState, queries};
 use crate::storage::records::{GroupRow, Record};
 use crate::storage::{StorageError, View, keys};
-use crate::types::{ConversationName, GroupId, Timestamp};
+use crate::types::{ConversationName, GroupId, ReplicaId, Timestamp};
 
-/// A group's own row: what it holds and how far it has applied. Whoever reads anything of a group through a pinned
-/// view reads this from the same view (G2).
+/// The row of a group's replica: what it holds and how far it has applied. Whoever reads anything of a group through a
+/// pinned view reads this from the same view (G2).
 ///
 /// # Errors
-/// Retryable while a snapshot is being installed: the group's rows are then neither the old state nor the new one.
-pub fn group_row(view: &dyn View, group: GroupId) -> Result<Option<GroupRow>, CallError> {
+/// Retryable while a snapshot is being installed: the group's rows are then neither the old state nor the new one. And
+/// where another replica stands in the place of this one, which was made anew since it was found: what this one had
+/// applied when a read was confirmed, or a delivery begun, is not there yet (G3, G6, G10).
+pub fn group_row(
+    view: &dyn View,
+    group: GroupId,
+    replica: ReplicaId,
+) -> Result<GroupRow, CallError> {
     let key = keys::group(group);
     let stored = view.get(GroupRow::TABLE, &key)?;
     let row = stored.map(|value| GroupRow::decode(&key, &value)).transpose()?;
-    match row {
+    match row.filter(|row| row.replica == replica) {
         Some(row) if row.installing.is_some() => Err(CallError::installing()),
-        row => Ok(row),
+        Some(row) => Ok(row),
+        None => Err(CallError::replica_gone()),
     }
 }
 
@@ -38,10 +45,10 @@ pub fn outcome(
 mod tests {
     use super::*;
     use crate::storage::{Batch, Database, Durability, Engine, MemoryDisk};
-    use crate::types::{Incarnation, NodeId, ReplicaId};
+    use crate::types::{Incarnation, NodeId};
 
     #[test]
-    fn nothing_is_read_of_a_group_while_a_snapshot_is_being_installed() {
+    fn nothing_is_read_of_a_group_while_a_snapshot_is_being_installed_or_by_an_older_replica() {
         let engine = MemoryDisk::new(Database::State).open();
         let group = GroupId(3);
         let store = |row: &GroupRow| {
@@ -50,12 +57,20 @@ mod tests {
             batch.put(GroupRow::TABLE, key.clone(), row.encode(&key));
             engine.write(batch, Durability::Flushed).unwrap();
         };
-        assert_eq!(group_row(&engine, group).unwrap(), None);
-        let row = GroupRow::blank(ReplicaId { node: NodeId(1), incarnation: Incarnation(1) });
+        let [first, second] =
+            [1, 2].map(|at| ReplicaId { node: NodeId(1), incarnation: Incarnation(at) });
+        let is_refused = |replica| {
+            let error = group_row(&engine, group, replica).unwrap_err();
+            assert!(error.is_retryable() && !error.may_have_taken_effect(), "{error}");
+        };
+        is_refused(first);
+        let row = GroupRow::blank(first);
         store(&row);
-        assert_eq!(group_row(&engine, group).unwrap(), Some(row.clone()));
+        assert_eq!(group_row(&engine, group, first).unwrap(), row);
         store(&GroupRow { installing: Some("group-3".to_owned()), ..row });
-        let error = group_row(&engine, group).unwrap_err();
-        assert!(error.is_retryable() && !error.may_have_taken_effect(), "{error}");
+        is_refused(first);
+        store(&GroupRow::blank(second));
+        is_refused(first);
+        assert_eq!(group_row(&engine, group, second).unwrap(), GroupRow::blank(second));
     }
 }

@@ -144,9 +144,10 @@ impl LocalDelivery {
         mut progress: Progress,
         bytes_max: u64,
     ) -> Result<(Progress, Step, Vec<MessageRecord>), CallError> {
-        let (view, name, group) = (self.group.pin(), self.name.clone(), self.group.id());
+        let (view, name) = (self.group.pin(), self.name.clone());
+        let (group, replica) = (self.group.id(), self.group.replica());
         let read = move || -> Result<_, CallError> {
-            reads::group_row(view.as_ref(), group)?;
+            reads::group_row(view.as_ref(), group, replica)?;
             let head = reads::head(view.as_ref(), &name)?;
             let bounds = head.as_ref().map_or((Seq::FIRST, Seq::FIRST), |h| (h.first_seq, h.tail));
             let step = progress.step(bounds);
