@@ -82,12 +82,12 @@ WITH_ROCKSDB = out="$${ROCKSDB_LIB_DIR:-$$($(CARGO) build --quiet --locked --bin
 bench: build ## Measures README's figures and writes benches/RESULTS.md (ARGS=word for some of them, without writing)
 	@$(WITH_ROCKSDB) $(CARGO) bench --locked --bench figures -- $(ARGS)
 
-bench-peers: build ## Measures NATS, etcd, RabbitMQ and Kafka beside Quorate: benches/peers (ARGS='-only etcd' for one)
+bench-peers: build ## Measures NATS, etcd, RabbitMQ, Kafka and Quorate into benches/PEERS.md (ARGS='-only etcd' only shows)
 	@command -v go > /dev/null || { echo 'the drivers are in Go: install it (1.26 or newer)' >&2; exit 1; }
 	@$(WITH_ROCKSDB) $(CARGO) build --locked --release --bin quorate
 	@go build -C benches/peers -o '$(CARGO_TARGET_DIR)/bench-peers' .
 	@cd benches/peers && '$(CARGO_TARGET_DIR)/bench-peers' -quorate '$(CARGO_TARGET_DIR)/release/quorate' \
-	  -data '$(CARGO_TARGET_DIR)' $(ARGS)
+	  -data '$(CARGO_TARGET_DIR)' $(or $(ARGS),-page ../PEERS.md)
 
 # The development profile, so that what we depend on is compiled already, with our own code optimised. It is compiled in
 # one unit, as for a release: in sixteen, parts took more than twice the instructions, and some per cent more or fewer

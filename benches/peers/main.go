@@ -66,6 +66,7 @@ func main() {
 	warmUp := flag.Duration("warm-up", 5*time.Second, "how long each workload runs before it is measured")
 	data := flag.String("data", "", "where a temporary folder for all data is made: a disk (default: the system's)")
 	jsonFile := flag.String("json", "", "also write all figures to this file")
+	page := flag.String("page", "", "also write the tables to this file")
 	flag.Parse()
 	if *quorate == "" || flag.NArg() > 0 {
 		flag.Usage()
@@ -81,12 +82,21 @@ func main() {
 			err = os.WriteFile(*jsonFile, append(text, '\n'), 0o644)
 		}
 	}
+	if err == nil && *page != "" {
+		err = os.WriteFile(*page, []byte(pageHead+report.Tables()), 0o644)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)
 		os.Exit(1)
 	}
-	report.Print(os.Stdout)
+	fmt.Print(report.Tables())
 }
+
+const pageHead = `# Beside the peers
+
+Made by ` + "`make bench-peers`" + `, which writes this file; peers/README.md says which settings the systems have and why.
+
+`
 
 // run measures everything; whatever happens, nothing is left behind.
 func run(ctx context.Context, settings Settings, quorate, data, only string, rounds int) (*Report, error) {

@@ -2,9 +2,9 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -99,8 +99,9 @@ func (r *Result) of(workload Workload) *Cases {
 	return r.Workloads[at]
 }
 
-// Print shows a table of each workload, in Markdown.
-func (r *Report) Print(out io.Writer) {
+// Tables are one for each workload, in Markdown.
+func (r *Report) Tables() string {
+	out := new(strings.Builder)
 	fmt.Fprintf(out, "%d-byte messages, %d conversations, %d nodes and the producers on %d cores, %s; medians of %d rounds\n",
 		r.Settings.MessageBytes, r.Settings.Conversations, nodes, r.Cores, r.Date, r.Rounds)
 	for _, workload := range workloads {
@@ -123,4 +124,5 @@ func (r *Report) Print(out io.Writer) {
 			fmt.Fprintf(out, "\n%s failed in a round: %s\n", result.System, result.NotRun)
 		}
 	}
+	return out.String()
 }

@@ -1,7 +1,7 @@
 //! Instructions of the hot parts under Callgrind, compared with `counts.txt`: unlike times they do not depend on what
 //! else the machine does, so that a part that has come to cost more shows. `make counts UPDATE=1` writes the file anew.
 //!
-//! They do depend on the compiler, which the file names, and on the processor: BLAKE3 and CRC-32C choose their code by
+//! They do depend on the compiler and the C library, which the file names, and on the processor: BLAKE3 and CRC-32C choose their code by
 //! its features. Valgrind shows a program none past AVX2, so that all processors with AVX2 are one to it.
 
 use std::collections::BTreeMap;
@@ -80,15 +80,20 @@ fn count(part: &Part) -> anyhow::Result<u64> {
     count.filter(|count| *count > 0).with_context(|| format!("{}: no count in\n{said}", part.name))
 }
 
-/// `rustc 1.95.0`, say.
-fn compiler() -> anyhow::Result<String> {
-    let output = Command::new("rustc").arg("--version").output().context("rustc does not start")?;
-    let version = String::from_utf8(output.stdout)?;
-    Ok(version.split(' ').take(2).collect::<Vec<_>>().join(" "))
+/// `rustc 1.95.0, glibc 2.36`, say.
+fn tools() -> anyhow::Result<String> {
+    let said = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).output();
+        let output = output.with_context(|| format!("{program} does not start"))?;
+        anyhow::Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    };
+    let rustc = said("rustc", "--version")?;
+    let rustc = rustc.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    Ok(format!("{rustc}, {}", said("getconf", "GNU_LIBC_VERSION")?))
 }
 
 fn update() -> anyhow::Result<()> {
-    let mut page = format!("{HEADER}{}\n", compiler()?);
+    let mut page = format!("{HEADER}{}\n", tools()?);
     for part in PARTS {
         writeln!(page, "{} {}", part.name, count(part)?)?;
     }
@@ -116,7 +121,7 @@ fn compare() -> anyhow::Result<()> {
         println!("{:<30} {count:>9} {change:>9}", part.name);
     }
     differing.extend(known.keys());
-    let (now, then) = (compiler()?, header.trim_start_matches(HEADER));
+    let (now, then) = (tools()?, header.trim_start_matches(HEADER));
     if now != then {
         println!("not judged: this is {now}, and counts.txt was written with {then}");
         return Ok(());
