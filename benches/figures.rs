@@ -98,8 +98,7 @@ Targets that stand in relation to other systems: PEERS.md has both, of one run.
 | case | target | reached | met |
 |---|---|---|---|
 {rows}
-Where the time goes in rows that stay below their target, and why the rest is out of reach here; docs/performance.md has
-the figures behind it:
+Where the time goes in rows that stay below their target, and why; docs/performance.md has the figures behind it:
 
 {bounds}
 ```sh

@@ -19,8 +19,7 @@ const HEADER: &str = "# Instructions of a replica's hot parts, written by `make 
 const TOLERANCE: f64 = 1.0;
 /// The allocator collects what a thread has cached by the clock unless it is told not to, and then the counts of long
 /// parts are up to 2 % apart. Complains if it has no such option any more.
-const ALLOCATOR: (&str, &str) =
-    ("_RJEM_MALLOC_CONF", "abort_conf:true,experimental_tcache_gc:false");
+const ALLOCATOR: (&str, &str) = ("MALLOC_CONF", "abort_conf:true,experimental_tcache_gc:false");
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();

@@ -12,6 +12,8 @@ const BLOOM_BITS_PER_KEY: f64 = 10.0;
 /// Of a memtable's bytes. A row of `Dedup` takes about 100 bytes, so that these are about 16 bits a key.
 const MEMTABLE_BLOOM_RATIO: f64 = 0.02;
 const BLOCK_BYTES: usize = 16 * 1024;
+/// Of tables that are read row by row: to get at one row its whole block is read.
+const SMALL_BLOCK_BYTES: usize = 4 * 1024;
 const INFO_LOG_BYTES: usize = 8 * 1024 * 1024;
 const INFO_LOG_FILES: usize = 4;
 /// How long an expired row may stay on disk at most, besides the time that a compaction takes.
@@ -75,11 +77,18 @@ pub(super) fn of_tables(
 /// Options of one table, also for files that are written outside the database and brought in.
 pub(super) fn of_table(table: Table, tuning: &Tuning, cache: Option<&Cache>) -> Options {
     let mut options = Options::default();
-    options.set_compression_type(DBCompressionType::Lz4);
+    // Half of a head are digests, which no compression makes smaller.
+    options.set_compression_type(match table {
+        Table::Conversations => DBCompressionType::None,
+        _ => DBCompressionType::Lz4,
+    });
     options.set_level_compaction_dynamic_level_bytes(true);
 
     let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_size(BLOCK_BYTES);
+    blocks.set_block_size(match table {
+        Table::Conversations | Table::Dedup => SMALL_BLOCK_BYTES,
+        _ => BLOCK_BYTES,
+    });
     // Index and filters count against the cache, so that memory does not grow with the number of conversations.
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
