@@ -52,8 +52,8 @@ pub const FIGURES: [Figure; 16] = [
         main: appends_per_second,
         show: appends,
         met: |_| None,
-        bound: "Processor time: both cores are busy, with about 440 µs an append. More than half of that is one gRPC call \
-             each over HTTP/2: client, connections, services, and the kernel's network. The API is gRPC, so what has many \
+        bound: "Processor time: both cores are busy, with about 440 µs an append. More than a third of that is one gRPC \
+             call each over HTTP/2: client, connections, services, and the kernel's network. The API is gRPC, so what has many \
              appends at once is to use a session, which costs a fifth.",
     },
     Figure {
