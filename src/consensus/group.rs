@@ -13,6 +13,7 @@ use super::admission::Admission;
 use super::config::RaftTiming;
 use super::fitness::{Fitness, Sighting};
 use super::leadership::Voters;
+use super::log_needs::LogNeeds;
 use super::log_store::GroupLog;
 use super::network::{GroupNetwork, RaftTransport};
 use super::parking::Parking;
@@ -64,6 +65,7 @@ pub struct Group {
     replica: ReplicaId,
     raft: Raft,
     log: GroupLog,
+    needs: LogNeeds,
     applied: Arc<Applied>,
     source: SnapshotSource,
     proposer: Proposer,
@@ -90,12 +92,14 @@ impl Group {
         let replica = applied.replica();
         let source = SnapshotSource::new(id, applied.clone());
         let voters = Voters::new(transport.clone(), id, replica, timing);
-        let network = GroupNetwork::new(transport.clone(), id, replica);
+        let needs = LogNeeds::default();
+        let network = GroupNetwork::new(transport.clone(), id, replica, needs.clone());
         let config = super::config::raft_config(id, &timing);
         let machine = GroupStateMachine::new(source.clone());
         let raft = Raft::new(replica, config, network, log.clone(), machine)
             .await
             .map_err(|error| ProposeError::Stopped { reason: error.to_string() })?;
+        needs.look_at(raft.clone());
         let parking = Parking::new(raft.clone(), timing);
         Ok(Arc::new(Group {
             id,
@@ -123,6 +127,7 @@ impl Group {
             parking,
             raft,
             log,
+            needs,
             applied,
             source,
             admission,
@@ -191,6 +196,11 @@ impl Group {
     /// The log, for the flush coordinator.
     pub fn log(&self) -> &GroupLog {
         &self.log
+    }
+
+    /// From where on somebody may need the log.
+    pub fn log_needs(&self) -> &LogNeeds {
+        &self.needs
     }
 
     /// The applied state and its marks.

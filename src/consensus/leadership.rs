@@ -18,7 +18,7 @@ use openraft::{Instant, RaftState, ServerState};
 use tokio::time::{sleep, timeout};
 
 use super::config::RaftTiming;
-use super::network::{Lane, RaftTransport, Route};
+use super::network::{Appending, Lane, RaftTransport, Route};
 use super::raft_types::{Raft, RaftVote, TypeConfig};
 use crate::types::{GroupId, LogIndex, NodeId, ReplicaId};
 
@@ -154,7 +154,8 @@ impl Voters {
             if let Some(pause) = pause {
                 sleep(pause).await;
             }
-            let input = futures::stream::iter([question(vote)]).boxed();
+            let input = futures::stream::iter([question(vote)]);
+            let input = input.map(|raft| Appending { raft, needed_from: LogIndex(0) }).boxed();
             let mut answers = transport.append(route, Lane::Heartbeats, input, patience);
             let answer = answers.next().await.and_then(Result::ok);
             Answer { voter, round, follows: answer.map(|said| said.is_ok()) }

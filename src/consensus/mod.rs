@@ -10,6 +10,7 @@ pub mod flusher;
 mod group;
 mod leadership;
 mod live;
+mod log_needs;
 mod log_store;
 mod membership;
 pub mod network;

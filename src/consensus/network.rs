@@ -5,9 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::impls::EmptyNode;
@@ -20,6 +20,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::log_needs::LogNeeds;
 use super::parking::Footing;
 use super::raft_types::{RaftVote, TypeConfig};
 use super::snapshot_source::SnapshotSource;
@@ -50,6 +51,15 @@ pub enum Lane {
     Heartbeats,
 }
 
+/// What a leader sends to a replica: an append request, and what it knows besides.
+#[derive(Clone, Debug)]
+pub struct Appending {
+    /// openraft's request.
+    pub raft: AppendEntriesRequest<TypeConfig>,
+    /// The first index that some replica of the group may lack; 0 if that is not said.
+    pub needed_from: LogIndex,
+}
+
 /// Responses to a stream of append requests, in the order of the requests.
 pub type Appended =
     BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
@@ -61,7 +71,7 @@ pub trait RaftTransport: Send + Sync + 'static {
         &self,
         route: Route,
         lane: Lane,
-        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        input: BoxStream<'static, Appending>,
         idle: Duration,
     ) -> Appended;
 
@@ -105,12 +115,18 @@ pub struct GroupNetwork {
     transport: Arc<dyn RaftTransport>,
     group: GroupId,
     own: ReplicaId,
+    needs: LogNeeds,
 }
 
 impl GroupNetwork {
     /// The network of a group's replica.
-    pub fn new(transport: Arc<dyn RaftTransport>, group: GroupId, own: ReplicaId) -> Self {
-        GroupNetwork { transport, group, own }
+    pub fn new(
+        transport: Arc<dyn RaftTransport>,
+        group: GroupId,
+        own: ReplicaId,
+        needs: LogNeeds,
+    ) -> Self {
+        GroupNetwork { transport, group, own, needs }
     }
 
     fn connection(&self, to: ReplicaId, lane: Lane) -> Connection {
@@ -118,6 +134,7 @@ impl GroupNetwork {
             transport: self.transport.clone(),
             route: Route { group: self.group, from: self.own, to },
             lane,
+            needs: self.needs.clone(),
         }
     }
 }
@@ -139,6 +156,7 @@ pub struct Connection {
     transport: Arc<dyn RaftTransport>,
     route: Route,
     lane: Lane,
+    needs: LogNeeds,
 }
 
 type AppendStream<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
@@ -153,8 +171,10 @@ impl NetStreamAppend<TypeConfig> for Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let idle = option.hard_ttl();
+        let needs = self.needs.clone();
+        let input = input.map(move |raft| Appending { raft, needed_from: needs.needed_from() });
         let output: AppendStream<'s> =
-            self.transport.append(self.route, self.lane, Box::pin(input), idle);
+            self.transport.append(self.route, self.lane, input.boxed(), idle);
         Box::pin(std::future::ready(Ok(output)))
     }
 }

@@ -9,12 +9,10 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use openraft::ServerState;
 use openraft::errors::{NetworkError, RPCError};
-use openraft::raft::{
-    AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
-};
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse};
 use tokio::time::Instant;
 
-use super::network::{Appended, Lane, RaftTransport, Route};
+use super::network::{Appended, Appending, Lane, RaftTransport, Route};
 use super::parking::Footing;
 use super::raft_types::{RaftVote, TypeConfig};
 use super::{
@@ -45,7 +43,7 @@ impl RaftTransport for Nobody {
         &self,
         _route: Route,
         _lane: Lane,
-        _input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        _input: BoxStream<'static, Appending>,
         _idle: Duration,
     ) -> Appended {
         futures::stream::iter([nobody()]).boxed()

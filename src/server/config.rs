@@ -107,13 +107,14 @@ pub struct StorageConfig {
     pub ballast_bytes: u64,
     /// Cache of what is read from the databases.
     pub block_cache_bytes: u64,
-    /// Memory for the newest part of the log, before it reaches a file.
+    /// Memory for the newest part of the log, before it reaches a file. Half of it is the most log between flushes of the
+    /// state.
     pub log_memtable_bytes: u64,
     /// Memory for the newest part of the state, before it reaches a file.
     pub state_memtable_bytes: u64,
-    /// How much of each group's log is kept behind the durable mark, for replicas that were away.
+    /// How much of each group's log is kept behind the durable mark while a replica is away.
     pub log_keep_bytes: u64,
-    /// Longest time between flushes of the state.
+    /// Longest time between flushes of the state; they also come with the log.
     pub flush_interval_ms: u64,
 }
 
@@ -349,7 +350,7 @@ impl Default for StorageConfig {
             disk_hard_free_bytes: GIB,
             ballast_bytes: 256 * MIB,
             block_cache_bytes: 256 * MIB,
-            log_memtable_bytes: 256 * MIB,
+            log_memtable_bytes: 128 * MIB,
             state_memtable_bytes: 256 * MIB,
             log_keep_bytes: 64 * MIB,
             flush_interval_ms: 30_000,

@@ -9,7 +9,6 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::AnyError;
 use openraft::errors::{NetworkError, RPCError, Unreachable};
-use openraft::raft::AppendEntriesRequest;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,7 @@ use super::peers::{is_connection_refused, root_cause};
 use super::proto::{self, AppendFrame, append_frame::Step, peer_client::PeerClient};
 use super::wire::{append_to_wire, result_from_wire};
 use crate::consensus::Refusal;
-use crate::consensus::network::{Appended, Route};
+use crate::consensus::network::{Appended, Appending, Route};
 use crate::consensus::raft_types::TypeConfig;
 use crate::types::{NodeId, limits};
 
@@ -92,7 +91,7 @@ impl AppendClient {
     pub fn append(
         &self,
         route: Route,
-        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        input: BoxStream<'static, Appending>,
         idle: Duration,
     ) -> Appended {
         let Some(opened) = self.open() else {
@@ -141,10 +140,7 @@ impl AppendClient {
 
 /// A stream that fails once there is something to send. Not before: openraft waits for its backoff in the input, and
 /// would open a stream that has failed without it again at once, thousands of times a second.
-pub(super) fn failed(
-    mut input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
-    error: Failure,
-) -> Appended {
+pub(super) fn failed(mut input: BoxStream<'static, Appending>, error: Failure) -> Appended {
     let failure = async move {
         input.next().await;
         Err(error)
@@ -163,7 +159,7 @@ struct Pump {
 impl Pump {
     async fn run(
         self,
-        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        input: BoxStream<'static, Appending>,
         owed: mpsc::Sender<()>,
         stop: CancellationToken,
     ) {
@@ -177,16 +173,12 @@ impl Pump {
         let _ = self.queue.send(AppendFrame { stream: self.stream, step: Some(close) }).await;
     }
 
-    async fn forward(
-        &self,
-        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
-        owed: mpsc::Sender<()>,
-    ) {
+    async fn forward(&self, input: BoxStream<'static, Appending>, owed: mpsc::Sender<()>) {
         let mut input = input.fuse();
         let mut route = Some(self.route);
         while let Some(mut request) = input.next().await {
             // The first is owed an answer at once: it may be a probe.
-            while route.is_none() && request.entries.is_empty() {
+            while route.is_none() && request.raft.entries.is_empty() {
                 // What comes next says no less: it was made later. openraft counts what it acknowledges for both.
                 let Ok(Some(next)) = timeout(COMMIT_HELD, input.next()).await else { break };
                 request = next;
@@ -317,6 +309,7 @@ mod tests {
 
     use super::*;
     use openraft::EntryPayload;
+    use openraft::raft::AppendEntriesRequest;
 
     use crate::consensus::raft_types::{RaftEntry, to_raft_log_id, to_raft_vote};
     use crate::storage::records::{LogId, VoteRecord};
@@ -325,17 +318,18 @@ mod tests {
     const LEADER: ReplicaId = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
     const FOLLOWER: ReplicaId = ReplicaId { node: NodeId(2), incarnation: Incarnation(1) };
 
-    fn request(commit: u64, entries: usize) -> AppendEntriesRequest<TypeConfig> {
+    fn request(commit: u64, entries: usize) -> Appending {
         let log_id = |index| {
             to_raft_log_id(&LogId { term: Term(1), leader: LEADER, index: LogIndex(index) })
         };
         let entry = |_| RaftEntry { log_id: log_id(commit + 1), payload: EntryPayload::Blank };
-        AppendEntriesRequest {
+        let raft = AppendEntriesRequest {
             vote: to_raft_vote(&VoteRecord { term: Term(1), candidate: LEADER, committed: true }),
             prev_log_id: Some(log_id(commit)),
             entries: (0..entries).map(entry).collect(),
             leader_commit: Some(log_id(commit)),
-        }
+        };
+        Appending { raft, needed_from: LogIndex(0) }
     }
 
     /// What of `requests` goes to the peer, and when: each a pause in milliseconds, its commit, and its entries.

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use openraft::raft::AppendEntriesRequest;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -13,7 +12,7 @@ use tonic::Streaming;
 
 use super::proto::{self, AppendFrame, AppendFrames, append_frame::Step};
 use super::wire::{Malformed, append_from_wire, result_to_wire, route_from_wire};
-use crate::consensus::raft_types::TypeConfig;
+use crate::consensus::network::Appending;
 use crate::consensus::{Group, Replicas};
 use crate::types::GroupId;
 
@@ -29,7 +28,7 @@ pub struct AppendServer {
 
 struct OpenStream {
     group: Arc<Group>,
-    requests: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+    requests: mpsc::Sender<Appending>,
     /// Ends with the stream, which may be long before a replica whose disk hangs has answered.
     _stop: DropGuard,
 }

@@ -11,8 +11,7 @@ use futures::stream::BoxStream;
 use openraft::AnyError;
 use openraft::errors::{NetworkError, RPCError, Unreachable};
 use openraft::raft::{
-    AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use quorate_client::Dial;
 use quorate_client::dial::connect_lazy;
@@ -27,7 +26,7 @@ use super::introduced::{HandedOn, IntroducedChannel, Introducing};
 use super::proto::{self, peer_client::PeerClient};
 use super::wire::{route_to_wire, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{MESSAGE_BYTES_MAX, snapshots};
-use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use crate::consensus::network::{Appended, Appending, Lane, RaftTransport, Route};
 use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{RaftVote, TypeConfig};
 use crate::consensus::{ReadError, Refusal, RemoteReadIndex, SnapshotSource};
@@ -271,7 +270,7 @@ impl RaftTransport for Peers {
         &self,
         route: Route,
         lane: Lane,
-        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        input: BoxStream<'static, Appending>,
         idle: Duration,
     ) -> Appended {
         match self.link(route.to.node) {

@@ -8,7 +8,7 @@ use openraft::raft::{
 
 use super::proto;
 use crate::consensus::SnapshotRow;
-use crate::consensus::network::Route;
+use crate::consensus::network::{Appending, Route};
 use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{
     RaftEntry, RaftLogId, RaftVote, TypeConfig, from_raft_entry, from_raft_log_id, from_raft_vote,
@@ -118,8 +118,9 @@ pub fn vote_from_wire(vote: Option<&proto::Vote>) -> Result<RaftVote, Malformed>
 pub fn append_to_wire(
     group: GroupId,
     route: Option<Route>,
-    request: &AppendEntriesRequest<TypeConfig>,
+    request: &Appending,
 ) -> proto::AppendRequest {
+    let Appending { raft: request, needed_from } = request;
     let entries = request.entries.iter().map(|entry| entry_to_wire(group, entry));
     proto::AppendRequest {
         route: route.map(route_to_wire),
@@ -127,6 +128,7 @@ pub fn append_to_wire(
         prev: request.prev_log_id.as_ref().map(log_id_to_wire),
         entries: entries.collect(),
         commit: request.leader_commit.as_ref().map(log_id_to_wire),
+        needed_from: needed_from.0,
     }
 }
 
@@ -134,19 +136,20 @@ pub fn append_to_wire(
 pub fn append_from_wire(
     group: GroupId,
     request: &proto::AppendRequest,
-) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+) -> Result<Appending, Malformed> {
     let prev_log_id = optional_log_id(request.prev.as_ref())?;
     let first = prev_log_id.map_or(0, |prev| prev.index + 1);
     let entries = request.entries.iter().enumerate().map(|(nth, entry)| {
         let index = first.checked_add(nth as u64).ok_or_else(beyond_all)?;
         entry_from_wire(group, LogIndex(index), entry)
     });
-    Ok(AppendEntriesRequest {
+    let raft = AppendEntriesRequest {
         vote: vote_from_wire(request.vote.as_ref())?,
         prev_log_id,
         entries: entries.collect::<Result<_, _>>()?,
         leader_commit: optional_log_id(request.commit.as_ref())?,
-    })
+    };
+    Ok(Appending { raft, needed_from: LogIndex(request.needed_from) })
 }
 
 fn entry_to_wire(group: GroupId, entry: &RaftEntry) -> Bytes {

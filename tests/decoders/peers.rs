@@ -110,8 +110,10 @@ proptest! {
         prev in optional(log_id()),
         commit in optional(log_id()),
         entries in vec(some_bytes(), 0..3),
+        needed_from in any::<u64>(),
     ) {
-        let request = proto::AppendRequest { route: None, vote, prev, entries, commit };
+        let request =
+            proto::AppendRequest { route: None, vote, prev, entries, commit, needed_from };
         step_holds(append_frame::Step::Request(request));
     }
 

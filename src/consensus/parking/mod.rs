@@ -13,15 +13,14 @@ use std::sync::{Arc, Mutex};
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
-use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
-};
+use openraft::raft::{StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse};
 use openraft::{Instant as _, ServerState};
 use tokio::time::Instant;
 
 use super::Group;
 use super::config::RaftTiming;
 use super::leadership::is_heard;
+use super::network::Appending;
 use super::raft_types::{Raft, TypeConfig};
 use crate::types::ReplicaId;
 
@@ -161,10 +160,15 @@ impl Group {
     /// nothing of a leader for long, who ticks stands.
     pub fn stream_append(
         &self,
-        requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
+        requests: impl Stream<Item = Appending> + Send + 'static,
     ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>> + Send + 'static
     {
         let parking = self.parking().clone();
+        let needs = self.log_needs().clone();
+        let requests = requests.map(move |request| {
+            needs.told(request.needed_from);
+            request.raft
+        });
         self.raft().stream_append(requests).inspect(move |result| {
             if matches!(result, Ok(Ok(_) | Err(StreamAppendError::Conflict(_)))) {
                 parking.wake();

@@ -8,19 +8,18 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use openraft::errors::RPCError;
-use openraft::raft::{
-    AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
-};
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::fixture::{EVENTUALLY, GROUP, range_of, replica};
-use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use super::fixture::{EVENTUALLY, GROUP, append_to, names, range_of, replica};
+use crate::consensus::flusher::flush_once;
+use crate::consensus::network::{Appended, Appending, Lane, RaftTransport, Route};
 use crate::consensus::parking::{self, Footing};
 use crate::consensus::raft_types::{RaftVote, TypeConfig};
 use crate::consensus::solitary::{Disks, Process, nobody};
 use crate::consensus::{Group, RaftTiming, Refusal, Replicas, SnapshotSource};
-use crate::log::Command;
+use crate::log::{Command, Outcome};
 use crate::types::{GroupId, NodeId, ReplicaId, Term};
 
 /// As the defaults are.
@@ -93,7 +92,7 @@ impl RaftTransport for End {
         &self,
         route: Route,
         _lane: Lane,
-        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        input: BoxStream<'static, Appending>,
         _idle: Duration,
     ) -> Appended {
         let links = self.1.clone();
@@ -200,6 +199,20 @@ impl Three {
     /// Waits until a new leader has been heard.
     pub async fn serves(&self, leader: u32) {
         self.group(leader).barrier(Instant::now() + EVENTUALLY).await.unwrap();
+    }
+
+    /// Appends a message on a node that leads; returns how long that took.
+    pub async fn append(&self, node: u32, room: &str) -> Duration {
+        let began = Instant::now();
+        let append = append_to(&names(GROUP, room, 1)[0], 1);
+        let outcome = self.group(node).propose(append, began + EVENTUALLY).await;
+        assert!(matches!(outcome, Ok(Outcome::Appended(_))), "{outcome:?} {:?}", self.statuses());
+        began.elapsed()
+    }
+
+    /// One flush on a node, and what it lets be purged; a group keeps this much of its log for others.
+    pub async fn flush(&self, node: u32, log_keep_bytes: u64) {
+        flush_once(self.replicas(node), log_keep_bytes).await.unwrap();
     }
 
     /// Starts a node on its disks.

@@ -4,21 +4,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::fixture::{EVENTUALLY, GROUP, append_to, names};
+use super::fixture::{GROUP, append_to, names};
 use super::links::{TIMING, Three, refuses};
-use crate::log::Outcome;
 
 const LEASE: Duration = Duration::from_millis(TIMING.election_timeout_max_ms);
 /// Longer than every timeout.
 const LONG: Duration = Duration::from_secs(60);
-
-async fn append(three: &Three, node: u32, room: &str) -> Duration {
-    let began = Instant::now();
-    let append = append_to(&names(GROUP, room, 1)[0], 1);
-    let outcome = three.group(node).propose(append, began + EVENTUALLY).await;
-    assert!(matches!(outcome, Ok(Outcome::Appended(_))), "{outcome:?} {:?}", three.statuses());
-    began.elapsed()
-}
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_in_a_parked_group_and_its_first_append_needs_no_election() {
@@ -32,7 +23,7 @@ async fn nothing_is_sent_in_a_parked_group_and_its_first_append_needs_no_electio
         sleep(LONG + Duration::from_millis(1_234)).await;
         assert_eq!(three.links.sent(), sent, "{:?}", three.statuses());
         let room = format!("room-{nth}");
-        let took = append(&three, leader, &room).await;
+        let took = three.append(leader, &room).await;
         assert!(took < LEASE / 4, "{took:?}");
         assert_eq!(three.term(leader), term);
         three
@@ -57,7 +48,7 @@ async fn a_parked_group_whose_leader_is_gone_elects_another() {
     three.serves(leader).await;
     let took = began.elapsed();
     assert!(took < LEASE + LEASE / 2, "{took:?}");
-    append(&three, leader, "room").await;
+    three.append(leader, "room").await;
     assert!(three.term(leader) > term);
     three.start(dead).await;
     three.parked().await;
@@ -88,14 +79,14 @@ async fn a_parked_group_whose_leader_is_known_to_be_dead_elects_another_at_once(
     three.serves(leader).await;
     let took = began.elapsed();
     assert!(took < LEASE / 4, "{took:?}");
-    append(&three, leader, "room").await;
+    three.append(leader, "room").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_restarts_while_all_are_parked_deposes_nobody_and_catches_up() {
     let mut three = Three::begin().await;
     let leader = three.leader().await;
-    append(&three, leader, "room").await;
+    three.append(leader, "room").await;
     three.parked().await;
     let (term, last) = (three.term(leader), three.group(leader).applied_index());
     for node in three.others(leader) {
@@ -122,7 +113,7 @@ async fn a_follower_that_alone_does_not_hear_the_leader_deposes_nobody() {
         three.links.cut(cut, leader, true);
         sleep(LONG).await;
         assert_eq!(three.leader().await, leader, "{:?}", three.statuses());
-        append(&three, leader, &format!("room-{from}")).await;
+        three.append(leader, &format!("room-{from}")).await;
         // In one direction at first.
         three.links.cut(from, to, false);
         sleep(LONG).await;
@@ -145,7 +136,7 @@ async fn a_parked_leader_that_was_deposed_reads_nothing_and_appends_nothing() {
         .await;
     let leader = three.leader().await;
     three.serves(leader).await;
-    append(&three, leader, "room").await;
+    three.append(leader, "room").await;
     sleep(LONG).await;
     let old = three.group(deposed);
     assert!(old.is_leader(), "it has not heard of it");

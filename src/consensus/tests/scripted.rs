@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::fixture::{EVENTUALLY, GROUP, range_of, replica};
-use crate::consensus::network::{Appended, Lane, RaftTransport, Route};
+use crate::consensus::network::{Appended, Appending, Lane, RaftTransport, Route};
 use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{RaftLogId, RaftVote, TypeConfig};
 use crate::consensus::solitary::{Disks, Process, nobody};
@@ -159,11 +159,11 @@ impl RaftTransport for Scripted {
         &self,
         route: Route,
         lane: Lane,
-        input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        input: BoxStream<'static, Appending>,
         _idle: Duration,
     ) -> Appended {
         let sender = self.asked.clone();
-        let answers = input.map(move |request| {
+        let answers = input.map(move |Appending { raft: request, .. }| {
             let (answer, answered) = oneshot::channel();
             let asked = Asked { to: route.to, lane, request, answer };
             let sender = sender.clone();

@@ -35,6 +35,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
     };
     let policy = FlushPolicy {
         interval: Duration::from_millis(node.config.storage.flush_interval_ms),
+        log_bytes: node.config.storage.log_memtable_bytes / 2,
         log_keep_bytes: node.config.storage.log_keep_bytes,
     };
     let horizon_us = u64::from(node.config.limits.dedup_horizon_days) * DAY_US;
@@ -61,7 +62,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
         failure = node.storage.writer.failed() => {
             storage_failed(&node, failure, "the log cannot be written: the node stops")
         }
-        failure = flusher::run(node.replicas.clone(), policy) => {
+        failure = flusher::run(&node.replicas, &node.storage, policy) => {
             storage_failed(&node, failure, "the state cannot be flushed: the node stops")
         }
         failure = background_errors(&node.storage) => {

@@ -21,6 +21,8 @@ use gather::Gathered;
 
 /// How far the stored watermark may lag behind the log while there is no vote and no truncation.
 const WATERMARK_LAG: Duration = Duration::from_secs(1);
+/// In how large steps is told how much was written.
+const WRITTEN_STEP_BYTES: u64 = 1024 * 1024;
 
 /// Called once when a write is on stable storage, or has failed. Runs on the writer's thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
@@ -104,6 +106,7 @@ pub struct LogWriter {
     queue: mpsc::Sender<Message>,
     committed: CommittedHints,
     failed: watch::Receiver<Option<StorageError>>,
+    written: watch::Receiver<u64>,
 }
 
 /// Committed log ids that wait for a write of their group to ride along with. At most one for each group.
@@ -124,6 +127,7 @@ impl LogWriter {
     ) -> LogWriter {
         let (queue, messages) = mpsc::channel(limits::LOG_WRITER_QUEUE_MAX);
         let (announce, failed) = watch::channel(None);
+        let (tell_written, written) = watch::channel(0);
         let committed = CommittedHints::default();
         tokio::spawn(tick(queue.downgrade()));
         let task = WriterTask {
@@ -135,10 +139,12 @@ impl LogWriter {
             committed: committed.clone(),
             observer,
             announce,
+            written_bytes: 0,
+            tell_written,
             engine: engine.clone(),
         };
         engine.host("log-writer", Box::pin(task.run()));
-        LogWriter { queue, committed, failed }
+        LogWriter { queue, committed, failed, written }
     }
 
     /// Queues a change, waiting while [`limits::LOG_WRITER_QUEUE_MAX`] of them wait already. Changes of one group
@@ -156,6 +162,19 @@ impl LogWriter {
     /// Changes that wait for the writer to take them.
     pub fn waiting(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// Bytes of keys and values that were written since the start, told in steps of a MiB.
+    pub fn written_bytes(&self) -> u64 {
+        *self.written.borrow()
+    }
+
+    /// Waits until at least so many bytes were written since the start. Never returns once the writer has ended. Cancel
+    /// safe.
+    pub async fn has_written(&self, bytes: u64) {
+        if self.written.clone().wait_for(|written| *written >= bytes).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Notes how far a group's log is committed. It is stored with the group's next write and never causes one.
@@ -228,6 +247,8 @@ struct WriterTask {
     committed: CommittedHints,
     observer: Arc<dyn WriterObserver>,
     announce: watch::Sender<Option<StorageError>>,
+    written_bytes: u64,
+    tell_written: watch::Sender<u64>,
 }
 
 /// What one round took from the queue besides writes.
@@ -311,6 +332,7 @@ impl WriterTask {
         let result = self.make_durable(lowered, batch, &reached, has_votes).await;
         let result = result.map(|duration| {
             self.reached = reached;
+            self.count(bytes);
             self.observer.synced(SyncedWrite { changes, bytes, duration });
         });
         let result = if planted::ignore_eio() { Ok(()) } else { result };
@@ -322,6 +344,18 @@ impl WriterTask {
         }
         crash::log_reported();
         result
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.written_bytes += bytes as u64;
+        let written = self.written_bytes;
+        self.tell_written.send_if_modified(|told| {
+            let is_news = written - *told >= WRITTEN_STEP_BYTES;
+            if is_news {
+                *told = written;
+            }
+            is_news
+        });
     }
 
     /// Returns how long the sync took.

@@ -74,15 +74,15 @@ fn append_request(mut request: proto::AppendRequest) {
         *entry = Bytes::from(sealed(&key, entry));
     }
     let Ok(taken) = wire::append_from_wire(GROUP, &request) else { return };
-    let mut indices = taken.entries.iter().map(|entry| entry.log_id.index);
+    let mut indices = taken.raft.entries.iter().map(|entry| entry.log_id.index);
     assert!(indices.all(|index| index < u64::MAX), "an entry that none can follow is taken");
-    let terms = taken.entries.iter().map(|entry| entry.log_id.committed_leader_id().term);
-    let mut terms = terms.chain([taken.vote.leader_id.term]);
+    let terms = taken.raft.entries.iter().map(|entry| entry.log_id.committed_leader_id().term);
+    let mut terms = terms.chain([taken.raft.vote.leader_id.term]);
     assert!(terms.all(|term| term < 1 << 63), "a term that none can follow is taken");
     let again = wire::append_to_wire(GROUP, None, &taken);
     // One entry may be encoded in several ways, and is taken the same.
-    let entries_again = wire::append_from_wire(GROUP, &again).unwrap().entries;
-    assert_eq!(entries_again, taken.entries);
+    let entries_again = wire::append_from_wire(GROUP, &again).unwrap().raft.entries;
+    assert_eq!(entries_again, taken.raft.entries);
     let rest = |message: proto::AppendRequest| proto::AppendRequest {
         entries: Vec::new(),
         route: None,
@@ -190,6 +190,7 @@ fn frames() -> proto::AppendFrames {
         prev: None,
         entries: records::entries().iter().map(bare).collect(),
         commit: Some(log_id(1)),
+        needed_from: 1,
     };
     let heartbeat = proto::AppendRequest {
         route: None,
