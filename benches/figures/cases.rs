@@ -163,13 +163,12 @@ pub const FIGURES: [Figure; 16] = [
             let (cpu, memory) = idle(case);
             Some(cpu < 2.0 && memory < 512.0)
         },
-        bound: "Memory: caches, memtables and the last 64 MiB of log of each group (`storage.log_keep_bytes`) have \
-             bounds that add up to more than the target. Not out of reach.",
+        bound: "",
     },
     Figure {
         name: "growth: one million conversations against 64",
         target: "≥ 0.7 of the rate; bytes on disk stated",
-        arguments: "growth",
+        arguments: "growth --duration 60s",
         runs: 1,
         main: |case| number(&case["result"]["ratio"]),
         show: |case| {
@@ -185,8 +184,9 @@ pub const FIGURES: [Figure; 16] = [
             )
         },
         met: |case| Some(number(&case["result"]["ratio"]) >= 0.7),
-        bound: "In a profile beside other work the processors were idle for a quarter of the time: three nodes flush \
-             and compact on one disk, which appends to a few conversations hardly need. Not out of reach.",
+        bound: "Processor time, and misses of its caches. Each append reads a head out of a million from a file and writes rows \
+             at random places of the memtables: searching those was 18 % of a profile, reading files about 7 %. Files are \
+             merged all the while, and as much processor time goes to it as falls into the minute that is measured.",
     },
     Figure {
         name: "bytes written per payload byte, 1 KiB messages",
@@ -207,8 +207,7 @@ pub const FIGURES: [Figure; 16] = [
             )
         },
         met: |case| Some(before_compaction(case) <= 3.0),
-        bound: "The log keeps 64 MiB of each of twelve groups, more than its memtables hold, so that entries are \
-             flushed before they are purged. Not out of reach.",
+        bound: "",
     },
     Figure {
         name: "failover: SIGKILL of a leader, 50 times",
