@@ -99,7 +99,7 @@ impl Group {
         let raft = Raft::new(replica, config, network, log.clone(), machine)
             .await
             .map_err(|error| ProposeError::Stopped { reason: error.to_string() })?;
-        needs.look_at(raft.clone());
+        needs.look_at(&raft);
         let parking = Parking::new(raft.clone(), timing);
         Ok(Arc::new(Group {
             id,

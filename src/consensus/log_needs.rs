@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftDataMetrics;
+use openraft::type_config::alias::WatchReceiverOf;
 
-use super::raft_types::Raft;
+use super::raft_types::{Raft, TypeConfig};
 use crate::types::LogIndex;
 
 /// What is known of it here: a leader sees how far each replica is, and tells it with everything that it sends. Clones share
@@ -19,14 +21,14 @@ pub struct LogNeeds(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    raft: OnceLock<Raft>,
+    seen: OnceLock<WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>>,
     told: AtomicU64,
 }
 
 impl LogNeeds {
     /// Looks from now on at what this replica knows when it leads.
-    pub(super) fn look_at(&self, raft: Raft) {
-        let _ = self.0.raft.set(raft);
+    pub(super) fn look_at(&self, raft: &Raft) {
+        let _ = self.0.seen.set(raft.data_metrics());
     }
 
     /// The first index that some replica of the group may lack; 0 while nothing is known.
@@ -36,8 +38,7 @@ impl LogNeeds {
 
     /// As the leader sees it; none where this replica does not lead.
     fn seen(&self) -> Option<LogIndex> {
-        let metrics = self.0.raft.get()?.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.0.seen.get()?.borrow_watched();
         let held = metrics.replication.as_ref()?.values();
         let lacked = held.map(|last| last.as_ref().map_or(0, |last| last.index + 1));
         Some(LogIndex(lacked.min().unwrap_or(0)))
