@@ -97,7 +97,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
     Nemesis {
         name: "truncate-wal-in-turn",
         family: "truncate-wal-in-turn",
-        about: "the logs of a majority lose their second halves, one node after another; none is replaced",
+        about: "the logs of a majority lose their second halves while the others are away; none is replaced",
         needs: &[],
         holds_ms: (500, 1_000),
         mixes: false,
@@ -136,13 +136,15 @@ pub(super) async fn replace_if_noticed(world: Arc<World>, id: u32) -> Result<Str
     Ok(format!("{noticed}; `node replace` made {replaced} replicas anew"))
 }
 
-/// What a sound cluster does not survive, and one that ignores its watermark survives wrongly.
+/// What a sound cluster does not survive, and one that ignores its watermark survives wrongly: while the others are away
+/// nobody knows what is missing.
 async fn shorten_in_turn(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     let nodes = world.some(world.minority() + 1, &mut dice);
+    let others: Vec<u32> = world.cluster.ids().filter(|id| !nodes.contains(id)).collect();
     let kind = Kind { file: "WAL", is_of: WAL, how: How::Shorten };
     let mut done = Vec::new();
-    for id in &nodes {
-        world.cluster.node(*id).await.kill().await?;
+    for id in world.cluster.ids() {
+        world.cluster.node(id).await.kill().await?;
     }
     for id in &nodes {
         let mut node = world.cluster.node(*id).await;
@@ -157,6 +159,7 @@ async fn shorten_in_turn(world: Arc<World>, mut dice: StdRng) -> Result<Struck> 
                 noticed.push(format!("node {id}: {how}"));
             }
         }
+        world.revive(&others).await?;
         Ok(Some(format!("{}; {}", done.join("; "), noticed.join("; "))))
     }))
 }
