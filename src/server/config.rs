@@ -107,8 +107,8 @@ pub struct StorageConfig {
     pub ballast_bytes: u64,
     /// Cache of what is read from the databases.
     pub block_cache_bytes: u64,
-    /// Memory for the newest part of the log, before it reaches a file. Half of it is the most log between flushes of the
-    /// state.
+    /// Memory for the newest part of the log, before it reaches a file. Whenever the log has grown by half of it, the state is
+    /// flushed.
     pub log_memtable_bytes: u64,
     /// Memory for the newest part of the state, before it reaches a file.
     pub state_memtable_bytes: u64,

@@ -63,7 +63,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
             storage_failed(&node, failure, "the log cannot be written: the node stops")
         }
         failure = flusher::run(&node.replicas, &node.storage, policy) => {
-            storage_failed(&node, failure, "the state cannot be flushed: the node stops")
+            storage_failed(&node, failure, "a database cannot be flushed: the node stops")
         }
         failure = background_errors(&node.storage) => {
             storage_failed(&node, failure, "a database has failed: the node stops")
