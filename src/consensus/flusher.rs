@@ -5,18 +5,16 @@
 //! a flush that began after it was applied has completed.
 
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftDataMetrics;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Group, Replicas};
 use crate::seams::{crash, planted};
-use crate::storage::{Engine, Storage, StorageError};
+use crate::storage::{Storage, StorageError, flush};
 use crate::types::LogIndex;
 
 /// How long openraft may take to note what is durable. Where it takes longer the next flush lets the log be purged.
@@ -121,15 +119,6 @@ async fn noted(group: &Group, durable: LogIndex) {
 
 fn warn_stopped(group: &Group, fatal: &impl Display) {
     tracing::warn!(group = %group.id(), %fatal, "the replica stopped before its log was purged");
-}
-
-async fn flush(engine: &Arc<dyn Engine>) -> Result<(), StorageError> {
-    let (sender, receiver) = oneshot::channel();
-    let flushing = engine.clone();
-    engine.offload(Box::new(move || drop(sender.send(flushing.flush()))));
-    receiver.await.unwrap_or_else(|_| {
-        Err(StorageError::Failed { action: "flushing", reason: "the flush was abandoned".into() })
-    })
 }
 
 /// Lets openraft purge what lies far enough behind the durable mark.

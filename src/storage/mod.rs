@@ -35,7 +35,7 @@ pub use engine::{
 pub use entries::read_entries;
 pub use log_writer::{Done, LogWrite, LogWriter, SyncedWrite, WriterObserver};
 pub use memory::{MemoryDisk, MemoryEngine};
-pub use node_storage::{Opened, Storage};
+pub use node_storage::{Opened, Storage, flush};
 #[cfg(feature = "rocksdb")]
 pub use open::{OpenError, ReadOnlyStorage};
 pub use overlay::Overlay;

@@ -65,11 +65,16 @@ impl Storage {
     /// is lost if it fails.
     pub async fn close(&self) -> Result<(), StorageError> {
         self.writer.close().await;
-        let (sender, receiver) = oneshot::channel();
-        let state = self.state.clone();
-        self.state.offload(Box::new(move || drop(sender.send(state.flush()))));
-        receiver.await.unwrap_or_else(|_| {
-            Err(StorageError::Failed { action: "closing", reason: "it was abandoned".into() })
-        })
+        flush(&self.state).await
     }
+}
+
+/// [`Engine::flush`] where it blocks nobody. Goes on if the call is dropped.
+pub async fn flush(engine: &Arc<dyn Engine>) -> Result<(), StorageError> {
+    let (sender, receiver) = oneshot::channel();
+    let flushing = engine.clone();
+    engine.offload(Box::new(move || drop(sender.send(flushing.flush()))));
+    receiver.await.unwrap_or_else(|_| {
+        Err(StorageError::Failed { action: "flushing", reason: "it was abandoned".into() })
+    })
 }
