@@ -42,7 +42,7 @@ pub struct Lead {
 
 impl Lead {
     /// Whether its own voice is a quorum.
-    pub fn is_alone(&self) -> bool {
+    fn is_alone(&self) -> bool {
         self.configs.iter().all(|voters| voters.iter().all(|voter| *voter == self.own()))
     }
 
@@ -105,9 +105,13 @@ impl Voters {
     }
 
     /// One round: asks every other voter whether it follows this leader. Returns once a majority of each config has said
-    /// so, or with the reason why it did not. Takes no longer than the leader's lease. Cancel safe.
-    pub async fn confirm(&mut self, lead: &Lead) -> Result<(), &'static str> {
+    /// so, or with the reason why it did not. `raft` is the leader's: nobody is asked before a quorum has heard of it.
+    /// Takes no longer than two of the leader's leases. Cancel safe.
+    pub async fn confirm(&mut self, raft: &Raft, lead: &Lead) -> Result<(), &'static str> {
         let lease = self.timing.lease();
+        if !lead.is_alone() {
+            is_heard(raft.clone(), lease).await?;
+        }
         timeout(lease, self.round(lead)).await.unwrap_or(Err("too few voters answered in time"))
     }
 
@@ -185,6 +189,24 @@ pub(super) async fn is_heard(raft: Raft, lease: Duration) -> Result<(), &'static
     };
     let late = |_| "no quorum has heard of this leader lately";
     timeout(lease, heard).await.map_err(late)
+}
+
+/// Waits until a replica has answered this leader within a lease; for a lease at most. Whether it has.
+pub(super) async fn answers(raft: Raft, replica: ReplicaId, lease: Duration) -> bool {
+    let mut metrics = raft.data_metrics();
+    let answered = async {
+        loop {
+            let last =
+                metrics.borrow_watched().heartbeat.as_ref().and_then(|of| *of.get(&replica)?);
+            if last.is_some_and(|last| last.into_inner().elapsed() < lease) {
+                return true;
+            }
+            if metrics.changed().await.is_err() {
+                return false;
+            }
+        }
+    };
+    timeout(lease, answered).await.unwrap_or(false)
 }
 
 /// Whether these are a majority of each config.

@@ -16,7 +16,7 @@ use openraft::impls::EmptyNode;
 use tokio::time::Instant;
 
 use super::Group;
-use super::leadership::{Lead, Standing};
+use super::leadership::{Lead, Standing, answers};
 use super::raft_types::{RaftMembership, RaftStoredMembership, TypeConfig};
 use crate::types::{LogIndex, NodeId, ReplicaId};
 
@@ -106,7 +106,7 @@ impl Group {
             standing.map_err(|fatal| MembershipChangeError::NotMade(fatal.to_string()))?;
         let Standing::Leads(lead) = standing else { return Err(MembershipChangeError::NotLeader) };
         let remain = Lead { configs: vec![remaining], ..lead };
-        match self.voters().confirm(&remain).await {
+        match self.voters().confirm(self.raft(), &remain).await {
             Ok(()) => Ok(older),
             Err(reason) => not_now(format!("those who would remain do not agree: {reason}")),
         }
@@ -214,9 +214,14 @@ impl Group {
         membership.configs.iter().flatten().map(|voter| voter.node).collect()
     }
 
-    /// Hands leadership to another replica, which has to be caught up; returns before it has it.
+    /// Hands leadership to another replica, which has to be caught up; returns before it has it. Not to one that does not
+    /// answer: its data may be gone, and a leader that hands over appends nothing until another is elected.
     pub async fn transfer_leader(&self, to: ReplicaId) {
         self.parking().rouse().await;
+        if !answers(self.raft().clone(), to, self.timing().lease()).await {
+            tracing::info!(group = %self.id(), %to, "leadership is not handed over: no answer");
+            return;
+        }
         if let Err(fatal) = self.raft().trigger().transfer_leader(to).await {
             tracing::warn!(group = %self.id(), %fatal, "leadership was not handed over");
         }

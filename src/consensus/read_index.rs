@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{mpsc, oneshot};
 
-use super::leadership::{Lead, Standing, Voters, is_heard};
+use super::leadership::{Lead, Standing, Voters};
 use super::parking::Parking;
 use super::raft_types::{Raft, RaftVote};
 use super::{Barrier, ReadError};
@@ -50,10 +50,9 @@ impl ReadIndex {
         clock: Arc<dyn Clock>,
         remote: Arc<dyn RemoteReadIndex>,
         parking: Parking,
-        lease: Duration,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(Worker { group, raft, voters, clock, remote, parking, lease }.run(receiver));
+        tokio::spawn(Worker { group, raft, voters, clock, remote, parking }.run(receiver));
         ReadIndex { queue }
     }
 
@@ -83,7 +82,6 @@ struct Worker {
     clock: Arc<dyn Clock>,
     remote: Arc<dyn RemoteReadIndex>,
     parking: Parking,
-    lease: Duration,
 }
 
 impl Worker {
@@ -119,7 +117,7 @@ impl Worker {
             let deposed = deposed(self.raft.clone(), vote);
             tokio::select! {
                 biased;
-                confirmed = self.confirm_lead(&lead) => {
+                confirmed = self.voters.confirm(&self.raft, &lead) => {
                     confirmed.map_err(no_quorum)?;
                     let is_early = planted::serve_before_term_commit();
                     return Ok(if is_early { LogIndex(0) } else { index });
@@ -128,13 +126,6 @@ impl Worker {
                 () = deposed => {}
             }
         }
-    }
-
-    async fn confirm_lead(&mut self, lead: &Lead) -> Result<(), &'static str> {
-        if !lead.is_alone() {
-            is_heard(self.raft.clone(), self.lease).await?;
-        }
-        self.voters.confirm(lead).await
     }
 }
 

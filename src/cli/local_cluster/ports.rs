@@ -1,6 +1,16 @@
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
 
-use anyhow::Context;
+use anyhow::bail;
+
+/// Below the ports that operating systems give to connections: while a node is down nobody gets one of its own.
+const UNASSIGNED: RangeInclusive<u16> = 10_000..=32_000;
+const TRIES: u32 = 1_000;
+
+/// Those that are a node's of this process, whether it is up or down.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// The three ports of a node on loopback.
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +42,16 @@ impl Ports {
 }
 
 fn any(nodes: u32) -> anyhow::Result<Vec<Ports>> {
-    // All are held until the last is chosen, so that none is chosen twice.
-    let mut held = Vec::new();
+    let mut given = GIVEN.lock().expect("no panic while locked");
     let mut free = || -> anyhow::Result<u16> {
-        let listener = listen(0).context("there is no free port on loopback")?;
-        let port = listener.local_addr()?.port();
-        held.push(listener);
-        Ok(port)
+        for _ in 0..TRIES {
+            let port = rand::random_range(UNASSIGNED);
+            if !given.contains(&port) && listen(port).is_ok() {
+                given.insert(port);
+                return Ok(port);
+            }
+        }
+        bail!("no free port was found on loopback among {UNASSIGNED:?}")
     };
     (0..nodes).map(|_| Ok(Ports { client: free()?, peer: free()?, http: free()? })).collect()
 }
@@ -49,15 +62,14 @@ fn listen(port: u16) -> std::io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
     fn no_port_is_chosen_twice() {
-        let chosen = choose(5, false).unwrap();
+        // Two clusters: the ports of the first are not in use, as those of a node that is down.
+        let chosen = [choose(5, false).unwrap(), choose(5, false).unwrap()].concat();
         let ports: BTreeSet<u16> = chosen.iter().flat_map(|p| [p.client, p.peer, p.http]).collect();
-        assert_eq!(ports.len(), 15);
+        assert_eq!(ports.len(), 30);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Replicas without a network: what crashes leave on disk, what a leader refuses, what confirms a read, who is taken out
-//! of a group, and who stands where a leader is dead.
+//! of a group, who is handed it, and who stands where a leader is dead.
 
 mod fit_to_lead;
 mod fixture;
+mod handover;
 mod install_crashes;
 mod links;
 mod make_crashes;

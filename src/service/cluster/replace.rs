@@ -183,8 +183,13 @@ impl ClusterApi {
         let mut last_applied = 0;
         let mut stalled_at = Instant::now() + STEP_TIMEOUT;
         loop {
-            let (_, mut statuses) = self.replica_statuses(replica.node).await?;
-            let status = statuses.remove(&group);
+            // A transfer may take hours: one answer that is missing ends nothing.
+            let said = self.replica_statuses(replica.node).await;
+            let late = Instant::now() > stalled_at;
+            let status = match said {
+                Err(error) if late => return Err(error),
+                said => said.ok().and_then(|(_, mut statuses)| statuses.remove(&group)),
+            };
             if let Some(other) = status.as_ref().map(|status| status.incarnation)
                 && other > replica.incarnation.0
             {
@@ -192,7 +197,7 @@ impl ClusterApi {
                     format!("group {group}: somebody else has made replica {other} there");
                 return Err(ClusterError::Refused(message));
             }
-            let applied = status.map_or(0, |status| status.applied_index);
+            let applied = status.map_or(last_applied, |status| status.applied_index);
             progress.tell(group, "catching_up", applied, target).await?;
             if applied >= target {
                 return Ok(());
@@ -200,8 +205,7 @@ impl ClusterApi {
             if applied > last_applied {
                 last_applied = applied;
                 stalled_at = Instant::now() + STEP_TIMEOUT;
-            }
-            if Instant::now() > stalled_at {
+            } else if late {
                 let message =
                     format!("group {group}: the new replica makes no progress at index {applied}");
                 return Err(ClusterError::Unavailable(message));
