@@ -52,8 +52,8 @@ pub const FIGURES: [Figure; 16] = [
         main: appends_per_second,
         show: appends,
         met: |_| None,
-        bound: "Processor time: both cores are busy, with about 440 µs an append. More than a third of that is one gRPC \
-             call each over HTTP/2: client, connections, services, and the kernel's network. The API is gRPC, so what has many \
+        bound: "Processor time: both cores are busy, with 270 to 440 µs an append, by machine. More than a third of that is \
+             one gRPC call each over HTTP/2: client, connections, services, and the kernel's network. The API is gRPC, so what has many \
              appends at once is to use a session, which costs a fifth.",
     },
     Figure {
@@ -64,7 +64,7 @@ pub const FIGURES: [Figure; 16] = [
         main: appends_per_second,
         show: appends,
         met: |_| None,
-        bound: "Processor time: 80 to 90 µs an append over four processes. Two fifths are applying on three replicas (rows in \
+        bound: "Processor time: 70 to 90 µs an append over four processes. Two fifths are applying on three replicas (rows in \
              memtables, the digest chain, idempotency for 30 days), which a log that only appends bytes does not do; the \
              log's writers with their syncs are a tenth. Three nodes on machines of their own share nothing of it.",
     },
@@ -76,8 +76,8 @@ pub const FIGURES: [Figure; 16] = [
         main: appends_per_second,
         show: appends,
         met: |case| Some(appends_per_second(case) >= 50_000.0),
-        bound: "Processor time, 72 to 79 µs an append, as in the row above: on two cores shared by three nodes and the \
-             producer that is 25,000 to 28,000 a second.",
+        bound: "Processor time, 65 to 79 µs an append, as in the row above: on two cores shared by three nodes and the \
+             producer that is 25,000 to 31,000 a second.",
     },
     Figure {
         name: "ACK to delivery at 10,000 appends/s",

@@ -34,9 +34,11 @@ impl RaftTiming {
         Duration::from_millis(self.election_timeout_max_ms)
     }
 
-    /// How long nothing has to happen in a group before it is parked.
+    /// How long nothing has to happen in a group before it is parked. No less than a lease: until then a leader that has
+    /// fallen silent looks like one that rests.
     pub fn park_after(&self) -> Option<Duration> {
-        (self.park_after_ms > 0).then_some(Duration::from_millis(self.park_after_ms))
+        let wanted = Duration::from_millis(self.park_after_ms);
+        (self.park_after_ms > 0).then_some(wanted.max(self.lease()))
     }
 
     /// How often a node says of the groups that it leads which of them rest: several of these can be lost within a lease.

@@ -72,6 +72,8 @@ pub struct GroupStatus {
     pub role: &'static str,
     /// Whether it rests with its group: nothing has happened there for a while.
     pub is_parked: bool,
+    /// Whether another replica's state is on its way to it.
+    pub receives_snapshot: bool,
     /// Its term.
     pub term: Term,
     /// The last entry in its log.

@@ -65,6 +65,13 @@ impl ClockSkew {
     }
 }
 
+impl Sighting {
+    /// Whether a node may be given leadership: its clock is not far from the own one, and its disk has room.
+    pub fn is_fit(&self) -> bool {
+        !self.clock.is_far() && self.disk == DiskMark::Ok
+    }
+}
+
 impl Fitness {
     /// Of a leader in one configuration; `voters` holds what is known of each, the leader itself included if it is a
     /// voter.

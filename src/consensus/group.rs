@@ -293,7 +293,7 @@ impl Group {
     pub fn weigh(&self, seen: &BTreeMap<NodeId, Sighting>) -> Fitness {
         let weighed = match self.is_leader() {
             true => {
-                let fit = seen.iter().filter(|(_, sighting)| !sighting.clock.is_far());
+                let fit = seen.iter().filter(|(_, sighting)| sighting.is_fit());
                 (self.fitness_by(seen), fit.map(|(node, _)| *node).collect())
             }
             false => (Fitness::default(), Vec::new()),
@@ -308,8 +308,8 @@ impl Group {
         self.weighed.lock().expect("no panic while locked").0
     }
 
-    /// Whether this leader has seen a node lately, with a clock that is not far from its own: only there is leadership
-    /// moved by plan.
+    /// Whether this leader has seen a node lately, with a clock that is not far from its own and room on its disk: only
+    /// there is leadership moved by plan.
     pub fn has_seen_fit(&self, node: NodeId) -> bool {
         self.weighed.lock().expect("no panic while locked").1.contains(&node)
     }
@@ -324,15 +324,22 @@ impl Group {
         each.reduce(Fitness::and).unwrap_or_default()
     }
 
-    /// A voter that should lead in place of this replica, whose clock is off: caught up, and with a clock that is far
-    /// from this node's.
-    pub fn heir(&self, seen: &BTreeMap<NodeId, Sighting>) -> Option<ReplicaId> {
-        let metrics = self.raft.server_metrics().borrow_watched().clone();
-        let mut voters = metrics.membership_config.membership().voter_ids();
-        voters.find(|voter| {
-            let is_far = seen.get(&voter.node).is_some_and(|sighting| sighting.clock.is_far());
-            *voter != self.replica && is_far && self.can_hand_over_to(*voter)
-        })
+    /// Hands leadership to a voter that should have it in place of this replica, as weighed last, if there is one that
+    /// answers: if the clock here is off, to one whose clock is far from it; if the disk here alone is low, to one that is
+    /// fit.
+    pub async fn give_way(&self, seen: &BTreeMap<NodeId, Sighting>) {
+        let fitness = self.fitness();
+        let is_full = !self.admission.takes_appends() && !fitness.needs_low_disk;
+        let should_lead = |sighting: &Sighting| match fitness.clock_is_off {
+            true => sighting.clock.is_far(),
+            false => is_full && sighting.is_fit(),
+        };
+        let others = self.raft.voter_ids().filter(|voter| *voter != self.replica);
+        for heir in others.filter(|voter| seen.get(&voter.node).is_some_and(should_lead)) {
+            if self.can_hand_over_to(heir) && self.transfer_leader(heir).await {
+                return;
+            }
+        }
     }
 
     /// Proposals that wait for a place in an entry.
@@ -429,6 +436,7 @@ impl Group {
             replica: self.replica,
             role,
             is_parked: self.parking.is_parked(),
+            receives_snapshot: self.incoming.receiver_count() > 0,
             term: Term(metrics.current_term),
             last_index: metrics.last_log_index.map(LogIndex),
             applied_index: self.applied.row().applied.map(|id| id.index),

@@ -40,17 +40,6 @@ pub struct Lead {
     pub configs: Vec<BTreeSet<ReplicaId>>,
 }
 
-impl Lead {
-    /// Whether its own voice is a quorum.
-    fn is_alone(&self) -> bool {
-        self.configs.iter().all(|voters| voters.iter().all(|voter| *voter == self.own()))
-    }
-
-    fn own(&self) -> ReplicaId {
-        self.vote.leader_id.node_id
-    }
-}
-
 impl Standing {
     /// As openraft's state has it.
     pub fn of(own: ReplicaId, state: &RaftState<TypeConfig>) -> Self {
@@ -109,9 +98,7 @@ impl Voters {
     /// Takes no longer than two of the leader's leases. Cancel safe.
     pub async fn confirm(&mut self, raft: &Raft, lead: &Lead) -> Result<(), &'static str> {
         let lease = self.timing.lease();
-        if !lead.is_alone() {
-            is_heard(raft.clone(), lease).await?;
-        }
+        is_heard(raft.clone(), lease).await?;
         timeout(lease, self.round(lead)).await.unwrap_or(Err("too few voters answered in time"))
     }
 
@@ -175,8 +162,12 @@ pub(super) fn question(vote: RaftVote) -> AppendEntriesRequest<TypeConfig> {
 
 /// Waits until a quorum has heard this leader within a lease, as openraft saw it; for a lease at most. A leader that
 /// openraft has silenced, because it hands leadership over or reaches no quorum, must not ask either: each question
-/// would keep the voters from electing another, and this one appends nothing any more.
+/// would keep the voters from electing another, and this one appends nothing any more. Who is the only voter needs no
+/// answers, and openraft notes none.
 pub(super) async fn is_heard(raft: Raft, lease: Duration) -> Result<(), &'static str> {
+    if raft.voter_ids().all(|voter| voter == *raft.node_id()) {
+        return Ok(());
+    }
     let mut metrics = raft.data_metrics();
     let heard = async {
         loop {

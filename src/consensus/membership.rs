@@ -214,17 +214,20 @@ impl Group {
         membership.configs.iter().flatten().map(|voter| voter.node).collect()
     }
 
-    /// Hands leadership to another replica, which has to be caught up; returns before it has it. Not to one that does not
-    /// answer: its data may be gone, and a leader that hands over appends nothing until another is elected.
-    pub async fn transfer_leader(&self, to: ReplicaId) {
+    /// Hands leadership to another replica, if it can be handed over; returns whether, before that one has it. Not to one
+    /// that does not answer: its data may be gone, and a leader that hands over appends nothing until another is elected.
+    pub async fn transfer_leader(&self, to: ReplicaId) -> bool {
         self.parking().rouse().await;
-        if !answers(self.raft().clone(), to, self.timing().lease()).await {
-            tracing::info!(group = %self.id(), %to, "leadership is not handed over: no answer");
-            return;
+        let answers = answers(self.raft().clone(), to, self.timing().lease()).await;
+        if !answers || !self.can_hand_over_to(to) {
+            tracing::debug!(group = %self.id(), %to, answers, "leadership cannot be handed over");
+            return false;
         }
+        tracing::info!(group = %self.id(), %to, "handing leadership over");
         if let Err(fatal) = self.raft().trigger().transfer_leader(to).await {
             tracing::warn!(group = %self.id(), %fatal, "leadership was not handed over");
         }
+        true
     }
 
     /// Whether this leader knows that a replica holds its whole log.

@@ -420,6 +420,7 @@ impl Replicas {
                 replica: problem.replica,
                 role: problem.role,
                 is_parked: false,
+                receives_snapshot: false,
                 term: Term(0),
                 last_index: None,
                 applied_index: None,

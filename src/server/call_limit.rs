@@ -147,11 +147,16 @@ mod tests {
         let mut steps = vec![opening()];
         steps.extend((0..2 * LIMIT.as_secs() / PAUSE.as_secs()).map(|_| rows()));
         steps.push(Step::End(proto::SnapshotEnd { rows: 0 }));
-        let began = Instant::now();
-        let reply = client.send_snapshot(slowly(steps)).await.unwrap().into_inner();
-        assert_eq!(reply.vote.unwrap().term, 1);
-        assert!(began.elapsed() > 2 * LIMIT);
         let group = process.replicas.get(GROUP).unwrap();
+        let began = Instant::now();
+        let half_way = async {
+            sleep(LIMIT).await;
+            group.status().receives_snapshot
+        };
+        let (reply, received) = tokio::join!(client.send_snapshot(slowly(steps)), half_way);
+        assert_eq!(reply.unwrap().into_inner().vote.unwrap().term, 1);
+        assert!(began.elapsed() > 2 * LIMIT);
+        assert!(received && !group.status().receives_snapshot, "and its status says so");
         assert_eq!(group.applied_index(), LogIndex(5));
     }
 

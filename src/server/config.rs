@@ -91,7 +91,7 @@ pub struct RaftConfig {
     /// Longest such wait, and the leader's lease. Above the shortest, at most 60,000.
     pub election_timeout_max_ms: u64,
     /// How long nothing has to happen in a group before it is parked. 0 for never; otherwise
-    /// 1,000 to 86,400,000.
+    /// 1,000 to 86,400,000. Not before `election_timeout_max_ms` all the same.
     pub park_after_ms: u64,
 }
 

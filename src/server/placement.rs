@@ -212,9 +212,11 @@ impl Placement {
             }
             let Some(standing) = self.replicas.get(group.id) else { continue };
             let is_fit = standing.has_seen_fit(preferred.node);
-            if standing.is_leader() && is_fit && standing.can_hand_over_to(preferred) {
-                tracing::info!(group = %group.id, to = %preferred, "handing leadership over");
-                standing.transfer_leader(preferred).await;
+            if standing.is_leader()
+                && is_fit
+                && standing.can_hand_over_to(preferred)
+                && standing.transfer_leader(preferred).await
+            {
                 return true;
             }
         }

@@ -28,16 +28,13 @@ impl PulseWatch {
         loop {
             ticks.tick().await;
             let seen = self.look_around().await;
-            for group in self.replicas.all() {
+            let groups = self.replicas.all();
+            for group in &groups {
                 let before = group.fitness();
                 let now = group.weigh(&seen);
-                note_changes(&group, before, now);
-                if now.clock_is_off
-                    && let Some(heir) = group.heir(&seen)
-                {
-                    group.transfer_leader(heir).await;
-                }
+                note_changes(group, before, now);
             }
+            join_all(groups.iter().map(|group| group.give_way(&seen))).await;
         }
     }
 

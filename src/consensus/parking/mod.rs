@@ -127,7 +127,10 @@ impl Group {
     fn tell(&self) -> Option<AtRest> {
         let parking = self.parking();
         if parking.look(Rest::follows) {
-            return None; // Most replicas of an idle node, and several times a second.
+            if !self.is_leader() {
+                return None; // Most replicas of an idle node, and several times a second.
+            }
+            parking.wake(); // It was told to rest while it won an election.
         }
         if !parking.is_parked() {
             parking.speak_or_be_silent();

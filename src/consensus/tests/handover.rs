@@ -1,11 +1,15 @@
-//! Leadership that is handed over to somebody who is not there (G9).
+//! Who is handed leadership, and who is not because it is not there (G9, G12).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::fixture::replica;
 use super::links::{TIMING, Three, of};
+use crate::consensus::{ClockSkew, Sighting};
+use crate::storage::DiskMark;
+use crate::types::{NodeId, Timestamp};
 
 const LEASE: Duration = Duration::from_millis(TIMING.election_timeout_max_ms);
 
@@ -23,7 +27,7 @@ async fn leadership_is_not_handed_to_who_does_not_answer() {
         three.kill(gone).await;
         sleep(2 * LEASE).await;
         assert!(three.group(leader).can_hand_over_to(of(gone)), "by its log");
-        three.group(leader).transfer_leader(of(gone)).await;
+        assert!(!three.group(leader).transfer_leader(of(gone)).await);
         let took = three.append(leader, &format!("parked-{is_parked}")).await;
         assert!(took < LEASE / 4, "{took:?}");
         assert_eq!(three.term(leader), term);
@@ -57,4 +61,56 @@ async fn who_is_to_be_removed_keeps_no_leader_alive_that_has_handed_over_to_it()
     let next = three.leader().await;
     three.serves(next).await;
     three.group(next).remove_older(replica(heir, 2), 3).await.unwrap();
+}
+
+/// What a node sees of one whose clock is ahead by so much.
+fn sighting(ahead_us: u64, disk: DiskMark) -> Sighting {
+    let clock = ClockSkew::measured(Timestamp(0), Timestamp(ahead_us), 1_000);
+    Sighting { clock, disk }
+}
+
+/// One replica is lost, and its node up: as nothing is appended by a leader whose clock is off, it stays caught up by its
+/// log.
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_clock_is_off_hands_over_to_who_answers() {
+    let mut three = Three::begin().await;
+    let leader = three.leader().await;
+    let (gone, heir) = (three.others(leader)[0], three.others(leader)[1]);
+    three.kill(gone).await;
+    sleep(2 * LEASE).await;
+    let far = sighting(5_000_000, DiskMark::Ok);
+    let seen: BTreeMap<_, _> = [gone, heir].map(|node| (NodeId(node), far)).into();
+    let led = three.group(leader);
+    assert!(led.weigh(&seen).clock_is_off);
+    led.give_way(&seen).await;
+    three.until("it leads", |three| three.group(heir).is_leader()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_alone_has_no_room_hands_over_to_who_has() {
+    let three = Three::begin().await;
+    let leader = three.leader().await;
+    let term = three.term(leader);
+    let led = three.group(leader);
+    let (full, heir) = (three.others(leader)[0], three.others(leader)[1]);
+    let seen = |own: DiskMark, other: DiskMark| -> BTreeMap<_, _> {
+        let disks = [(leader, own), (full, other), (heir, DiskMark::Ok)];
+        disks.map(|(node, disk)| (NodeId(node), sighting(0, disk))).into()
+    };
+
+    led.weigh(&seen(DiskMark::Ok, DiskMark::Soft));
+    assert!(!led.has_seen_fit(NodeId(full)), "nor is leadership moved there by plan");
+    led.give_way(&seen(DiskMark::Ok, DiskMark::Soft)).await;
+    led.admission().set_disk(DiskMark::Soft);
+    assert!(led.weigh(&seen(DiskMark::Soft, DiskMark::Soft)).needs_low_disk);
+    led.give_way(&seen(DiskMark::Soft, DiskMark::Soft)).await;
+    sleep(2 * LEASE).await;
+    assert_eq!((three.leader().await, three.term(leader)), (leader, term), "nobody is better off");
+
+    let alone = seen(DiskMark::Soft, DiskMark::Ok);
+    assert!(!led.weigh(&alone).needs_low_disk);
+    led.give_way(&alone).await;
+    three.until("another leads", |three| three.term(leader) > term).await;
+    let next = three.leader().await;
+    three.append(next, "room").await;
 }

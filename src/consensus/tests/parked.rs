@@ -1,11 +1,19 @@
 //! A group that is parked: who sleeps, who wakes, and who must not be deposed (G3, G9).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
 use tokio::time::{Instant, sleep};
 
-use super::fixture::{GROUP, append_to, names};
+use super::fixture::{GROUP, append_to, names, range_of, replica};
 use super::links::{TIMING, Three, refuses};
+use super::scripted::Scripted;
+use crate::consensus::parking::{self, Footing};
+use crate::consensus::solitary::Disks;
+use crate::log::Command;
+use crate::types::NodeId;
 
 const LEASE: Duration = Duration::from_millis(TIMING.election_timeout_max_ms);
 /// Longer than every timeout.
@@ -182,4 +190,57 @@ async fn a_read_or_a_transfer_wakes_a_parked_group() {
     three.until("it leads", |three| three.group(heir).is_leader()).await;
     assert!(began.elapsed() < LEASE / 4 && three.term(heir) > term);
     three.parked().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_group_of_one_waits_for_nobody() {
+    let disks = Disks::default();
+    let process = disks.start_at(NodeId(3), Arc::new(Scripted::new().0), TIMING).await;
+    let group = process.replicas.make(GROUP, replica(3, 1)).await.unwrap();
+    group.initialize(vec![replica(3, 1)]).await.unwrap();
+    let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
+    let elected = group.raft().wait(Some(LONG));
+    elected.state(ServerState::Leader, "a group of one elects itself").await.unwrap();
+    group.propose(configure, Instant::now() + LONG).await.unwrap();
+    let parking = tokio::spawn(parking::run(process.replicas.clone()));
+    for nth in 0..2 {
+        while !group.parking().is_parked() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let began = Instant::now();
+        match nth {
+            0 => drop(group.barrier(began + LEASE).await.unwrap()),
+            _ => {
+                let append = append_to(&names(GROUP, "room", 1)[0], 1);
+                group.propose(append, began + LEASE).await.unwrap();
+            }
+        }
+        assert!(began.elapsed() < LEASE / 4, "{:?}", began.elapsed());
+    }
+    parking.abort();
+    disks.crash(process).await;
+}
+
+/// What its old leader's node says comes late: the follower rests on that as it is elected.
+#[tokio::test(start_paused = true)]
+async fn a_follower_at_rest_that_is_elected_wakes() {
+    let mut three = Three::begin().await;
+    let dead = three.leader().await;
+    let heir = three.others(dead)[0];
+    three.append(dead, "room").await;
+    let last = three.group(dead).applied_index();
+    three.until("it has all", |three| three.group(heir).applied_index() == last).await;
+    let metrics = three.group(heir).raft().metrics().borrow_watched().clone();
+    let footing = Footing { vote: metrics.vote, last: metrics.last_applied.unwrap() };
+    three.kill(dead).await;
+    let began = Instant::now();
+    while !three.group(heir).is_leader() {
+        assert!(began.elapsed() < LONG, "{:?}", three.statuses());
+        assert!(three.group(heir).told(footing), "{:?}", three.statuses());
+        three.group(heir).raft().trigger().elect(false).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+    let began = Instant::now();
+    three.until("it wakes", |three| !three.group(heir).parking().is_parked()).await;
+    assert!(began.elapsed() <= LEASE / 4, "{:?}", began.elapsed());
 }

@@ -168,5 +168,6 @@ fn replica_to_proto(status: &GroupStatus) -> ReplicaStatus {
         problem: status.problem.clone(),
         incarnation: status.replica.incarnation.0,
         parked: status.is_parked,
+        receives_snapshot: status.receives_snapshot,
     }
 }

@@ -52,6 +52,31 @@ impl Progress {
     }
 }
 
+/// How long a new replica is waited for: as long as it makes progress.
+struct Patience {
+    /// What it has applied.
+    applied: u64,
+    until: Instant,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Patience {
+        Patience { applied: 0, until: now + STEP_TIMEOUT }
+    }
+
+    /// Whether it is over, after a look at the replica; none if that was not reached. A snapshot counts as progress while it
+    /// is on its way: those who send and install it end it if it makes none.
+    fn is_over_after(&mut self, seen: Option<&ReplicaStatus>, now: Instant) -> bool {
+        if let Some(seen) = seen
+            && (seen.applied_index > self.applied || seen.receives_snapshot)
+        {
+            self.applied = seen.applied_index;
+            self.until = now + STEP_TIMEOUT;
+        }
+        now > self.until
+    }
+}
+
 impl ClusterApi {
     /// Replaces what has to be replaced on a node: first its replica of the meta group, then the others.
     pub(super) async fn replace(
@@ -180,15 +205,12 @@ impl ClusterApi {
         progress: &Progress,
     ) -> Result<(), ClusterError> {
         let target = self.highest_applied(group, replica.node).await;
-        let mut last_applied = 0;
-        let mut stalled_at = Instant::now() + STEP_TIMEOUT;
+        let mut patience = Patience::new(Instant::now());
         loop {
-            // A transfer may take hours: one answer that is missing ends nothing.
-            let said = self.replica_statuses(replica.node).await;
-            let late = Instant::now() > stalled_at;
-            let status = match said {
-                Err(error) if late => return Err(error),
-                said => said.ok().and_then(|(_, mut statuses)| statuses.remove(&group)),
+            // It may take hours: one answer that is missing ends nothing.
+            let (status, unreached) = match self.replica_statuses(replica.node).await {
+                Ok((_, mut statuses)) => (statuses.remove(&group), None),
+                Err(error) => (None, Some(error)),
             };
             if let Some(other) = status.as_ref().map(|status| status.incarnation)
                 && other > replica.incarnation.0
@@ -197,18 +219,16 @@ impl ClusterApi {
                     format!("group {group}: somebody else has made replica {other} there");
                 return Err(ClusterError::Refused(message));
             }
-            let applied = status.map_or(last_applied, |status| status.applied_index);
+            let is_over = patience.is_over_after(status.as_ref(), Instant::now());
+            let applied = patience.applied;
             progress.tell(group, "catching_up", applied, target).await?;
             if applied >= target {
                 return Ok(());
             }
-            if applied > last_applied {
-                last_applied = applied;
-                stalled_at = Instant::now() + STEP_TIMEOUT;
-            } else if late {
-                let message =
+            if is_over {
+                let stalled =
                     format!("group {group}: the new replica makes no progress at index {applied}");
-                return Err(ClusterError::Unavailable(message));
+                return Err(unreached.unwrap_or(ClusterError::Unavailable(stalled)));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -347,4 +367,31 @@ impl ClusterApi {
 
 fn step_deadline() -> Instant {
     Instant::now() + STEP_TIMEOUT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_replica_is_waited_for_while_it_makes_progress() {
+        let began = Instant::now();
+        let mut patience = Patience::new(began);
+        let after = |steps: u32| began + steps * STEP_TIMEOUT;
+        let seen = |applied_index, receives_snapshot| ReplicaStatus {
+            applied_index,
+            receives_snapshot,
+            ..ReplicaStatus::default()
+        };
+        assert!(!patience.is_over_after(None, after(1)));
+        for steps in 2..100 {
+            assert!(!patience.is_over_after(Some(&seen(0, true)), after(steps)), "a long transfer");
+        }
+        assert!(!patience.is_over_after(Some(&seen(7, false)), after(101)), "it is installed");
+        assert!(!patience.is_over_after(Some(&seen(7, false)), after(102)));
+        let late = after(102) + POLL_INTERVAL;
+        assert!(patience.is_over_after(Some(&seen(7, false)), late), "it stays there");
+        assert!(patience.is_over_after(None, late));
+        assert_eq!(patience.applied, 7);
+    }
 }
