@@ -165,15 +165,13 @@ pub(super) fn question(vote: RaftVote) -> AppendEntriesRequest<TypeConfig> {
 /// would keep the voters from electing another, and this one appends nothing any more. Who is the only voter needs no
 /// answers, and openraft notes none.
 pub(super) async fn is_heard(raft: Raft, lease: Duration) -> Result<(), &'static str> {
-    if raft.voter_ids().all(|voter| voter == *raft.node_id()) {
-        return Ok(());
-    }
+    let is_alone = || raft.voter_ids().all(|voter| voter == *raft.node_id());
     let mut metrics = raft.data_metrics();
     let heard = async {
         loop {
             let last = metrics.borrow_watched().last_quorum_acked;
             let is_recent = last.is_some_and(|last| last.into_inner().elapsed() < lease);
-            if is_recent || metrics.changed().await.is_err() {
+            if is_recent || is_alone() || metrics.changed().await.is_err() {
                 return;
             }
         }

@@ -217,6 +217,9 @@ impl Group {
     /// Hands leadership to another replica, if it can be handed over; returns whether, before that one has it. Not to one
     /// that does not answer: its data may be gone, and a leader that hands over appends nothing until another is elected.
     pub async fn transfer_leader(&self, to: ReplicaId) -> bool {
+        if !self.can_hand_over_to(to) {
+            return false; // And nobody is roused.
+        }
         self.parking().rouse().await;
         let answers = answers(self.raft().clone(), to, self.timing().lease()).await;
         if !answers || !self.can_hand_over_to(to) {
@@ -239,7 +242,7 @@ impl Group {
 
     /// Whether this leader can hand leadership to a replica. Not in the middle of a change of membership: the leader who
     /// has begun one completes it.
-    pub fn can_hand_over_to(&self, replica: ReplicaId) -> bool {
+    pub(super) fn can_hand_over_to(&self, replica: ReplicaId) -> bool {
         let is_voter = |stored: RaftStoredMembership| {
             let membership = stored.membership();
             !is_joint(membership) && membership.voter_ids().any(|voter| voter == replica)

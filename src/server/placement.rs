@@ -212,11 +212,7 @@ impl Placement {
             }
             let Some(standing) = self.replicas.get(group.id) else { continue };
             let is_fit = standing.has_seen_fit(preferred.node);
-            if standing.is_leader()
-                && is_fit
-                && standing.can_hand_over_to(preferred)
-                && standing.transfer_leader(preferred).await
-            {
+            if is_fit && standing.transfer_leader(preferred).await {
                 return true;
             }
         }

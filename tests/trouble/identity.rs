@@ -173,8 +173,7 @@ async fn a_node_with_the_data_of_another_node_or_cluster_does_no_harm() {
         ours.log_of(1).lines().skip(lines[0]).any(|l| l.contains("a peer is refused")).then_some(())
     })
     .await;
-    // Ours go on, and several elections and reconnections later nobody has logged more than a few lines, but for those
-    // that tell who leads.
+    // Ours go on, and several elections and reconnections later nobody has logged more than a few lines.
     for number in 0..50 {
         let request =
             append(&format!("acme/{}", number % 7), vec![message(&number.to_string(), "x")]);
@@ -182,8 +181,7 @@ async fn a_node_with_the_data_of_another_node_or_cluster_does_no_harm() {
     }
     for (node, before) in (1..=3).zip(&lines) {
         let log = ours.log_of(node);
-        let new: Vec<&str> =
-            log.lines().skip(*before).filter(|line| !line.contains(" known group=")).collect();
+        let new: Vec<&str> = log.lines().skip(*before).collect();
         assert!(new.len() <= 15, "node {node}: {new:#?}");
     }
     assert_eq!(read_all(&mut client, ROOM, None).await.unwrap(), before);

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use anyhow::bail;
 
 /// Below the ports that operating systems give to connections: while a node is down nobody gets one of its own.
-const UNASSIGNED: RangeInclusive<u16> = 10_000..=32_000;
+const BELOW_EPHEMERAL: RangeInclusive<u16> = 10_000..=32_000;
 const TRIES: u32 = 1_000;
 
 /// Those that are a node's of this process, whether it is up or down.
@@ -45,13 +45,13 @@ fn any(nodes: u32) -> anyhow::Result<Vec<Ports>> {
     let mut given = GIVEN.lock().expect("no panic while locked");
     let mut free = || -> anyhow::Result<u16> {
         for _ in 0..TRIES {
-            let port = rand::random_range(UNASSIGNED);
+            let port = rand::random_range(BELOW_EPHEMERAL);
             if !given.contains(&port) && listen(port).is_ok() {
                 given.insert(port);
                 return Ok(port);
             }
         }
-        bail!("no free port was found on loopback among {UNASSIGNED:?}")
+        bail!("no free port was found on loopback among {BELOW_EPHEMERAL:?}")
     };
     (0..nodes).map(|_| Ok(Ports { client: free()?, peer: free()?, http: free()? })).collect()
 }
