@@ -152,7 +152,18 @@ impl LocalCluster {
         self.node(node)?.kill().await
     }
 
-    /// Starts a killed node again, and waits until it serves.
+    /// Stops a node in good order, as SIGTERM does, and waits until its process has ended.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such node, or it has failed or had to be killed.
+    pub async fn stop_node(&mut self, node: u32) -> anyhow::Result<()> {
+        let node = self.node(node)?;
+        node.terminate();
+        node.wait_for_exit(Instant::now() + STOP_DEADLINE).await
+    }
+
+    /// Starts a node again that was killed or stopped, and waits until it serves.
     ///
     /// # Errors
     ///

@@ -7,10 +7,19 @@
 //! is off however the unknown ones stand.
 
 use crate::storage::DiskMark;
-use crate::types::Timestamp;
+use crate::types::{Clock, Timestamp};
 
 /// How far a leader's clock may be from the median of its voters' clocks, in microseconds.
 pub const CLOCK_SKEW_US_MAX: i64 = 500_000;
+
+/// A node's clocks at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockReading {
+    /// The wall clock.
+    pub wall: Timestamp,
+    /// `Clock::elapsed_us`.
+    pub elapsed_us: u64,
+}
 
 /// What is known of another clock: by how much it is ahead of the own one, in microseconds, at least and at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +46,24 @@ pub struct Fitness {
     pub clocks_agree: bool,
     /// There is no quorum without a voter whose disk is low.
     pub needs_low_disk: bool,
+}
+
+impl ClockReading {
+    /// The clocks now.
+    pub fn of(clock: &dyn Clock) -> Self {
+        ClockReading { wall: clock.now(), elapsed_us: clock.elapsed_us() }
+    }
+
+    /// What the wall clock shows later, if nobody sets it.
+    pub fn at(self, elapsed_us: u64) -> Timestamp {
+        self.wall.plus_us(elapsed_us.saturating_sub(self.elapsed_us))
+    }
+
+    /// Whether the wall clock was set between this reading and a later one, by more than clocks may be apart.
+    pub fn is_set_in(self, later: ClockReading) -> bool {
+        let expected = self.at(later.elapsed_us);
+        later.wall.0.abs_diff(expected.0) > CLOCK_SKEW_US_MAX.unsigned_abs()
+    }
 }
 
 impl ClockSkew {
@@ -146,6 +173,17 @@ mod tests {
         assert_eq!(behind, ClockSkew { least_us: -4_200, most_us: -4_000 });
         let extreme = ClockSkew::measured(Timestamp(0), Timestamp(u64::MAX), u64::MAX);
         assert_eq!(extreme, ClockSkew { least_us: 0, most_us: i64::MAX });
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_told_from_one_that_ran_on() {
+        let reading = |wall, elapsed_us| ClockReading { wall: Timestamp(wall), elapsed_us };
+        let read = reading(5_000_000, 1_000);
+        let later = |wall| read.is_set_in(reading(wall, 2_001_000));
+        assert_eq!(read.at(2_001_000), Timestamp(7_000_000));
+        assert!([6_500_000, 7_000_000, 7_500_000].iter().all(|wall| !later(*wall)));
+        assert!([0, 6_499_999, 7_500_001, u64::MAX].iter().all(|wall| later(*wall)));
+        assert!(reading(u64::MAX, 0).is_set_in(reading(0, u64::MAX)));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! One group's replica on this node, as the floors above see it.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +10,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
 use super::config::RaftTiming;
-use super::fitness::{Fitness, Sighting};
 use super::leadership::Voters;
 use super::log_needs::LogNeeds;
 use super::log_store::GroupLog;
@@ -22,6 +20,7 @@ use super::raft_types::{Raft, RaftVote};
 use super::read_index::{ReadIndex, RemoteReadIndex};
 use super::snapshot_source::SnapshotSource;
 use super::state_machine::{Applied, GroupStateMachine};
+use super::weighing::Weighed;
 use super::{ConsensusObserver, GroupStatus, ProposeError, ReadError, Tails, observer};
 use crate::log::{Command, Outcome};
 use crate::storage::View;
@@ -72,8 +71,7 @@ pub struct Group {
     read_index: ReadIndex,
     last_barrier: Mutex<Option<Barrier>>,
     admission: Arc<Admission>,
-    /// Whether this replica may go on leading, as weighed last, and the nodes that leadership could be moved to.
-    weighed: Mutex<(Fitness, Vec<NodeId>)>,
+    pub(super) weighed: Arc<Weighed>,
     /// The newest snapshot transfer to this replica.
     incoming: watch::Sender<u64>,
     /// Held across each change of membership that this replica makes, with what it looks at first.
@@ -101,12 +99,13 @@ impl Group {
             .map_err(|error| ProposeError::Stopped { reason: error.to_string() })?;
         needs.look_at(&raft);
         let parking = Parking::new(raft.clone(), timing);
+        let weighed = Arc::new(Weighed::new(clock.clone()));
         Ok(Arc::new(Group {
             id,
             replica,
             proposer: Proposer::start(
                 raft.clone(),
-                clock.clone(),
+                weighed.clone(),
                 admission.clone(),
                 parking.clone(),
                 observer.clone(),
@@ -123,7 +122,7 @@ impl Group {
             applied,
             source,
             admission,
-            weighed: Mutex::default(),
+            weighed,
             incoming: watch::Sender::new(0),
             observer,
         }))
@@ -288,63 +287,6 @@ impl Group {
         self.proposer.propose(command, deadline).await
     }
 
-    /// Weighs anew whether this replica may go on leading, by what its node knows of the voters' nodes and of itself. A
-    /// replica that does not lead has nothing held against it.
-    pub fn weigh(&self, seen: &BTreeMap<NodeId, Sighting>) -> Fitness {
-        let weighed = match self.is_leader() {
-            true => {
-                let fit = seen.iter().filter(|(_, sighting)| sighting.is_fit());
-                (self.fitness_by(seen), fit.map(|(node, _)| *node).collect())
-            }
-            false => (Fitness::default(), Vec::new()),
-        };
-        let fitness = weighed.0;
-        *self.weighed.lock().expect("no panic while locked") = weighed;
-        fitness
-    }
-
-    /// As weighed last.
-    pub fn fitness(&self) -> Fitness {
-        self.weighed.lock().expect("no panic while locked").0
-    }
-
-    /// Whether this leader has seen a node lately, with a clock that is not far from its own and room on its disk: only
-    /// there is leadership moved by plan.
-    pub fn has_seen_fit(&self, node: NodeId) -> bool {
-        self.weighed.lock().expect("no panic while locked").1.contains(&node)
-    }
-
-    fn fitness_by(&self, seen: &BTreeMap<NodeId, Sighting>) -> Fitness {
-        let metrics = self.raft.server_metrics().borrow_watched().clone();
-        let configs = metrics.membership_config.membership().get_joint_config().iter();
-        let each = configs.map(|voters| {
-            let voters: Vec<_> = voters.iter().map(|id| seen.get(&id.node).copied()).collect();
-            Fitness::of(&voters)
-        });
-        each.reduce(Fitness::and).unwrap_or_default()
-    }
-
-    /// Hands leadership to a voter that should have it in place of this replica, as weighed last, if there is one that
-    /// answers: if the clock here is off, to one whose clock is far from it; if the disk here alone is low, to one that is
-    /// fit.
-    pub async fn give_way(&self, seen: &BTreeMap<NodeId, Sighting>) {
-        let fitness = self.fitness();
-        let is_full = !self.admission.takes_appends() && !fitness.needs_low_disk;
-        if !self.is_leader() || !(fitness.clock_is_off || is_full) {
-            return; // Nearly always, and of every group once a second.
-        }
-        let should_lead = |sighting: &Sighting| match fitness.clock_is_off {
-            true => sighting.clock.is_far(),
-            false => sighting.is_fit(),
-        };
-        let others = self.raft.voter_ids().filter(|voter| *voter != self.replica);
-        for heir in others.filter(|voter| seen.get(&voter.node).is_some_and(should_lead)) {
-            if self.transfer_leader(heir).await {
-                return;
-            }
-        }
-    }
-
     /// Proposals that wait for a place in an entry.
     pub fn proposals_waiting(&self) -> usize {
         self.proposer.waiting()
@@ -374,11 +316,9 @@ impl Group {
 
     /// Waits until this replica has applied an index. Cancel safe.
     pub async fn wait_applied(&self, index: LogIndex, deadline: Instant) -> Result<(), ReadError> {
-        let mut applied = self.applied.watch_index();
-        let reached = applied.wait_for(|at| at.is_some_and(|at| at >= index));
-        match timeout_at(deadline, reached).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(ReadError::Stopped { reason: "the replica stopped".into() }),
+        match timeout_at(deadline, self.applied.wait_for(index)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ReadError::Stopped { reason: "the replica stopped".into() }),
             Err(_) => Err(ReadError::Expired),
         }
     }

@@ -22,6 +22,8 @@ use crate::types::{LogIndex, NodeId, ReplicaId};
 
 /// How long the membership that a leader finds may take to be committed.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of how many entries a leader may not know yet that its heir holds them: more than are ever under way, and soon sent.
+const HANDOVER_LAG_MAX: u64 = 64;
 
 /// Why a change of membership was not made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -196,10 +198,17 @@ impl Group {
         }
     }
 
-    /// Whether what this replica says of its group counts: it is a member, as far as it knows, and either the one that is
-    /// wanted on this node or led. One that was removed may never hear of it, and stands until another is made.
+    /// Whether what this replica says of its group counts: it runs, is a member as far as it knows, and is the one that is
+    /// wanted on this node, or led. One that was removed may never hear of it, and stands until another is made: where a
+    /// newer one is wanted, it counts only while it leads.
     pub fn takes_part(&self, wanted: Option<ReplicaId>) -> bool {
-        self.is_member() && (wanted == Some(self.replica()) || self.leader().is_some())
+        let runs = self.raft().metrics().borrow_watched().running_state.is_ok();
+        runs && self.is_member()
+            && match wanted {
+                Some(wanted) if wanted == self.replica() => true,
+                Some(wanted) if self.replica().is_older_than(wanted) => self.is_leader(),
+                _ => self.leader().is_some(),
+            }
     }
 
     /// Whether this replica is a member, as far as it knows. A blank one knows of no members.
@@ -233,21 +242,22 @@ impl Group {
         true
     }
 
-    /// Whether this leader knows that a replica holds its whole log.
-    pub fn is_caught_up(&self, replica: ReplicaId) -> bool {
+    /// How many entries of its log this leader does not know a replica to hold; none if it knows of nothing that it holds.
+    fn lag_of(&self, replica: ReplicaId) -> Option<u64> {
         let metrics = self.raft().metrics().borrow_watched().clone();
-        let matched = metrics.replication.as_ref().and_then(|of| of.get(&replica).copied());
-        matched.flatten().map(|id| id.index) == metrics.last_log_index
+        let matched = metrics.replication.as_ref().and_then(|of| of.get(&replica).copied())??;
+        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matched.index))
     }
 
-    /// Whether this leader can hand leadership to a replica. Not in the middle of a change of membership: the leader who
-    /// has begun one completes it.
+    /// Whether this leader can hand leadership to a replica: to one that lacks the entries under way at most, for which it
+    /// waits before it stands. Not in the middle of a change of membership: the leader who has begun one completes it.
     pub(super) fn can_hand_over_to(&self, replica: ReplicaId) -> bool {
         let is_voter = |stored: RaftStoredMembership| {
             let membership = stored.membership();
             !is_joint(membership) && membership.voter_ids().any(|voter| voter == replica)
         };
-        self.led_membership().is_ok_and(is_voter) && self.is_caught_up(replica)
+        self.led_membership().is_ok_and(is_voter)
+            && self.lag_of(replica).is_some_and(|entries| entries <= HANDOVER_LAG_MAX)
     }
 
     fn led_membership(&self) -> Result<RaftStoredMembership, MembershipChangeError> {

@@ -30,11 +30,12 @@ mod succession;
 mod tails;
 #[cfg(test)]
 mod tests;
+mod weighing;
 
 pub use admission::{Admission, Room, RoomLeft};
 pub use config::RaftTiming;
 pub use errors::{GroupStatus, ProposeError, ReadError};
-pub use fitness::{ClockSkew, Fitness, Sighting};
+pub use fitness::{ClockReading, ClockSkew, Fitness, Sighting};
 pub use group::{Barrier, Group};
 pub use live::{LiveMessage, Sent};
 pub use membership::MembershipChangeError;

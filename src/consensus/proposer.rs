@@ -15,9 +15,10 @@ use super::admission::{Admission, Room, RoomLeft};
 use super::next_entry::NextEntry;
 use super::parking::Parking;
 use super::raft_types::{EncodedProposal, OnComplete, Raft, TypeConfig};
+use super::weighing::Weighed;
 use super::{ConsensusObserver, ProposeError};
 use crate::log::{Command, Outcome, Proposal};
-use crate::types::{Clock, NodeId, limits};
+use crate::types::{NodeId, limits};
 
 type Answer = Result<Outcome, ProposeError>;
 type WriteResult = openraft::raft::ClientWriteResult<TypeConfig>;
@@ -76,14 +77,14 @@ impl Proposer {
     /// Starts the group's proposer. It ends when the handle is dropped.
     pub fn start(
         raft: Raft,
-        clock: Arc<dyn Clock>,
+        weighed: Arc<Weighed>,
         node: Arc<Admission>,
         parking: Parking,
         observer: Arc<dyn ConsensusObserver>,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(limits::PROPOSAL_QUEUE_MAX);
         let (next, in_flight) = (NextEntry::new(), Arc::default());
-        let worker = Worker { raft, clock, parking, observer, receiver, next, in_flight };
+        let worker = Worker { raft, weighed, parking, observer, receiver, next, in_flight };
         tokio::spawn(worker.run());
         Proposer { queue, room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX), node }
     }
@@ -130,7 +131,7 @@ fn unknown(reason: &str) -> ProposeError {
 
 struct Worker {
     raft: Raft,
-    clock: Arc<dyn Clock>,
+    weighed: Arc<Weighed>,
     parking: Parking,
     observer: Arc<dyn ConsensusObserver>,
     receiver: mpsc::Receiver<Waiting>,
@@ -180,7 +181,10 @@ impl Worker {
         if commands.is_empty() {
             return; // All had given up.
         }
-        let proposal = Proposal { stamped_at: self.clock.now(), commands };
+        let Some(stamped_at) = self.weighed.stamp() else {
+            return answer_all(replies, &ProposeError::ClockUntrusted);
+        };
+        let proposal = Proposal { stamped_at, commands };
         let entry = Entry {
             replies,
             began: Instant::now(),

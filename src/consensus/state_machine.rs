@@ -14,6 +14,7 @@ use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::live::Growth;
 use super::raft_types::{
@@ -42,6 +43,7 @@ pub struct Applied {
     tails: Tails,
     /// Held by whoever changes the stored state, across the change. False once nobody may.
     is_open: Arc<tokio::sync::Mutex<bool>>,
+    closed: CancellationToken,
 }
 
 /// Up to where the applied state is on stable storage.
@@ -71,6 +73,7 @@ impl Applied {
             durable: Mutex::new(durable),
             tails: Tails::new(live),
             is_open: Arc::new(tokio::sync::Mutex::new(true)),
+            closed: CancellationToken::new(),
         }
     }
 
@@ -78,7 +81,15 @@ impl Applied {
     /// not be mixed with it.
     pub async fn close(&self) {
         *self.is_open.lock().await = false;
+        self.closed.cancel();
         self.tails.forget();
+    }
+
+    /// Waits until an index is applied; false if it never will be, because the replica was closed. Cancel safe.
+    pub async fn wait_for(&self, index: LogIndex) -> bool {
+        let mut applied = self.watch_index();
+        let reached = applied.wait_for(|at| at.is_some_and(|at| at >= index));
+        self.closed.run_until_cancelled(reached).await.is_some_and(|reached| reached.is_ok())
     }
 
     /// Leave to change the stored state, for as long as it is held.

@@ -37,6 +37,7 @@ mod tests {
     use futures::future::BoxFuture;
     use futures::{Stream, StreamExt, stream};
     use tokio::time::{Instant, sleep};
+    use tokio_util::sync::CancellationToken;
     use tonic::Code;
 
     use super::*;
@@ -115,7 +116,8 @@ mod tests {
         let process = Disks::default().start().await;
         process.replicas.make(GROUP, RECEIVER).await.unwrap();
         let own = Arc::new(introduction(NODE));
-        let server = PeerServer::new(own, process.replicas.clone(), Arc::new(Unasked));
+        let (replicas, never) = (process.replicas.clone(), CancellationToken::new());
+        let server = PeerServer::new(own, replicas, Arc::new(Unasked), never);
         let routes = limit_calls(Routes::new(PeerService::new(server)), LIMIT);
         (process, PeerClient::new(routes))
     }

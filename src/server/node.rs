@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::future::join_all;
 use quorate_client::Dial;
 use quorate_client::limits::REQUEST_BYTES_MAX;
 use quorate_client::proto::message_log_client::MessageLogClient;
@@ -44,8 +45,19 @@ use crate::transport::{
 };
 use crate::types::{Clock, GroupId, NodeId, limits};
 
-/// How long streams may take to end when the node is asked to stop.
+/// How long a node that is asked to stop may take to hand over what it leads, and streams to end.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long of that leadership may take to be handed over. What is led longer finds another leader once the node is gone.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What ends in turn when the node stops.
+#[derive(Default)]
+struct Stopping {
+    /// Calls at the client port are taken no more, and streams end.
+    clients: CancellationToken,
+    /// The same at the port of other nodes.
+    peers: CancellationToken,
+}
 
 /// The pieces of a running node.
 struct Node {
@@ -124,32 +136,38 @@ pub async fn run_on(
         client_connections_max = node.connections.client,
         "the node is up"
     );
-    let stopping = CancellationToken::new();
+    let stopping = Stopping::default();
     let servers = async {
         tokio::try_join!(
-            async { serve_clients(&node, client, stopping.clone()).await },
-            async { serve_peers(&node, peer, stopping.clone()).await },
+            async {
+                serve_clients(&node, client, stopping.clients.clone()).await?;
+                // It ends well only when the node stops. Until then callers were read to from what peers sent.
+                stopping.peers.cancel();
+                Ok(())
+            },
+            async { serve_peers(&node, peer, stopping.peers.clone()).await },
             async {
                 let tls = tls(&node.config.http, "http", &[b"http/1.1"])?;
                 let places = Places::new("http", node.connections.http, node.metrics.clone());
                 let incoming = incoming(http, tls, Protocol::Http1, places);
-                let ready = readiness(&node);
-                Ok(serve_http(incoming, node.metrics.clone(), ready, stopping.clone()).await?)
+                let ready = readiness(&node, stopping.clients.clone());
+                let stopping = stopping.peers.clone();
+                Ok(serve_http(incoming, node.metrics.clone(), ready, stopping).await?)
             },
         )
     };
-    let background = background::run(node.clone());
-    let result = {
-        let mut servers = std::pin::pin!(servers);
-        tokio::select! {
-            served = &mut servers => served.map(|_| ()).context("a listener has failed"),
-            failure = background => Err(failure),
-            () = shutdown.cancelled() => {
-                tracing::info!("stopping");
-                stopping.cancel();
+    let mut servers = std::pin::pin!(servers);
+    let mut background = std::pin::pin!(background::run(node.clone()));
+    let result = tokio::select! {
+        served = &mut servers => served.map(|_| ()).context("a listener has failed"),
+        failure = &mut background => Err(failure),
+        () = shutdown.cancelled() => {
+            tracing::info!("stopping");
+            let left = async { tokio::join!(lead_nothing(&node, &stopping), servers) };
+            tokio::select! {
                 // Streams that do not end in time are cut off: their callers resume elsewhere.
-                let _ = tokio::time::timeout(GOODBYE_TIMEOUT, servers).await;
-                Ok(())
+                _ = tokio::time::timeout(GOODBYE_TIMEOUT, left) => Ok(()),
+                failure = &mut background => Err(failure),
             }
         }
     };
@@ -160,6 +178,16 @@ pub async fn run_on(
     node.storage.close().await.context("closing the storage")?;
     tracing::info!("the node has stopped");
     Ok(())
+}
+
+/// The first step of stopping: others lead before anybody here is turned away, so that appends go on.
+async fn lead_nothing(node: &Node, stopping: &Stopping) {
+    let groups = node.replicas.all();
+    let handed_over = join_all(groups.iter().map(|group| group.step_down()));
+    if tokio::time::timeout(HANDOVER_TIMEOUT, handed_over).await.is_err() {
+        tracing::warn!("not everything that this node leads was handed over in time");
+    }
+    stopping.clients.cancel();
 }
 
 async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
@@ -349,7 +377,8 @@ async fn serve_peers(
 ) -> anyhow::Result<()> {
     let operations: Arc<dyn NodeOperations> = node.operations.clone();
     let own = node.peers.introduction().clone();
-    let peer = PeerService::new(PeerServer::new(own, node.replicas.clone(), operations))
+    let peer = PeerServer::new(own, node.replicas.clone(), operations, stopping.clone());
+    let peer = PeerService::new(peer)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // Calls that other nodes hand on come this way.
@@ -387,15 +416,22 @@ fn tls(
 const PEER_STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 const PEER_CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 
-/// A node is ready when it belongs to a cluster and every replica here that is wanted serves and knows a leader.
-fn readiness(node: &Node) -> Arc<dyn Readiness> {
+/// A node is ready when it belongs to a cluster and every replica here that is wanted serves, knows a leader and most of
+/// whose voters answer, until it is asked to stop.
+fn readiness(node: &Node, stopping: CancellationToken) -> Arc<dyn Readiness> {
     let replicas = node.replicas.clone();
     let peers = node.peers.clone();
     let disk = node.disk.clone();
     Arc::new(move || {
         let mut obstacles = Vec::new();
+        if stopping.is_cancelled() {
+            obstacles.push("the node is stopping".to_owned());
+        }
         if replicas.topology().borrow().is_none() {
             obstacles.push("the node belongs to no cluster: run `quorate init`".to_owned());
+        }
+        for group in replicas.all().iter().filter(|group| group.lacks_quorum()) {
+            obstacles.push(format!("most voters of group {} do not answer", group.id()));
         }
         for status in replicas.statuses() {
             if !status.problem.is_empty() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::consensus::{Admission, ClockSkew, Fitness, Group, Replicas, Sighting};
+use crate::consensus::{Admission, ClockReading, ClockSkew, Fitness, Group, Replicas, Sighting};
 use crate::transport::Peers;
 use crate::types::{Clock, NodeId};
 
@@ -27,11 +27,12 @@ impl PulseWatch {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            let read = ClockReading::of(self.clock.as_ref());
             let seen = self.look_around().await;
             let groups = self.replicas.all();
             for group in &groups {
                 let before = group.fitness();
-                let now = group.weigh(&seen);
+                let now = group.weigh(&seen, read);
                 note_changes(group, before, now);
             }
             join_all(groups.iter().map(|group| group.give_way(&seen))).await;

@@ -35,6 +35,7 @@ struct Disk {
     /// Counts crashes: engines of an earlier life are dead.
     life: u64,
     failing: Option<String>,
+    hangs: bool,
     steps_until_crash: Option<usize>,
 }
 
@@ -76,6 +77,11 @@ impl MemoryDisk {
     /// Makes every further change fail with this reason, or succeed again.
     pub fn set_failing(&self, reason: Option<&str>) {
         self.lock().failing = reason.map(str::to_owned);
+    }
+
+    /// Lets no further synced write come to an end, or fail.
+    pub fn hang(&self) {
+        self.lock().hangs = true;
     }
 
     /// Replaces a row behind the engine's back, as a damaged disk does; none removes it.
@@ -183,6 +189,16 @@ impl Engine for MemoryEngine {
                 disk.durable = disk.live.clone();
             }
             Ok(())
+        })
+    }
+
+    fn write_synced(&self, batch: Batch) -> BoxFuture<'_, Result<(), StorageError>> {
+        let hangs = self.disk.lock().hangs;
+        Box::pin(async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            self.write(batch, Durability::Synced)
         })
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::append_server::AppendServer;
@@ -86,16 +87,18 @@ pub struct PeerServer {
     own: Arc<Introduction>,
     replicas: Arc<Replicas>,
     operations: Arc<dyn NodeOperations>,
+    stopping: CancellationToken,
 }
 
 impl PeerServer {
-    /// The service over a node's replicas.
+    /// The service over a node's replicas. Its streams, which nobody else ends, end when it is told to stop.
     pub fn new(
         own: Arc<Introduction>,
         replicas: Arc<Replicas>,
         operations: Arc<dyn NodeOperations>,
+        stopping: CancellationToken,
     ) -> Self {
-        PeerServer { own, replicas, operations }
+        PeerServer { own, replicas, operations, stopping }
     }
 
     /// The group's replica, if it is the one that is meant.
@@ -136,7 +139,8 @@ impl peer_server::Peer for PeerServer {
         let from = self.own.greet(hello.as_ref())?;
         let (responses, queue) = mpsc::channel(limits::PEER_QUEUE_MAX);
         let frames = outbound(self.own.hello(from), queue);
-        tokio::spawn(AppendServer::new(self.replicas.clone(), responses).run(inbound));
+        let serving = AppendServer::new(self.replicas.clone(), responses).run(inbound);
+        tokio::spawn(self.stopping.clone().run_until_cancelled_owned(serving));
         Ok(Response::new(Box::pin(frames.map(Ok))))
     }
 
@@ -149,8 +153,11 @@ impl peer_server::Peer for PeerServer {
         self.own.greet(open.hello.as_ref())?;
         let route = route_from_wire(open.route.as_ref()).map_err(malformed)?;
         let group = self.replica(route.group, route.to)?;
-        let reply = snapshots::receive(&group, &self.replicas, &open, inbound).await?;
-        Ok(Response::new(reply))
+        let received = snapshots::receive(&group, &self.replicas, &open, inbound);
+        match self.stopping.run_until_cancelled(received).await {
+            Some(reply) => Ok(Response::new(reply?)),
+            None => Err(Status::unavailable("the node is stopping")),
+        }
     }
 
     async fn raft(

@@ -1,16 +1,23 @@
-//! A leader's process dies: its groups do not wait for Raft's timers to elect another.
+//! A leader's process dies or is stopped: its groups do not wait for Raft's timers to elect another.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::harness::{Cluster, NODES};
+use crate::harness::{Cluster, Load, NODES, Pace, Way};
 
 /// The leader's lease, before which no voter votes for another unless it sees that the leader is dead.
 const LEASE: Duration = Duration::from_millis(10_000);
 const TIMEOUTS: &str = "[raft]\nelection_timeout_min_ms = 9999\nelection_timeout_max_ms = 10000\n";
 /// How old the lease may be when the leader dies: it has sent many heartbeats since.
 const LEASE_AGE_MAX: Duration = Duration::from_millis(1_000);
+
+const PACE: Pace = Pace::Trickle(Duration::from_millis(25));
+const WINDOW: usize = 16;
+/// Acknowledgements of each lane that show that it goes on.
+const GOES_ON: u64 = 20;
+/// What a node that is asked to stop gives to streams that do not end.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_groups_of_a_dead_leader_elect_another_during_its_lease() {
@@ -26,4 +33,31 @@ async fn the_groups_of_a_dead_leader_elect_another_during_its_lease() {
     println!("after {took:?} every group had a leader");
     assert!(took < LEASE - LEASE_AGE_MAX, "{took:?} passed without a leader: the lease was over");
     assert!(others.iter().all(|node| !leaders[node].is_empty()), "one took all: {leaders:?}");
+}
+
+/// As in a rolling restart. The lease is longer than the test waits: leadership was handed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_stopped_hands_over_what_it_leads_and_keeps_nobody_waiting() {
+    let mut cluster = Cluster::start(TIMEOUTS).await;
+    let ways = [&[Way::Leaders][..], &NODES.map(Way::Preferring)].concat();
+    let mut load = Load::start(&cluster, "stopped", &ways, WINDOW, PACE).await;
+    for node in NODES {
+        load.wait_flowing(&load.progress(), GOES_ON, |_| true).await;
+        let led = cluster.leaders(&NODES).await[&node].clone();
+        load.take_longest_pause(|_| true);
+        let (began, before) = (Instant::now(), load.progress());
+        cluster.stop(node).await;
+        let took = began.elapsed();
+        load.wait_flowing(&before, GOES_ON, |_| true).await;
+        let pause = load.take_longest_pause(|_| true);
+        println!("node {node} led {led:?}, stopped in {took:?}; no acknowledgement for {pause:?}");
+        assert!(took < GOODBYE, "it took {took:?}");
+        assert!(pause < GOODBYE, "nothing was acknowledged for {pause:?}");
+        let log = cluster.log_of(node);
+        assert!(!log.contains("was handed over in time"), "{log}");
+        cluster.restart(&[node]).await;
+    }
+    load.finish().await;
+    load.verify(&cluster).await;
+    cluster.stop_and_check().await;
 }

@@ -147,6 +147,11 @@ async fn without_a_quorum_every_call_fails_in_time_and_tells_the_truth_about_its
         assert_eq!(here[0].client_msg_id, "before");
     }
 
+    eventually("the survivor is not ready, whoever it takes for the leader", async || {
+        let (status, body) = cluster.page(1, "/readyz").await?;
+        (status == 503 && body.contains("most voters of group")).then_some(())
+    })
+    .await;
     cluster.restart(2).await;
     cluster.restart(3).await;
     cluster.wait_ready().await;

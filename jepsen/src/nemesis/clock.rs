@@ -16,7 +16,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
     Nemesis {
         name: "clock-bump",
         family: "clock",
-        about: "the wall clock of some nodes jumps by up to two minutes",
+        about: "the wall clock of some nodes jumps, by tenths of a second or by months",
         needs: NEEDS,
         holds_ms: HOLDS_MS,
         mixes: true,
@@ -61,7 +61,7 @@ async fn bump(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     let before = reads_ahead(&world, &nodes).await?;
     let mut bumps = Vec::new();
     for id in &nodes {
-        let size = 10_i64.pow(dice.random_range(2..=5)) + dice.random_range(0..20_000);
+        let size = 10_i64.pow(dice.random_range(2..=10)) + dice.random_range(0..20_000);
         let ahead_ms = if dice.random_bool(0.5) { size } else { -size };
         set(&world, *id, ahead_ms).await?;
         bumps.push(format!("node {id} by {ahead_ms} ms"));

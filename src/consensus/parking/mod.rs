@@ -198,6 +198,8 @@ impl Group {
     /// What a group could rest on that this replica leads: every member has all of it, and nothing is under way.
     fn led_footing(&self) -> Option<AtRest> {
         let _nobody_changes_it = self.changing.try_lock().ok()?;
+        // Before the metrics are borrowed: `told` borrows them while the parking is locked.
+        let rests = self.parking().look(Rest::leads);
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
         let last = metrics.last_applied?;
@@ -211,7 +213,7 @@ impl Group {
         let membership = metrics.membership_config.membership();
         let is_alone = membership.voter_ids().all(|voter| voter == self.replica());
         // Who rests is not heard. Who was silenced, as one that hands leadership over, does not begin to.
-        let leads = self.parking().look(Rest::leads) || is_alone || is_followed;
+        let leads = rests || is_alone || is_followed;
         let replication = metrics.replication.as_ref()?;
         let mut members: BTreeSet<_> = membership.nodes().map(|(id, _)| *id).collect();
         let is_sole_config = membership.get_joint_config().len() == 1;

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::fixture::replica;
 use super::links::{TIMING, Three, of};
+use crate::consensus::solitary::NOW;
 use crate::consensus::{ClockSkew, Sighting};
 use crate::storage::DiskMark;
 use crate::types::{NodeId, Timestamp};
@@ -81,7 +82,7 @@ async fn a_leader_whose_clock_is_off_hands_over_to_who_answers() {
     let far = sighting(5_000_000, DiskMark::Ok);
     let seen: BTreeMap<_, _> = [gone, heir].map(|node| (NodeId(node), far)).into();
     let led = three.group(leader);
-    assert!(led.weigh(&seen).clock_is_off);
+    assert!(led.weigh(&seen, NOW).clock_is_off);
     led.give_way(&seen).await;
     three.until("it leads", |three| three.group(heir).is_leader()).await;
 }
@@ -98,19 +99,48 @@ async fn a_leader_that_alone_has_no_room_hands_over_to_who_has() {
         disks.map(|(node, disk)| (NodeId(node), sighting(0, disk))).into()
     };
 
-    led.weigh(&seen(DiskMark::Ok, DiskMark::Soft));
+    led.weigh(&seen(DiskMark::Ok, DiskMark::Soft), NOW);
     assert!(!led.has_seen_fit(NodeId(full)), "nor is leadership moved there by plan");
     led.give_way(&seen(DiskMark::Ok, DiskMark::Soft)).await;
     led.admission().set_disk(DiskMark::Soft);
-    assert!(led.weigh(&seen(DiskMark::Soft, DiskMark::Soft)).needs_low_disk);
+    assert!(led.weigh(&seen(DiskMark::Soft, DiskMark::Soft), NOW).needs_low_disk);
     led.give_way(&seen(DiskMark::Soft, DiskMark::Soft)).await;
     sleep(2 * LEASE).await;
     assert_eq!((three.leader().await, three.term(leader)), (leader, term), "nobody is better off");
 
     let alone = seen(DiskMark::Soft, DiskMark::Ok);
-    assert!(!led.weigh(&alone).needs_low_disk);
+    assert!(!led.weigh(&alone, NOW).needs_low_disk);
     led.give_way(&alone).await;
     three.until("another leads", |three| three.term(leader) > term).await;
     let next = three.leader().await;
     three.append(next, "room").await;
+}
+
+/// As before its node stops. What is under way goes on under the heir.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_steps_down_leads_no_more_once_that_has_returned() {
+    let three = Three::begin().await;
+    let leader = three.leader().await;
+    let led = three.group(leader);
+    let others = three.others(leader);
+    let all = [leader, others[0], others[1]];
+    let before = Instant::now();
+    led.step_down().await;
+    assert!(led.is_leader(), "nobody was seen yet");
+
+    let seen = all.map(|node| (NodeId(node), sighting(0, DiskMark::Ok))).into();
+    led.weigh(&seen, NOW);
+    led.step_down().await;
+    assert!(!led.is_leader());
+    let took = before.elapsed();
+    assert!(took < LEASE / 2, "{took:?}: somebody waited for a lease to end");
+    let next = three.leader().await;
+    assert_ne!(next, leader);
+    three.serves(next).await;
+    three.append(next, "room").await;
+
+    let next = three.group(next);
+    next.step_down().await;
+    assert!(next.is_leader(), "it has seen nobody");
+    led.step_down().await;
 }

@@ -14,5 +14,6 @@ mod purging;
 mod read_rounds;
 mod removal;
 mod scripted;
+mod serving;
 mod snapshot_hold;
 mod succession;

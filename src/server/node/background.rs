@@ -55,12 +55,15 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
             parking::run(node.replicas.clone()),
             node.disk.clone().run(node.metrics.clone()),
             levels.run(),
-            dedup_floor::run(node.replicas.clone(), node.clock.clone(), horizon_us),
+            dedup_floor::run(node.replicas.clone(), horizon_us),
         );
     };
     tokio::select! {
         failure = node.storage.writer.failed() => {
             storage_failed(&node, failure, "the log cannot be written: the node stops")
+        }
+        failure = node.storage.writer.hangs() => {
+            storage_failed(&node, failure, "the disk hangs: the node stops, so that others lead")
         }
         failure = flusher::run(&node.replicas, &node.storage, policy) => {
             storage_failed(&node, failure, "a database cannot be flushed: the node stops")

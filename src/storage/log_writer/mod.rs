@@ -6,11 +6,12 @@ mod gather;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::records::{LogId, VoteRecord};
 use super::watermark::{Watermark, WatermarkFile};
@@ -23,6 +24,9 @@ use gather::Gathered;
 const WATERMARK_LAG: Duration = Duration::from_secs(1);
 /// In how large steps is told how much was written.
 const WRITTEN_STEP_BYTES: u64 = 1024 * 1024;
+/// How many seconds a write may take before its disk counts as hanging. As long as CockroachDB gives one by default
+/// (`storage.max_sync_duration`).
+const HANGS_AFTER_S: u32 = 20;
 
 /// Called once when a write is on stable storage, or has failed. Runs on the writer's thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
@@ -107,6 +111,7 @@ pub struct LogWriter {
     committed: CommittedHints,
     failed: watch::Receiver<Option<StorageError>>,
     written: watch::Receiver<u64>,
+    rounds: Arc<AtomicU64>,
 }
 
 /// Committed log ids that wait for a write of their group to ride along with. At most one for each group.
@@ -129,6 +134,7 @@ impl LogWriter {
         let (announce, failed) = watch::channel(None);
         let (tell_written, written) = watch::channel(0);
         let committed = CommittedHints::default();
+        let rounds = Arc::<AtomicU64>::default();
         tokio::spawn(tick(queue.downgrade()));
         let task = WriterTask {
             messages,
@@ -141,10 +147,11 @@ impl LogWriter {
             announce,
             written_bytes: 0,
             tell_written,
+            rounds: rounds.clone(),
             engine: engine.clone(),
         };
         engine.host("log-writer", Box::pin(task.run()));
-        LogWriter { queue, committed, failed, written }
+        LogWriter { queue, committed, failed, written, rounds }
     }
 
     /// Queues a change, waiting while [`limits::LOG_WRITER_QUEUE_MAX`] of them wait already. Changes of one group
@@ -189,6 +196,25 @@ impl LogWriter {
         match failed.wait_for(Option::is_some).await {
             Ok(failure) => failure.clone().unwrap_or_else(ended),
             Err(_) => ended(),
+        }
+    }
+
+    /// Returns once the writer has been at one write for [`HANGS_AFTER_S`]: a leader whose disk hangs goes on being heard,
+    /// and so is not replaced, while nothing that is appended comes to an end. Time in which the process is stopped does
+    /// not count. Cancel safe.
+    pub async fn hangs(&self) -> StorageError {
+        let mut looks = tokio::time::interval(Duration::from_secs(1));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut seen, mut unchanged) = (None, 0);
+        while unchanged < HANGS_AFTER_S {
+            looks.tick().await;
+            let round = Some(self.rounds.load(Ordering::Relaxed));
+            unchanged = if round == seen { unchanged + 1 } else { 0 };
+            seen = round;
+        }
+        StorageError::Failed {
+            action: "writing the Raft log",
+            reason: format!("the disk has not answered for {HANGS_AFTER_S} s"),
         }
     }
 
@@ -249,6 +275,8 @@ struct WriterTask {
     announce: watch::Sender<Option<StorageError>>,
     written_bytes: u64,
     tell_written: watch::Sender<u64>,
+    /// How many times it has begun to wait for messages: it is reminded of the watermark too often to wait for long.
+    rounds: Arc<AtomicU64>,
 }
 
 /// What one round took from the queue besides writes.
@@ -261,6 +289,7 @@ struct Requests {
 impl WriterTask {
     async fn run(mut self) {
         loop {
+            self.rounds.fetch_add(1, Ordering::Relaxed);
             let Some((mut gathered, requests)) = self.gather().await else { break };
             crash::log_gathered();
             if planted::ack_before_sync() && !gathered.has_votes {

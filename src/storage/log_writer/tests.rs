@@ -371,3 +371,20 @@ async fn a_known_damage_stays_in_the_watermark() {
     fixture.writer.close().await;
     assert_eq!(fixture.stored().groups[&OTHER], damaged);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_is_told_from_one_that_rests() {
+    let fixture = start();
+    let appended = fixture.write(|done| append(GROUP, 1, 1..4, done)).await;
+    assert_eq!(appended, Ok(()));
+    let minutes = Duration::from_secs(600);
+    assert!(tokio::time::timeout(minutes, fixture.writer.hangs()).await.is_err(), "it rests");
+
+    fixture.disk.hang();
+    let written = fixture.write(|done| append(GROUP, 1, 4..5, done));
+    let failure = tokio::select! {
+        failure = fixture.writer.hangs() => failure,
+        written = written => unreachable!("{written:?}"),
+    };
+    assert!(failure.to_string().contains("has not answered for 20 s"), "{failure}");
+}

@@ -114,6 +114,11 @@ impl Cluster {
         }
     }
 
+    /// Stops a node in good order, and waits for the end of its process.
+    pub async fn stop(&mut self, node: u32) {
+        self.local_mut().stop_node(node).await.unwrap();
+    }
+
     /// Starts killed nodes again without waiting.
     pub fn spawn(&mut self, nodes: &[u32]) {
         for node in nodes {

@@ -32,6 +32,9 @@ const END_LIMIT: Duration = Duration::from_secs(240);
 /// How often the whole state of every node is checked while nothing happens that calls for it; each write is compared
 /// as it is made.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+const DAY_US: i64 = 24 * 3600 * 1_000_000;
+/// By how much clocks are set wrong: within a step of the dedup floor, and beyond the horizon.
+const CLOCK_SKEWS_US: [i64; 5] = [900_000, -2_000_000, 45_000_000, 40 * DAY_US, -40 * DAY_US];
 
 /// What became of a simulation.
 pub struct Outcome {
@@ -273,7 +276,9 @@ impl World {
                 sim.set_link_max_message_latency(a, b, Duration::from_millis(400));
             }),
             What::Clock => {
-                for (node, skew) in fault.nodes.iter().zip([900_000, -2_000_000, 45_000_000]) {
+                let drawn = fault.from.as_millis() as usize;
+                for (place, node) in fault.nodes.iter().enumerate() {
+                    let skew = CLOCK_SKEWS_US[(drawn + place) % CLOCK_SKEWS_US.len()];
                     self.machine(*node).set_skew_us(skew);
                 }
             }
