@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_client::proto::{DescribeClusterResponse, NodeStatus, ReplicaStatus, Topology};
 
+use crate::service::cluster::{FIRST, META_VOTERS_MAX};
+
 /// A replica this many entries behind its group's log is behind, not merely busy.
 const LAG_ENTRIES_MAX: u64 = 10_000;
 
@@ -24,7 +26,7 @@ pub(super) fn diagnose(cluster: &DescribeClusterResponse) -> Vec<Problem> {
     let mut problems = Vec::new();
     problems.extend(unreachable(topology, cluster));
     problems.extend(troubled(cluster));
-    problems.extend(damaged(topology, cluster));
+    problems.extend(unsound(topology, cluster));
     problems.extend(leaderless(topology, cluster));
     problems.extend(full_disks(cluster));
     problems.extend(lagging(cluster));
@@ -99,45 +101,101 @@ fn troubled(cluster: &DescribeClusterResponse) -> Vec<Problem> {
     .collect()
 }
 
-/// Nodes whose replicas are damaged, stopped or missing; one problem each, because one command mends them all.
-fn damaged(topology: &Topology, cluster: &DescribeClusterResponse) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for node in cluster.nodes.iter().filter(|node| node.reachable) {
-        let present: BTreeSet<u64> = node.replicas.iter().map(|r| r.group_id).collect();
-        let bad = |replica: &&ReplicaStatus| {
-            matches!(replica.role.as_str(), "damaged" | "missing" | "stopped")
-        };
-        let mut reasons: Vec<String> = node
-            .replicas
-            .iter()
-            .filter(bad)
-            .map(|replica| match replica.problem.as_str() {
-                "" => format!("group {} is {}", replica.group_id, replica.role),
-                problem => format!("group {} is {}: {problem}", replica.group_id, replica.role),
-            })
-            .collect();
-        let placed = |replicas: &[quorate_client::proto::Replica]| {
-            replicas.iter().any(|replica| replica.node_id == node.node_id)
-        };
-        let absent = topology.groups.iter().filter(|group| {
-            group.active && placed(&group.replicas) && !present.contains(&group.group_id)
-        });
-        reasons.extend(absent.map(|group| format!("group {} is missing", group.group_id)));
-        if let Some(first) = reasons.first() {
-            let more = match reasons.len() {
-                1 => String::new(),
-                count => format!(" (and {} more)", count - 1),
-            };
-            problems.push(Problem {
-                what: format!(
-                    "node {} has replicas that do not serve: {first}{more}",
-                    node.node_id
-                ),
-                next: format!("quorate node replace {}", node.node_id),
-            });
+/// Nodes whose replicas are not what the topology wants there; one problem each, because one command mends them all.
+fn unsound(topology: &Topology, cluster: &DescribeClusterResponse) -> Vec<Problem> {
+    let answered = cluster.nodes.iter().filter(|node| node.reachable);
+    answered
+        .filter_map(|node| not_serving(topology, node).or_else(|| half_replaced(topology, node)))
+        .collect()
+}
+
+/// Replicas that are damaged, stopped or missing.
+fn not_serving(topology: &Topology, node: &NodeStatus) -> Option<Problem> {
+    let bad = |replica: &&ReplicaStatus| {
+        matches!(replica.role.as_str(), "damaged" | "missing" | "stopped")
+    };
+    let present: BTreeSet<u64> = node.replicas.iter().map(|r| r.group_id).collect();
+    let absent = wanted(topology, node.node_id).filter(|one| !present.contains(&one.group_id));
+    let said = node.replicas.iter().filter(bad).map(|replica| {
+        let group = group_name(replica.group_id);
+        match replica.problem.as_str() {
+            "" => format!("{group} is {}", replica.role),
+            problem => format!("{group} is {}: {problem}", replica.role),
         }
+    });
+    let missing = absent.map(|one| format!("{} is missing", group_name(one.group_id)));
+    let reasons = first_of(&said.chain(missing).collect::<Vec<_>>())?;
+    Some(Problem {
+        what: format!("node {} has replicas that do not serve: {reasons}", node.node_id),
+        next: format!("quorate node replace {}", node.node_id),
+    })
+}
+
+/// Replicas that a replacement has not come to yet, or has left on the way. Whether it still runs cannot be seen.
+fn half_replaced(topology: &Topology, node: &NodeStatus) -> Option<Problem> {
+    let reason = |one: Wanted| {
+        let standing = node.replicas.iter().find(|r| r.group_id == one.group_id)?;
+        let group = group_name(one.group_id);
+        // A newer one than is wanted is no problem: who answered has not heard of it yet.
+        if standing.incarnation < one.incarnation {
+            return Some(format!("its old replica of {group} stands where a new one is to be"));
+        }
+        // The first ones are voters from the beginning, and learners only until they hear of it.
+        let is_made_anew = one.incarnation > FIRST.0;
+        (standing.role == "learner" && one.is_voter && is_made_anew)
+            .then(|| format!("its new replica of {group} is still a learner"))
+    };
+    let reasons = first_of(&wanted(topology, node.node_id).filter_map(reason).collect::<Vec<_>>())?;
+    let id = node.node_id;
+    Some(Problem {
+        what: format!("node {id} is being replaced, or was left half replaced: {reasons}"),
+        next: format!(
+            "quorate node replace {id} (it takes up what was cut off; if it runs in another terminal, wait for that)"
+        ),
+    })
+}
+
+/// A replica that the topology wants on a node.
+struct Wanted {
+    group_id: u64,
+    incarnation: u32,
+    /// Whether it is to be a voter once it has caught up.
+    is_voter: bool,
+}
+
+fn wanted(topology: &Topology, node_id: u64) -> impl Iterator<Item = Wanted> {
+    let numbered = topology.nodes.iter().enumerate();
+    let meta = numbered.filter(move |(_, node)| node.node_id == node_id).map(|(at, node)| Wanted {
+        group_id: 0,
+        incarnation: node.meta_incarnation,
+        is_voter: at < META_VOTERS_MAX,
+    });
+    let active = topology.groups.iter().filter(|group| group.active);
+    let placed = active.flat_map(move |group| {
+        let here = group.replicas.iter().filter(move |replica| replica.node_id == node_id);
+        here.map(|replica| Wanted {
+            group_id: group.group_id,
+            incarnation: replica.incarnation,
+            is_voter: true,
+        })
+    });
+    meta.chain(placed)
+}
+
+fn group_name(group_id: u64) -> String {
+    match group_id {
+        0 => "the meta group".to_owned(),
+        group => format!("group {group}"),
     }
-    problems
+}
+
+/// The first reason, and how many more there are; none if there is none.
+fn first_of(reasons: &[String]) -> Option<String> {
+    let first = reasons.first()?;
+    Some(match reasons.len() {
+        1 => first.clone(),
+        count => format!("{first} (and {} more)", count - 1),
+    })
 }
 
 fn leaderless(topology: &Topology, cluster: &DescribeClusterResponse) -> Vec<Problem> {
@@ -225,8 +283,10 @@ mod tests {
     /// Three nodes and one group, all well.
     fn healthy() -> DescribeClusterResponse {
         let replica = |node_id| Replica { node_id, incarnation: 1 };
+        let node = |node_id| Node { node_id, meta_incarnation: 1, ..Default::default() };
         let status = |group_id, leads| ReplicaStatus {
             group_id,
+            incarnation: 1,
             role: if leads { "leader" } else { "follower" }.to_owned(),
             last_index: 50,
             applied_index: 50,
@@ -237,7 +297,7 @@ mod tests {
             node_id: 1,
             topology: Some(Topology {
                 cluster_id: "c1".to_owned(),
-                nodes: (1..=3).map(|node_id| Node { node_id, ..Default::default() }).collect(),
+                nodes: (1..=3).map(node).collect(),
                 groups: vec![Group {
                     group_id: 1,
                     leader_node_id: 1,
@@ -302,6 +362,76 @@ mod tests {
         let problem = only_problem(&cluster);
         assert_eq!(problem.next, "quorate node replace 2");
         assert!(problem.what.contains("bad checksum (and 1 more)"), "{problem:?}");
+    }
+
+    /// Node 2 is to have new replicas of the meta group and of the group, and still has the first ones.
+    fn renewed() -> DescribeClusterResponse {
+        let mut cluster = healthy();
+        let topology = cluster.topology.as_mut().unwrap();
+        topology.nodes[1].meta_incarnation = 2;
+        topology.groups[0].replicas[1].incarnation = 2;
+        cluster
+    }
+
+    #[test]
+    fn what_a_replacement_has_left_undone_is_a_problem() {
+        let mut cluster = renewed();
+        let old = only_problem(&cluster);
+        assert_eq!(
+            old.what,
+            "node 2 is being replaced, or was left half replaced: its old replica of the meta group stands where a \
+             new one is to be (and 1 more)"
+        );
+        assert!(old.next.starts_with("quorate node replace 2 (") && old.next.contains("wait"));
+
+        // Made, and added as learners: nobody counts on them yet.
+        for replica in &mut cluster.nodes[1].replicas {
+            (replica.incarnation, replica.role) = (2, "learner".to_owned());
+        }
+        let left = only_problem(&cluster);
+        assert!(
+            left.what.contains("new replica of the meta group is still a learner (and 1 more)")
+        );
+        cluster.nodes[1].replicas[0].role = "follower".to_owned();
+        let left = only_problem(&cluster);
+        assert!(left.what.ends_with(": its new replica of group 1 is still a learner"), "{left:?}");
+        cluster.nodes[1].replicas[1].role = "follower".to_owned();
+        assert_eq!(diagnose(&cluster), [], "it is done");
+
+        // What does not serve at all comes first, and the same command mends both.
+        cluster.nodes[1].replicas[1].incarnation = 1;
+        cluster.nodes[1].replicas.remove(0);
+        let missing = only_problem(&cluster);
+        assert_eq!(
+            missing.what,
+            "node 2 has replicas that do not serve: the meta group is missing"
+        );
+        assert_eq!(missing.next, "quorate node replace 2");
+    }
+
+    #[test]
+    fn a_learner_that_is_meant_to_be_one_and_an_old_topology_are_no_problem() {
+        // Who answered has not heard of the new replicas yet.
+        let mut cluster = healthy();
+        cluster.nodes[1].replicas[1].incarnation = 2;
+        assert_eq!(diagnose(&cluster), []);
+        // A voter of a new group that has not heard of anything.
+        let mut cluster = healthy();
+        cluster.nodes[1].replicas[1].role = "learner".to_owned();
+        assert_eq!(diagnose(&cluster), []);
+        // A node beyond the voters of the meta group, also after its replica was made anew.
+        let mut cluster = healthy();
+        let topology = cluster.topology.as_mut().unwrap();
+        for node_id in 4..=META_VOTERS_MAX as u64 + 1 {
+            topology.nodes.push(Node { node_id, meta_incarnation: 2, ..Default::default() });
+            let role = if node_id > META_VOTERS_MAX as u64 { "learner" } else { "follower" };
+            let mut status = cluster.nodes[2].clone();
+            status.replicas.truncate(1);
+            (status.node_id, status.replicas[0].incarnation) = (node_id, 2);
+            status.replicas[0].role = role.to_owned();
+            cluster.nodes.push(status);
+        }
+        assert_eq!(diagnose(&cluster), []);
     }
 
     #[test]

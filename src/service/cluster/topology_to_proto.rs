@@ -51,5 +51,6 @@ fn node(node: &TopologyNode) -> proto::Node {
         peer_address: node.peer_address.clone(),
         http_address: node.http_address.clone(),
         zone: node.zone.clone(),
+        meta_incarnation: node.meta_incarnation.0,
     }
 }
