@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::{LocalCluster, LocalClusterOptions, Output};
+use super::{LocalCluster, LocalClusterOptions, Output, output};
 
 /// Where the command line looks without `--endpoints`.
 const DEFAULT_ENDPOINT: &str = "127.0.0.1:7101";
@@ -52,13 +52,13 @@ pub(super) async fn run(args: DevArgs, output: Output) -> anyhow::Result<ExitCod
     output.print(|| what_next(&cluster), || to_json(&cluster))?;
     interrupted.cancelled().await;
     if output == Output::Text {
-        eprintln!("\nstopping");
+        output::note("\nstopping");
     }
     // Nodes are killed here for the fun of it: that does not make this a failure.
     if let Err(error) = cluster.stop().await
         && output == Output::Text
     {
-        eprintln!("{error:#}");
+        output::note(&format!("{error:#}"));
     }
     Ok(ExitCode::SUCCESS)
 }

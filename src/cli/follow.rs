@@ -56,7 +56,7 @@ pub(super) async fn run(args: FollowArgs, output: Output) -> anyhow::Result<Exit
     let shown = Shown::new(&args, output);
     match interrupted.run_until_cancelled(shown.all(follow)).await {
         Some(ended) => ended?,
-        None if output == Output::Text => eprintln!(),
+        None if output == Output::Text => output::note(""),
         None => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -88,7 +88,9 @@ impl Shown {
             let lines = self.lines(delivery?);
             if !lines.is_empty() {
                 // One write for all messages that came together.
-                output::write(&lines)?;
+                if !output::write(&lines)? {
+                    break;
+                }
             }
         }
         Ok(())

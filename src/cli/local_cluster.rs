@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 
 use super::connect::{connect, refusal};
+use super::output::note;
 use node::Node;
 
 /// How long nodes may take to start, to become a cluster, and to serve again after a restart: elections and the
@@ -99,7 +100,7 @@ impl LocalCluster {
         };
         let say = |what: &str| {
             if !options.quiet {
-                eprintln!("{what}");
+                note(what);
             }
         };
         if options.namespaces {

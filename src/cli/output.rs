@@ -15,12 +15,22 @@ pub enum Output {
 }
 
 impl Output {
-    /// Writes one result to standard output in the form asked for. Only that form is made.
+    /// Writes one result to standard output in the form asked for. Only that form is made. That nobody reads it any more
+    /// is no error: what a command has begun it finishes, and its exit code says how that went.
     pub fn print(
         self,
         text: impl FnOnce() -> String,
         json: impl FnOnce() -> serde_json::Value,
     ) -> io::Result<()> {
+        self.print_if_read(text, json).map(drop)
+    }
+
+    /// As [`Output::print`]; false if nobody reads any more, so that what only reads may end.
+    pub(super) fn print_if_read(
+        self,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> serde_json::Value,
+    ) -> io::Result<bool> {
         let mut result = match self {
             Output::Text => text(),
             Output::Json => json().to_string(),
@@ -44,24 +54,25 @@ impl Output {
 
     /// Writes why a subcommand failed, with all its causes, to standard error.
     pub(super) fn failure(self, error: &anyhow::Error) -> ExitCode {
-        // `quorate read … | head`: the reader has seen enough, and nothing failed.
-        let is_closed_pipe = |cause: &(dyn std::error::Error + 'static)| {
-            cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
-        };
-        if error.chain().any(is_closed_pipe) {
-            return ExitCode::SUCCESS;
-        }
         match self {
-            Output::Text => eprintln!("quorate: {error:#}"),
-            Output::Json => eprintln!("{}", serde_json::json!({ "error": format!("{error:#}") })),
+            Output::Text => note(&format!("quorate: {error:#}")),
+            Output::Json => note(&serde_json::json!({ "error": format!("{error:#}") }).to_string()),
         }
         ExitCode::FAILURE
     }
 }
 
-/// Writes finished lines to standard output, together.
-pub(super) fn write(lines: &str) -> io::Result<()> {
+/// Writes finished lines to standard output, together; false if nobody reads it any more, as in `quorate read … | head`.
+pub(super) fn write(lines: &str) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(lines.as_bytes())?;
-    stdout.flush()
+    match stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a line to standard error. A failure is ignored; `eprintln!` would panic, and end what the command does.
+pub(super) fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -5,7 +5,7 @@ use quorate_client::{Consistency, Page, Read, Routing};
 use serde_json::Value;
 
 use super::start::StartArgs;
-use super::{ConnectArgs, Output, message};
+use super::{ConnectArgs, Output, message, output};
 
 /// Read messages of one conversation
 #[derive(Debug, Args)]
@@ -61,10 +61,16 @@ pub(super) async fn run(args: ReadArgs, output: Output) -> anyhow::Result<ExitCo
     }
     let page = client.read(read).await?;
     for message in &page.messages {
-        output.print(|| message::line(message), || Value::Object(message::to_json(message)))?;
+        let is_read = output.print_if_read(
+            || message::line(message),
+            || Value::Object(message::to_json(message)),
+        )?;
+        if !is_read {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
     if let Some(next) = next_seq(&page, args.backward).filter(|_| output == Output::Text) {
-        eprintln!("there is more: --from {next}");
+        output::note(&format!("there is more: --from {next}"));
     }
     Ok(ExitCode::SUCCESS)
 }

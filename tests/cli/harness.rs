@@ -120,11 +120,11 @@ impl Cluster {
         lines.remove(0)
     }
 
-    /// Starts a command that writes JSON, to be read while it runs.
+    /// Starts a command that writes JSON, to be read while it runs. It can be given a standard input, too.
     pub fn begin(&self, arguments: &[&str]) -> Running {
         let arguments = [arguments, &["--output", "json"]].concat();
         let mut command = self.command(&arguments);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Running { child, lines }
     }
@@ -147,6 +147,17 @@ impl Running {
         let line = timeout(DEADLINE, self.lines.next_line()).await.expect("a line comes");
         serde_json::from_str(&line.unwrap().expect("it runs")).unwrap()
     }
+
+    /// Reads no further, as `head` does.
+    pub fn read_no_more(self) -> Child {
+        self.child
+    }
+}
+
+/// How a command ends by itself.
+pub async fn exit_code(mut child: Child) -> i32 {
+    let ended = timeout(DEADLINE, child.wait()).await.expect("the command ends").unwrap();
+    ended.code().expect("no signal ended it")
 }
 
 pub fn json_lines(text: &str) -> Vec<Value> {

@@ -5,4 +5,5 @@ mod check;
 mod follow;
 mod harness;
 mod operate;
+mod pipes;
 mod send;

@@ -12,6 +12,7 @@ use super::load::LoadArgs;
 use super::message::Names;
 use super::probe;
 use super::target::{Target, TargetArgs};
+use crate::cli::output::note;
 use crate::cli::{ConnectArgs, Output};
 
 /// How long a follower may wait for the next delivery.
@@ -119,7 +120,7 @@ async fn make_cold(target: &mut Target, output: Output) -> anyhow::Result<Value>
     let disk_bytes_per_second = probe::sequential_read(local.dir())?;
     let page_cache_dropped = local.make_cold(&client).await?;
     if !page_cache_dropped && output == Output::Text {
-        eprintln!("not root: the files may still be in memory, so this is no figure of the disk");
+        note("not root: the files may still be in memory, so this is no figure of the disk");
     }
     Ok(json!({
         "page_cache_dropped": page_cache_dropped,

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::resources::{Resources, disk_bytes};
 use super::writes::FileBytes;
+use crate::cli::output::note;
 use crate::cli::{LocalCluster, LocalClusterOptions, Output};
 use crate::server::SystemClock;
 use crate::types::Clock;
@@ -83,7 +84,7 @@ impl LocalArgs {
         let cluster = LocalCluster::start(options).await?;
         let mut local = Local { cluster, dir, before: BTreeMap::new() };
         if local.is_in_memory()? && output == Output::Text {
-            eprintln!("the data is in memory, where syncing costs nothing (--data)");
+            note("the data is in memory, where syncing costs nothing (--data)");
         }
         local.before = local.resources()?;
         Ok(local)

@@ -14,6 +14,7 @@ use clap::Args;
 use quorate_client::{Client, ClientOptions, Routing};
 
 use super::chat::ChatLine;
+use super::output::note;
 use super::{LocalCluster, LocalClusterOptions, Output};
 use load::{Load, Sent};
 use verdict::Verdict;
@@ -95,7 +96,7 @@ async fn play(
 /// Progress in words, for people.
 fn say(output: Output, what: &str) {
     if output == Output::Text {
-        eprintln!("{what}");
+        note(what);
     }
 }
 

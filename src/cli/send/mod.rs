@@ -18,7 +18,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::chat::NumberedLines;
-use super::{ConnectArgs, Output};
+use super::{ConnectArgs, Output, output};
 use outgoing::{Outgoing, Source, parse_header};
 use pipeline::Pipeline;
 
@@ -95,7 +95,7 @@ pub(super) async fn run(args: SendArgs, output: Output) -> anyhow::Result<ExitCo
                 return one::send(message.with_text(text), &args, output).await;
             }
             if std::io::stdin().is_terminal() && output == Output::Text {
-                eprintln!("each line is a message; Ctrl-D ends");
+                output::note("each line is a message; Ctrl-D ends");
             }
             (Source::text(NumberedLines::stdin(), message), None)
         }

@@ -12,6 +12,7 @@ use super::one;
 use super::outgoing::{Outgoing, Source};
 use super::report::Report;
 use crate::cli::Output;
+use crate::cli::output::note;
 use crate::server::shutdown;
 
 /// Messages whose outcome was not looked at yet.
@@ -91,7 +92,7 @@ impl Pipeline {
                     if let Some(line) = report.failed(&message, &error)
                         && self.output == Output::Text
                     {
-                        bar.suspend(|| eprintln!("{line}"));
+                        bar.suspend(|| note(&line));
                     }
                 }
             }
