@@ -1,14 +1,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Output;
 use crate::log::digest::Digest;
 use crate::log::invariants::{self, Report};
-use crate::storage::{GroupRecovery, ReadOnlyStorage};
+use crate::storage::{DataDirError, GroupRecovery, OpenError, ReadOnlyStorage};
 
 /// Verify everything that a stopped node has on its disk
 #[derive(Debug, Args)]
@@ -18,7 +17,8 @@ Examples:
   quorate check --data ./dev-data/node-1 --output json | jq '.groups[] | [.group_id, .applied_index, .digest]'
 
 Reads only. Every digest is recomputed from the stored bytes. Two nodes that show the same applied index for a \
-group must show the same digest. Exits with 1 when anything is wrong.")]
+group must show the same digest. Exits with 1 when anything is wrong, also when the node has noted damage before, \
+on which it does not start. Meanwhile no node starts on this data.")]
 pub struct CheckArgs {
     /// The data directory of a node that is stopped
     #[arg(long, value_name = "DIR")]
@@ -32,13 +32,15 @@ const FINDINGS_SHOWN: usize = 10;
 struct Checked {
     node_id: Option<u64>,
     report: Report,
+    /// What the node has noted as damaged while it ran: it does not start on this data.
+    damage: Option<String>,
     /// Groups whose log cannot be relied on, with the reason.
     damaged_logs: Vec<(u64, String)>,
 }
 
 impl Checked {
     fn is_clean(&self) -> bool {
-        self.report.is_clean() && self.damaged_logs.is_empty()
+        self.report.is_clean() && self.damage.is_none() && self.damaged_logs.is_empty()
     }
 }
 
@@ -54,8 +56,13 @@ fn check(data: &std::path::Path, output: Output) -> anyhow::Result<Checked> {
         .progress(None, "{spinner} {msg} {pos} rows, {per_sec}")
         .with_message("reading the logs:");
     progress.tick();
-    let storage = ReadOnlyStorage::open(data)
-        .with_context(|| format!("cannot open the data in {}", data.display()))?;
+    let storage = ReadOnlyStorage::open(data).map_err(|error| {
+        let what = match &error {
+            OpenError::DataDir(DataDirError::Locked { .. }) => "stop the node first".to_owned(),
+            _ => format!("cannot open the data in {}", data.display()),
+        };
+        anyhow::Error::new(error).context(what)
+    })?;
     progress.set_message("checking the state:");
     let report = invariants::check(&storage.state, &mut |rows| progress.set_position(rows));
     progress.finish_and_clear();
@@ -64,7 +71,8 @@ fn check(data: &std::path::Path, output: Output) -> anyhow::Result<Checked> {
         GroupRecovery::Healthy(_) => None,
     });
     Ok(Checked {
-        node_id: storage.identity.as_ref().map(|identity| u64::from(identity.node.0)),
+        node_id: storage.dir.identity.as_ref().map(|identity| u64::from(identity.node.0)),
+        damage: storage.dir.damage,
         damaged_logs: damaged_logs.collect(),
         report,
     })
@@ -102,18 +110,24 @@ fn findings(checked: &Checked) -> Vec<String> {
     if checked.is_clean() {
         return Vec::new();
     }
+    let noted = checked.damage.iter().map(|why| format!("noted by the node while it ran: {why}"));
     let logs =
         checked.damaged_logs.iter().map(|(group, why)| format!("log of group {group}: {why}"));
     let violations = checked.report.violations.iter().map(|v| format!("{}: {}", v.place, v.what));
-    let total = checked.damaged_logs.len() as u64 + checked.report.violations_total;
-    let mut lines: Vec<String> =
-        logs.chain(violations).take(FINDINGS_SHOWN).map(|finding| format!("  {finding}")).collect();
+    let noted_total = u64::from(checked.damage.is_some());
+    let total = noted_total + checked.damaged_logs.len() as u64 + checked.report.violations_total;
+    let found = noted.chain(logs).chain(violations).take(FINDINGS_SHOWN);
+    let mut lines: Vec<String> = found.map(|finding| format!("  {finding}")).collect();
     match total - lines.len() as u64 {
         0 => {}
         more => lines.push(format!("  and {more} more (--output json lists the first of them)")),
     }
     let id = checked.node_id.map_or("ID".to_owned(), |id| id.to_string());
-    lines.push(format!("next: start the node, then quorate node replace {id}"));
+    let start = match checked.damage {
+        Some(_) => "move the data directory away, start the node with an empty one",
+        None => "start the node",
+    };
+    lines.push(format!("next: {start}, then quorate node replace {id}"));
     lines
 }
 
@@ -151,6 +165,7 @@ fn to_json(checked: &Checked) -> Value {
         "groups": groups,
         "violations": violations,
         "violations_total": violations_total,
+        "damage": checked.damage,
         "damaged_logs": damaged_logs,
     })
 }

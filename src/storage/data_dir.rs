@@ -190,8 +190,7 @@ impl DataDir {
         let lock =
             OpenOptions::new().create(true).truncate(false).write(true).open(path.join("LOCK"));
         let lock = lock.map_err(io("opening LOCK"))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| DataDirError::Locked { path: path.to_owned() })?;
+        take(&lock, FlockOperation::NonBlockingLockExclusive, path)?;
         let data_dir = DataDir {
             identity: Box::new(DiskFile::new(path.join("IDENTITY"))),
             damage: Box::new(DiskFile::new(path.join("DAMAGED"))),
@@ -238,11 +237,6 @@ impl DataDir {
         Ok((self, identity))
     }
 
-    /// Reads whose directory it is, without opening or locking it.
-    pub fn peek(path: &Path) -> Result<Option<Identity>, StorageError> {
-        read_identity(&DiskFile::new(path.join("IDENTITY")))
-    }
-
     /// Keeps an identity: on stable storage when this returns. Blocks.
     pub fn save_identity(&self, identity: &Identity) -> Result<(), StorageError> {
         self.identity.replace(identity.encode().as_bytes())
@@ -282,6 +276,48 @@ impl DataDir {
     }
 }
 
+/// The directory of a node that is stopped, of which nothing is changed. No node starts on it until this is dropped.
+#[derive(Debug)]
+pub struct StoppedDir {
+    /// Who the node is; none in a directory that has no identity.
+    pub identity: Option<Identity>,
+    /// What was found damaged while a node ran. A node refuses to start on it.
+    pub damage: Option<String>,
+    _lock: Option<File>,
+}
+
+impl StoppedDir {
+    /// Opens a directory that is there, and creates nothing in it. Blocks.
+    ///
+    /// # Errors
+    /// A node has it open, or it cannot be read.
+    pub fn open(path: &Path) -> Result<StoppedDir, DataDirError> {
+        let lock = match File::open(path.join("LOCK")) {
+            Ok(lock) => Some(lock),
+            // A copy may have been made without it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => {
+                let (path, action) = (path.to_owned(), "opening LOCK");
+                return Err(DataDirError::Io { path, action, source });
+            }
+        };
+        if let Some(lock) = &lock {
+            // Shared: several may look at once.
+            take(lock, FlockOperation::NonBlockingLockShared, path)?;
+        }
+        let damage = DiskFile::new(path.join("DAMAGED")).load()?;
+        Ok(StoppedDir {
+            identity: read_identity(&DiskFile::new(path.join("IDENTITY")))?,
+            damage: damage.map(|reason| String::from_utf8_lossy(&reason).into_owned()),
+            _lock: lock,
+        })
+    }
+}
+
+fn take(lock: &File, how: FlockOperation, path: &Path) -> Result<(), DataDirError> {
+    rustix::fs::flock(lock, how).map_err(|_| DataDirError::Locked { path: path.to_owned() })
+}
+
 fn read_identity(file: &dyn SmallFile) -> Result<Option<Identity>, StorageError> {
     file.load()?.map(|text| Identity::decode(&text, &file.place())).transpose()
 }
@@ -305,6 +341,26 @@ mod tests {
         assert!(matches!(other, Err(DataDirError::OtherNode { .. })), "{other:?}");
         let (_open, again) = DataDir::open(folder.path(), NodeId(1)).unwrap();
         assert_eq!(again, identity);
+    }
+
+    #[test]
+    fn a_stopped_nodes_directory_is_looked_at_without_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let looked = StoppedDir::open(folder.path()).unwrap();
+        assert_eq!((&looked.identity, &looked.damage), (&None, &None));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was created");
+
+        let (open, identity) = DataDir::open(folder.path(), NodeId(1)).unwrap();
+        let refused = StoppedDir::open(folder.path());
+        assert!(matches!(refused, Err(DataDirError::Locked { .. })), "{refused:?}");
+        open.mark_damaged("a block does not have its checksum").unwrap();
+        drop(open);
+        let looked = StoppedDir::open(folder.path()).unwrap();
+        assert_eq!(looked.identity, Some(identity));
+        assert_eq!(looked.damage.as_deref(), Some("a block does not have its checksum"));
+        let _another = StoppedDir::open(folder.path()).unwrap();
+        let started = DataDir::open(folder.path(), NodeId(1));
+        assert!(matches!(started, Err(DataDirError::Locked { .. })), "{started:?}");
     }
 
     #[test]

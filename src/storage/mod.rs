@@ -24,7 +24,7 @@ mod tables;
 mod tuning;
 pub mod watermark;
 
-pub use data_dir::{DataDir, DataDirError, Identity, MemoryDir};
+pub use data_dir::{DataDir, DataDirError, Identity, MemoryDir, StoppedDir};
 pub use database::Database;
 use disk_space::free_bytes;
 pub use disk_space::{DiskLimits, DiskMark};

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::log_writer::WriterObserver;
+use super::recovery::stored_watermark;
 use super::small_file::DiskFile;
-use super::watermark::WatermarkFile;
 use super::{
-    DataDir, DataDirError, GroupRecovery, Identity, Opened, RocksEngine, Storage, StorageError,
+    DataDir, DataDirError, GroupRecovery, Opened, RocksEngine, StoppedDir, Storage, StorageError,
     Tuning, recover,
 };
 use crate::types::{GroupId, NodeId};
@@ -61,8 +61,8 @@ fn open_blocking(path: &Path, node: NodeId, tuning: &Tuning) -> Result<Opened, O
 
 /// A stopped node's data, opened for reading only.
 pub struct ReadOnlyStorage {
-    /// Who the node is; none in a directory that has no identity.
-    pub identity: Option<Identity>,
+    /// The directory, with its lock, who the node is, and what it has noted as damaged.
+    pub dir: StoppedDir,
     /// Raft logs and votes.
     pub log: RocksEngine,
     /// Applied state, as of the last flush.
@@ -75,17 +75,17 @@ impl ReadOnlyStorage {
     /// Opens the data of a stopped node. Writes nothing. Blocks.
     ///
     /// # Errors
-    /// There is no data, it cannot be read, or a node has it open.
+    /// There is no data, it cannot be read, or a node has it open. That a node has noted it as damaged is no error here.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let identity = DataDir::peek(path)?;
+        let dir = StoppedDir::open(path)?;
         let tuning = Tuning::default();
         let log = RocksEngine::open_read_only(&path.join("log"), super::Database::Log, &tuning)?;
         let state =
             RocksEngine::open_read_only(&path.join("state"), super::Database::State, &tuning)?;
         let file = DiskFile::new(path.join("watermark"));
-        let watermark = WatermarkFile::load(Box::new(file))?;
+        let watermark = stored_watermark(file, &log, &state)?;
         let stored = watermark.map(|file| file.stored().clone()).unwrap_or_default();
         let groups = recover(&log, &state, &stored)?;
-        Ok(ReadOnlyStorage { identity, log, state, groups })
+        Ok(ReadOnlyStorage { dir, log, state, groups })
     }
 }

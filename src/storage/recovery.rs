@@ -110,22 +110,35 @@ fn remember_damage(
     watermark.store(marks)
 }
 
-/// The watermark file. Missing is right only in a directory that never had a group.
+/// The watermark file, made where there never was a group.
 fn open_watermark(
     file: impl SmallFile + Clone + 'static,
     log: &dyn View,
     state: &dyn View,
 ) -> Result<WatermarkFile, StorageError> {
-    if let Some(watermark) = WatermarkFile::load(Box::new(file.clone()))? {
-        return Ok(watermark);
+    match stored_watermark(file.clone(), log, state)? {
+        Some(watermark) => Ok(watermark),
+        None => WatermarkFile::create(Box::new(file)),
     }
-    if !recover(log, state, &Watermark::default())?.is_empty() {
+}
+
+/// The watermark file as it was left; none where there is none and never was a group.
+///
+/// # Errors
+/// It cannot be read, or is missing beside groups.
+pub(super) fn stored_watermark(
+    file: impl SmallFile + Clone + 'static,
+    log: &dyn View,
+    state: &dyn View,
+) -> Result<Option<WatermarkFile>, StorageError> {
+    let stored = WatermarkFile::load(Box::new(file.clone()))?;
+    if stored.is_none() && !recover(log, state, &Watermark::default())?.is_empty() {
         return Err(StorageError::Damaged {
             place: file.place(),
             reason: "it is missing, and the databases have groups".to_owned(),
         });
     }
-    WatermarkFile::create(Box::new(file))
+    Ok(stored)
 }
 
 /// Reads a whole log: each entry's checksum, that no index is missing, and that terms do not go back.

@@ -21,6 +21,9 @@ async fn check_finds_what_is_damaged_and_says_where() {
     let sent = run(cluster.command(&["send", "room", "--sender", "ann"]), &lines).await;
     assert_eq!(sent.code, 0, "{sent:?}");
     let data = [1, 2, 3].map(|node| cluster.data_of(node));
+    let running = check(&data[0]).await;
+    assert_eq!(running.code, 1, "{running:?}");
+    assert!(running.stderr.contains("stop the node first: ") && running.stderr.contains("in use"));
     let _dir = cluster.stop().await;
 
     let mut digests = Vec::new();
@@ -33,6 +36,21 @@ async fn check_finds_what_is_damaged_and_says_where() {
         digests.push(groups.map(str::to_owned).collect::<Vec<_>>());
     }
     assert!(digests[0] == digests[1] && digests[1] == digests[2], "{digests:?}");
+
+    // What the node has noted stands, though no byte of the databases shows it.
+    std::fs::write(data[2].join("DAMAGED"), "a block does not have its checksum").unwrap();
+    let ended = check(&data[2]).await;
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stdout.starts_with("node 3: NOT SOUND\n"), "{ended:?}");
+    let noted = "noted by the node while it ran: a block does not have its checksum";
+    assert!(ended.stdout.contains(noted), "{ended:?}");
+    assert!(ended.stdout.contains("with an empty one, then quorate node replace 3"), "{ended:?}");
+    std::fs::remove_file(data[2].join("DAMAGED")).unwrap();
+    // Nor does a node start where its watermark is gone.
+    std::fs::remove_file(data[2].join("watermark")).unwrap();
+    let ended = check(&data[2]).await;
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stderr.contains("it is missing, and the databases have groups"), "{ended:?}");
 
     let state = files(&data[0].join("state"), ".sst").pop().expect("the state was flushed");
     damage(&state);
