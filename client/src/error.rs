@@ -85,7 +85,7 @@ impl Error {
         self.metadata("first_seq")?.parse().ok()
     }
 
-    /// The seqs at which the ids of a refused append stand already.
+    /// The seqs at which the ids of a refused append stand already, in the order of its messages: the first 100 at most.
     pub fn seqs(&self) -> Vec<u64> {
         let listed = self.metadata("seqs").unwrap_or_default();
         listed.split(',').filter_map(|seq| seq.trim().parse().ok()).collect()

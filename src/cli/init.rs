@@ -25,7 +25,7 @@ pub struct InitArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     groups: Option<u32>,
 
-    /// Replicas of each group, odd [default: 3, or the number of nodes if that is smaller]
+    /// Replicas of each group, odd [default: 3, or 1 with fewer than three nodes]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=7))]
     replication_factor: Option<u32>,
 

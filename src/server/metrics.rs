@@ -143,7 +143,7 @@ impl Metrics {
     fn register(&mut self) {
         let r = &mut self.registry;
         let seconds = || Unit::Seconds;
-        let help = "From the arrival of an append on this node to its answer";
+        let help = "From sending an append on its way, here or to another node, to its answer";
         r.register_with_unit("append_duration", help, seconds(), self.append_duration.clone());
         let help = "From the proposal of an entry on this leader to its application";
         r.register_with_unit("commit_duration", help, seconds(), self.commit_duration.clone());
@@ -177,7 +177,7 @@ impl Metrics {
         r.register("build", "The software that runs", build);
     }
 
-    /// An append was answered, whatever the answer.
+    /// An append that was sent on its way was answered, whatever the answer.
     pub fn append_answered(&self, took: Duration) {
         self.append_duration.observe(took.as_secs_f64());
     }

@@ -81,6 +81,8 @@ async fn every_documented_metric_is_there_and_moves() {
         client.append(Append::new("room", "ann", message)).await.unwrap();
     }
     follow.next().await.unwrap().unwrap();
+    let refused = client.append(Append::new("room", "", NewMessage::text("by nobody"))).await;
+    assert_eq!(refused.unwrap_err().reason(), "EMPTY_FIELD", "it is on no way, and is not counted");
     let session = client.session(SessionOptions::default()).unwrap();
     let handle = session.append(Append::new("room", "ann", NewMessage::text("last"))).await;
     handle.await.unwrap();

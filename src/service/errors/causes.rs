@@ -10,6 +10,10 @@ use crate::service::validate::{Problem, Violation};
 use crate::storage::StorageError;
 use crate::types::Seq;
 
+/// Seqs that one ID_CONFLICT lists. A status travels in the headers of a response, of which many clients take 8 KiB: so
+/// many are less than half of that, also where each has all the digits that it can have.
+const CONFLICT_SEQS_MAX: usize = 100;
+
 impl From<Violation> for CallError {
     fn from(violation: Violation) -> CallError {
         let reason = match violation.problem {
@@ -143,14 +147,17 @@ impl From<ClusterError> for CallError {
     }
 }
 
+/// The first of the seqs that an id conflicts with.
 fn joined(seqs: &[Seq]) -> String {
-    seqs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    seqs.iter().take(CONFLICT_SEQS_MAX).map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
 mod tests {
+    use tonic::Status;
+
     use super::*;
-    use crate::types::{NodeId, Timestamp};
+    use crate::types::{NodeId, Timestamp, limits};
 
     /// (code, reason, retryable, may have taken effect)
     fn seen(error: impl Into<CallError>) -> (Code, String, bool, bool) {
@@ -252,6 +259,19 @@ mod tests {
         assert_eq!(conflict.metadata("seqs"), Some("3,5"));
         let tail = CallError::from(AppendRefusal::WrongTail { actual: Seq(9) });
         assert_eq!(tail.metadata("tail"), Some("9"));
+    }
+
+    #[test]
+    fn a_conflict_of_the_largest_batch_fits_into_the_headers_that_clients_take() {
+        let first = u64::MAX - limits::BATCH_MESSAGES_MAX as u64;
+        let seqs: Vec<_> = (first..u64::MAX).map(Seq).collect();
+        let conflict = CallError::from(AppendRefusal::Conflict { seqs });
+        let listed: Vec<_> = conflict.metadata("seqs").unwrap().split(',').collect();
+        assert_eq!(listed.len(), CONFLICT_SEQS_MAX);
+        assert_eq!(listed[0], first.to_string(), "the first ones, in the order of the batch");
+        let status = Status::from(conflict);
+        let headers = status.details().len().div_ceil(3) * 4 + status.message().len();
+        assert!(headers < 4 * 1024, "{headers} bytes");
     }
 
     #[test]
