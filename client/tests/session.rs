@@ -85,6 +85,24 @@ async fn a_final_failure_closes_one_lane_until_it_is_resumed() {
     assert_eq!(cluster.log.payloads("a"), ["0", "4"]);
 }
 
+/// The leader cannot tell yet whose clock is wrong.
+#[tokio::test]
+async fn a_lane_outlives_a_leader_whose_clock_is_not_trusted() {
+    let cluster = Cluster::start(1).await;
+    let session = session(&cluster).await;
+    let untrusted = Mischief::Fail(passing(Code::Unavailable, reason::CLOCK_UNTRUSTED, 1));
+    cluster.node(1).plan([Mischief::Nothing, untrusted.clone(), untrusted]);
+    let mut handles = Vec::new();
+    for number in 0..3 {
+        handles.push(session.append(numbered("a", number)).await);
+    }
+    for (place, handle) in handles.into_iter().enumerate() {
+        assert_eq!(handle.await.unwrap().first_seq, place as u64 + 1);
+    }
+    assert_eq!(cluster.log.payloads("a"), numbers(3));
+    assert!(cluster.node(1).arrived().len() >= 5, "it was sent again");
+}
+
 #[tokio::test]
 async fn an_append_that_no_server_takes_closes_its_own_lane_only() {
     const MIB: usize = 1024 * 1024;

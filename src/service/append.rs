@@ -9,7 +9,7 @@ use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, memory, validate};
 use crate::consensus::{Admission, Group, ProposeError, Room, Route};
-use crate::log::{Command, LanePlace, Outcome};
+use crate::log::{AppendRefusal, Command, LanePlace, Outcome};
 use crate::types::{NodeId, limits};
 
 /// Leaders that one call tries: who this node believes leads, and whom that one names instead.
@@ -95,8 +95,19 @@ pub fn answer(
         Outcome::Appended(appended) => {
             Ok(convert::append_response(appended, applied_at(api, group)))
         }
-        Outcome::AppendRefused(refusal) => Err(refusal.into()),
+        Outcome::AppendRefused(refusal) => Err(refused(group, refusal)),
         other => Err(unexpected(&other)),
+    }
+}
+
+/// Why a replica here refused an append or a settle. That something was issued in the future is final only by a clock
+/// that a majority's agree with: until that is known, it may be the leader's own that is behind (G8).
+pub fn refused(group: &Group, refusal: AppendRefusal) -> CallError {
+    match refusal {
+        AppendRefusal::FromTheFuture { .. } if !group.fitness().clocks_agree => {
+            CallError::clock_untrusted(&refusal)
+        }
+        refusal => refusal.into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::{GetOutcomeRequest, GetOutcomeResponse, Position};
 
-use super::append::{applied_at, unexpected};
+use super::append::{applied_at, refused, unexpected};
 use super::authorize::Resource;
 use super::call::Call;
 use super::consistency::{Level, open};
@@ -97,7 +97,7 @@ async fn settle_here(
     });
     match group.propose(command, call.deadline).await? {
         Outcome::Settled(state) => response(state, applied_at(api, group)),
-        Outcome::AppendRefused(refusal) => Err(refusal.into()),
+        Outcome::AppendRefused(refusal) => Err(refused(group, refusal)),
         other => Err(unexpected(&other)),
     }
 }

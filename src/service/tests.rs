@@ -1,5 +1,6 @@
 //! Calls at a node that leads its only group alone, for what takes long: time is simulated.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use quorate_client::proto::delivery::Kind as Delivered;
 use quorate_client::proto::subscribe_response::Kind;
-use quorate_client::proto::{AppendRequest, Delivery, Message, NewMessage, ReadRequest};
+use quorate_client::proto::{
+    AppendRequest, Delivery, GetOutcomeRequest, Message, NewMessage, ReadRequest,
+};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -16,9 +19,10 @@ use super::call::Call;
 use super::delivery::{HEARTBEAT_DEFAULT, Outgoing, Pacing, Subscribed, Subscription};
 use super::fixture::{self, GROUP};
 use super::other_node::NoPeers;
-use super::{Api, CallError, Operation, append, read};
-use crate::consensus::Group;
+use super::{Api, CallError, Operation, append, outcome, read};
 use crate::consensus::solitary::{Disks, NODE, Process};
+use crate::consensus::{ClockSkew, Group, Sighting};
+use crate::storage::DiskMark;
 use crate::types::{Clock, HashRange, Incarnation, PlacementHash, ReplicaId, Timestamp, limits};
 
 const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
@@ -226,5 +230,44 @@ async fn a_follower_that_does_not_read_slows_nobody_and_holds_no_more_than_its_q
     let (all, _) = messages(&mut unread, MESSAGES).await;
     let seqs: Vec<_> = all.iter().map(|message| message.seq).collect();
     assert_eq!(seqs, (1..=MESSAGES).collect::<Vec<_>>());
+    alone.stop().await;
+}
+
+/// G8. Who is told that it will never do may not be told so by a clock that is behind.
+#[tokio::test(start_paused = true)]
+async fn what_seems_to_be_of_the_future_is_refused_for_good_only_by_a_clock_that_others_agree_with()
+{
+    let alone = Alone::start().await;
+    // The clock that judges it stands still.
+    let issued_at_us = 5_000_000 + limits::ISSUED_AT_AHEAD_US_MAX + 1;
+    let refusals = async || {
+        let (conversation, sender) = ("a".to_owned(), "alice".to_owned());
+        let client_msg_id = "ahead".to_owned();
+        let asked = GetOutcomeRequest {
+            conversation: conversation.clone(),
+            sender: sender.clone(),
+            client_msg_id: client_msg_id.clone(),
+            issued_at_us,
+            settle: true,
+        };
+        let message = NewMessage { client_msg_id, issued_at_us, ..NewMessage::default() };
+        let (messages, expected_tail) = (vec![message], None);
+        let request = AppendRequest { conversation, sender, messages, expected_tail };
+        let appended = append::append(&alone.api, &call(Operation::Append), request).await;
+        let settled = outcome::get_outcome(&alone.api, &call(Operation::GetOutcome), asked).await;
+        [appended.unwrap_err(), settled.unwrap_err()]
+    };
+    let told = |error: CallError| {
+        assert!(!error.may_have_taken_effect(), "{error}");
+        (error.reason().to_owned(), error.is_retryable())
+    };
+    let passing = ("CLOCK_UNTRUSTED".to_owned(), true);
+    assert_eq!(refusals().await.map(told), [passing.clone(), passing.clone()], "not weighed yet");
+    alone.group.weigh(&BTreeMap::new());
+    assert_eq!(refusals().await.map(told), [passing.clone(), passing], "nobody has answered");
+    let own = Sighting { clock: ClockSkew::NONE, disk: DiskMark::Ok };
+    alone.group.weigh(&[(NODE, own)].into());
+    let for_good = ("ISSUED_IN_FUTURE".to_owned(), false);
+    assert_eq!(refusals().await.map(told), [for_good.clone(), for_good]);
     alone.stop().await;
 }

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::authorize::Operation;
+use crate::log::AppendRefusal;
 use crate::types::{NodeId, Seq, limits};
 
 /// The domain of every `google.rpc.ErrorInfo` of ours.
@@ -134,6 +135,12 @@ impl CallError {
                 .retry_after(RETRY_SOON),
             None => error(reason::NO_LEADER, "no leader of the group is known"),
         }
+    }
+
+    /// What would be refused for good by a clock that can be trusted. Nothing happened.
+    pub fn clock_untrusted(refusal: &AppendRefusal) -> Self {
+        let message = format!("{refusal}, by a leader whose clock is not known to be right");
+        CallError::unavailable(reason::CLOCK_UNTRUSTED, message, RETRY_LATER)
     }
 
     /// A LOCAL read at a node without a replica.

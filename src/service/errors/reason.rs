@@ -10,7 +10,7 @@ pub const INVALID_FIELD: &str = "INVALID_FIELD";
 pub const MALFORMED: &str = "MALFORMED";
 /// The payload does not have the checksum that came with it.
 pub const CHECKSUM_MISMATCH: &str = "CHECKSUM_MISMATCH";
-/// `issued_at_us` is too far ahead of the leader's clock.
+/// `issued_at_us` is too far ahead of the leader's clock, and a majority's clocks agree with that.
 pub const ISSUED_IN_FUTURE: &str = "ISSUED_IN_FUTURE";
 /// `issued_at_us` is before the dedup floor.
 pub const TOO_OLD: &str = "TOO_OLD";
@@ -58,7 +58,7 @@ pub const TOO_STALE: &str = "TOO_STALE";
 pub const OVERLOADED: &str = "OVERLOADED";
 /// A disk that the append needs is nearly full.
 pub const DISK_LOW: &str = "DISK_LOW";
-/// The leader's clock cannot be trusted.
+/// The leader's clock cannot be trusted, or what depends on it is refused before it is known to be right.
 pub const CLOCK_UNTRUSTED: &str = "CLOCK_UNTRUSTED";
 /// The start lies below the first seq that can be read.
 pub const TRIMMED: &str = "TRIMMED";

@@ -18,10 +18,12 @@ use tonic::transport::Server;
 
 use super::*;
 use crate::consensus::solitary::{Disks, NODE, Process};
+use crate::consensus::{ClockSkew, Sighting};
 use crate::log::Topology;
 use crate::service::codec::CountedCodec;
 use crate::service::fixture::{self, GROUP};
 use crate::service::other_node::{self, NoPeers};
+use crate::storage::DiskMark;
 use crate::types::{HashRange, Incarnation, NodeId, PlacementHash, ReplicaId};
 
 const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
@@ -161,6 +163,35 @@ async fn a_way_that_was_found_is_not_gone_once_it_leads_nowhere() {
     caller.send([request(4, "a", true)]).await;
     let (_, answer) = caller.answer().await;
     assert!(answer.is_err(), "{answer:?}");
+}
+
+/// G8. A caller whose clock is right is not told by a leader whose clock is behind that it will never do.
+#[tokio::test(start_paused = true)]
+async fn a_lane_goes_on_behind_what_a_clock_that_is_not_known_to_be_right_has_refused() {
+    let (api, process) = leading().await;
+    let group = process.replicas.get(GROUP).unwrap();
+    let mut caller = Caller::open(&api).await;
+    let ahead = |request_id| {
+        let mut request = request(request_id, "a", true);
+        let message = &mut request.append.as_mut().unwrap().messages[0];
+        message.issued_at_us += limits::ISSUED_AT_AHEAD_US_MAX + 1;
+        request
+    };
+    caller.send([ahead(1), request(2, "a", false)]).await;
+    let response = timeout(LONG, caller.responses.next()).await.unwrap().unwrap().unwrap();
+    let Some(Answered::Failed(failed)) = response.result else { panic!("{response:?}") };
+    assert_eq!((response.request_id, &*failed.reason), (1, "CLOCK_UNTRUSTED"));
+    assert!(failed.retryable && !failed.may_have_taken_effect, "{failed:?}");
+    assert_eq!(caller.answer().await, (2, Err("LANE_BROKEN".to_owned())));
+    caller.send([request(3, "a", true), request(4, "a", false)]).await;
+    assert_eq!(caller.answer().await, (3, Ok(1)));
+    assert_eq!(caller.answer().await, (4, Ok(2)));
+
+    let own = Sighting { clock: ClockSkew::NONE, disk: DiskMark::Ok };
+    group.weigh(&[(NODE, own)].into());
+    caller.send([ahead(5)]).await;
+    assert_eq!(caller.answer().await, (5, Err("ISSUED_IN_FUTURE".to_owned())));
+    group.stop().await;
 }
 
 /// A session as the other node has it.
