@@ -105,7 +105,8 @@ impl Client {
     /// # Errors
     ///
     /// `LIMIT_EXCEEDED`, without being sent, for what is over [`limits`] as a whole; otherwise as the server says.
-    /// [`Error::may_have_taken_effect`] covers all attempts.
+    /// [`Error::may_have_taken_effect`] covers all attempts; where it is set the message is not to be sent under another
+    /// id before its outcome is known.
     pub async fn append(&self, append: Append) -> Result<proto::AppendResponse, Error> {
         let request = append.seal(message::now_us());
         limits::check(&request)?;

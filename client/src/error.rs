@@ -60,6 +60,9 @@ impl Error {
 
     /// Whether this or an earlier attempt of the call may have taken effect. Ask [`Client::outcome`] to know.
     ///
+    /// With [`reason::TOO_OLD`] it may be an attempt of an earlier call: what became of it is not kept any more, and is
+    /// found only by reading the conversation.
+    ///
     /// [`Client::outcome`]: crate::Client::outcome
     pub fn may_have_taken_effect(&self) -> bool {
         self.0.may_have_taken_effect

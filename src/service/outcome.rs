@@ -146,5 +146,6 @@ mod tests {
         let error = told(OutcomeState::TooOld { floor: Timestamp(9) }).unwrap_err();
         assert_eq!(error.reason(), "TOO_OLD");
         assert_eq!(error.metadata("limit"), Some("9"));
+        assert!(error.may_have_taken_effect(), "it may have been committed");
     }
 }

@@ -176,8 +176,10 @@ impl Lane {
 
     /// Fails the first with this error and the others behind it.
     pub fn break_off(&mut self, cause: Error) {
+        // What is too old may have been committed by an attempt of long ago: of those behind it that says nothing.
+        let in_doubt = cause.may_have_taken_effect() && cause.reason() != reason::TOO_OLD;
         for (place, mut pending) in self.queue.drain(..).enumerate() {
-            pending.uncertain |= place < self.sent && cause.may_have_taken_effect();
+            pending.uncertain |= place < self.sent && in_doubt;
             match place {
                 0 => pending.fail(cause.clone()),
                 _ => pending.fail_behind(&cause),

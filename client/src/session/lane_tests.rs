@@ -77,6 +77,21 @@ async fn a_final_failure_fails_the_lane_behind_it() {
 }
 
 #[tokio::test]
+async fn what_is_too_old_casts_no_doubt_on_what_is_behind_it() {
+    let (mut lane, outcomes) = lane_of(3);
+    send_all(&mut lane, 1);
+    let too_old = Error::local(Code::FailedPrecondition, reason::TOO_OLD, "").with_effect(true);
+    assert!(matches!(lane.fail(1, &too_old), Ok(Failed::Broken)));
+    let mut told = Vec::new();
+    for outcome in outcomes {
+        let error = outcome.await.unwrap().unwrap_err();
+        told.push((error.reason().to_owned(), error.may_have_taken_effect()));
+    }
+    let behind = (reason::LANE_BROKEN.to_owned(), false);
+    assert_eq!(told, [(reason::TOO_OLD.to_owned(), true), behind.clone(), behind]);
+}
+
+#[tokio::test]
 async fn an_uncertain_attempt_is_remembered_through_later_certain_ones() {
     let (mut lane, mut outcomes) = lane_of(2);
     send_all(&mut lane, 1);

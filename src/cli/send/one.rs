@@ -1,7 +1,8 @@
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use quorate_client::proto::AppendResponse;
+use quorate_client::proto::{AppendResponse, NewMessage};
+use quorate_client::{Error, reason};
 use serde_json::{Value, json};
 
 use super::SendArgs;
@@ -23,14 +24,23 @@ pub(super) async fn send(
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if error.may_have_taken_effect() => {
-            let (room, sender) = (message.conversation(), message.sender());
-            let id = &message.message().client_msg_id;
+            let next = how_to_know(&message, &error);
             Err(anyhow!(
-                "it is not known whether the message was committed: {error}\n  \
-                 next: quorate outcome '{room}' '{sender}' '{id}'"
+                "it is not known whether the message was committed: {error}\n  next: {next}"
             ))
         }
         Err(error) => Err(anyhow!(error).context("the message was not sent")),
+    }
+}
+
+/// The command that tells what became of a message.
+fn how_to_know(message: &Outgoing, error: &Error) -> String {
+    let (room, sender) = (message.conversation(), message.sender());
+    let NewMessage { client_msg_id: id, issued_at_us, .. } = message.message();
+    match error.reason() {
+        // Its outcome is not kept any more.
+        reason::TOO_OLD => format!("quorate read '{room}'"),
+        _ => format!("quorate outcome '{room}' '{sender}' '{id}' --issued-at-us {issued_at_us}"),
     }
 }
 

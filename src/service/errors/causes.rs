@@ -91,9 +91,14 @@ impl From<AppendRefusal> for CallError {
             AppendRefusal::WrongGroup { .. } => CallError::wrong_group(),
             AppendRefusal::NameCollision => error(Code::FailedPrecondition, reason::NAME_COLLISION)
                 .with("field", "conversation"),
-            AppendRefusal::TooOld { floor, .. } => error(Code::FailedPrecondition, reason::TOO_OLD)
-                .with("field", "issued_at_us")
-                .with("limit", floor.0),
+            AppendRefusal::TooOld { floor, .. } => {
+                let mut error = error(Code::FailedPrecondition, reason::TOO_OLD)
+                    .with("field", "issued_at_us")
+                    .with("limit", floor.0);
+                // This attempt changed nothing, but what became of an earlier one is not kept any more.
+                error.may_have_taken_effect = true;
+                error
+            }
             AppendRefusal::FromTheFuture { latest, .. } => {
                 error(Code::InvalidArgument, reason::ISSUED_IN_FUTURE)
                     .with("field", "issued_at_us")
@@ -209,11 +214,6 @@ mod tests {
         let table = [
             (AppendRefusal::NameCollision, Code::FailedPrecondition, reason::NAME_COLLISION),
             (
-                AppendRefusal::TooOld { client_msg_id: id(), floor: Timestamp(7) },
-                Code::FailedPrecondition,
-                reason::TOO_OLD,
-            ),
-            (
                 AppendRefusal::FromTheFuture { client_msg_id: id(), latest: Timestamp(7) },
                 Code::InvalidArgument,
                 reason::ISSUED_IN_FUTURE,
@@ -243,6 +243,11 @@ mod tests {
         for (refusal, code, reason) in table {
             assert_eq!(seen(refusal), row(code, reason, false, false));
         }
+        assert_eq!(
+            seen(AppendRefusal::TooOld { client_msg_id: id(), floor: Timestamp(7) }),
+            row(Code::FailedPrecondition, reason::TOO_OLD, false, true),
+            "an earlier attempt may have been committed"
+        );
         assert_eq!(
             seen(AppendRefusal::WrongGroup { epoch: 2 }),
             row(Code::Unavailable, reason::WRONG_GROUP, true, false)

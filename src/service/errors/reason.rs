@@ -12,7 +12,7 @@ pub const MALFORMED: &str = "MALFORMED";
 pub const CHECKSUM_MISMATCH: &str = "CHECKSUM_MISMATCH";
 /// `issued_at_us` is too far ahead of the leader's clock, and a majority's clocks agree with that.
 pub const ISSUED_IN_FUTURE: &str = "ISSUED_IN_FUTURE";
-/// `issued_at_us` is before the dedup floor.
+/// `issued_at_us` is before the dedup floor: it is not committed from now on, and whether it was before is not known.
 pub const TOO_OLD: &str = "TOO_OLD";
 /// The id stands with another content or in another batch.
 pub const ID_CONFLICT: &str = "ID_CONFLICT";
