@@ -120,12 +120,14 @@ impl Client {
 
     /// Tells, linearizably, whether a message was committed.
     ///
-    /// With `settle` the answer is final: an id that was not committed never will be. It then needs the message's
-    /// `issued_at_us`, which is ignored otherwise.
+    /// Give the message's `issued_at_us`. Without it "not committed" holds only for a message that was issued at or after
+    /// the response's `dedup_floor_us`, if there is one: what became of older ones is not kept. With `settle` the answer
+    /// is final, an id that was not committed never will be, and `issued_at_us` is required.
     ///
     /// # Errors
     ///
-    /// As the server says. A settle that failed may have taken effect; it can be repeated.
+    /// `TOO_OLD` if the message was issued before the dedup floor: it is not committed from now on, and whether it was is
+    /// not known any more. Otherwise as the server says. A settle that failed may have taken effect; it can be repeated.
     pub async fn outcome(
         &self,
         request: proto::GetOutcomeRequest,

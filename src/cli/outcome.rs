@@ -12,11 +12,13 @@ use super::{ConnectArgs, Output};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  quorate outcome acme/room-42 alice 0b6d7a52-5d0e-4f4e-9a55-8f3c1a1f2b10
+  quorate outcome acme/room-42 alice m1 --issued-at-us 1767225600000000
   quorate outcome acme/room-42 alice m1 --issued-at-us 1767225600000000 --settle
+  quorate outcome acme/room-42 alice 0b6d7a52-5d0e-4f4e-9a55-8f3c1a1f2b10
 
-The answer is linearizable. With --settle it is also final: an id that was not committed never will be. Exits with 0 \
-whatever the answer is, and with 1 when there is none.")]
+The answer is linearizable. With --settle it is also final: an id that was not committed never will be. Without \
+--issued-at-us \"not committed\" says nothing of a message that is older than what is kept (30 days by default); the \
+answer then names that time. Exits with 0 whatever the answer is, and with 1 when there is none.")]
 pub struct OutcomeArgs {
     /// The conversation
     conversation: String,
@@ -62,6 +64,7 @@ pub(super) async fn run(args: OutcomeArgs, output: Output) -> anyhow::Result<Exi
                 "state": name(state),
                 "seq": committed.then_some(response.seq),
                 "commit_time_us": committed.then_some(response.commit_time_us),
+                "dedup_floor_us": response.dedup_floor_us,
             })
         },
     )?;
@@ -74,8 +77,16 @@ fn text(response: &GetOutcomeResponse) -> String {
             format!("committed at seq {}, {}", response.seq, rfc3339(response.commit_time_us))
         }
         State::NotCommitted => {
-            "not committed so far; an attempt in flight may still commit it (--settle prevents that)"
-                .to_owned()
+            let answer = "not committed so far; an attempt in flight may still commit it (--settle \
+                          prevents that)";
+            match response.dedup_floor_us {
+                None => answer.to_owned(),
+                Some(floor) => format!(
+                    "{answer}\n  this holds if it was issued at or after {}: what became of older messages is not \
+                     kept (say when with --issued-at-us)",
+                    rfc3339(floor)
+                ),
+            }
         }
         State::Burnt => "not committed, and never will be".to_owned(),
         State::Unspecified => "unknown".to_owned(),
@@ -88,5 +99,19 @@ fn name(state: State) -> &'static str {
         State::NotCommitted => "not_committed",
         State::Burnt => "burnt",
         State::Unspecified => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_committed_is_said_with_the_time_from_which_that_is_known() {
+        let mut response = GetOutcomeResponse::default();
+        response.set_state(State::NotCommitted);
+        assert!(!text(&response).contains("issued"));
+        response.dedup_floor_us = Some(1_767_225_600_000_000);
+        assert!(text(&response).contains("issued at or after 2026-01-01T00:00:00"));
     }
 }

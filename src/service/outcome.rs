@@ -17,7 +17,7 @@ use crate::types::{ConversationName, NodeId, Timestamp, limits};
 /// Tells whether a message was committed; with `settle`, for good.
 ///
 /// Without `issued_at_us` the answer "not committed" holds for messages issued since the dedup floor only, because
-/// what became of older ones is not kept.
+/// what became of older ones is not kept. The answer then says where that floor is.
 ///
 /// # Errors
 /// TOO_OLD if the message was issued before the dedup floor: it cannot be committed from now on, and whether it was
@@ -56,10 +56,16 @@ async fn ask(
     let issued_at = (request.issued_at_us != 0).then_some(Timestamp(request.issued_at_us));
     let id = IdKey { sender: request.sender, client_msg_id: request.client_msg_id };
     let (view, row, held_by) = (point.view, point.row, group.id());
+    let floor = row.dedup_floor;
+    let holds_from = (issued_at.is_none() && floor > Timestamp(0)).then_some(floor.0);
     let state = group
         .offload(move || reads::outcome(view.as_ref(), held_by, &row, &name, &id, issued_at))
         .await?;
-    response(state, point.position)
+    let mut response = response(state, point.position)?;
+    if response.state() == State::NotCommitted {
+        response.dedup_floor_us = holds_from;
+    }
+    Ok(response)
 }
 
 async fn settle(
@@ -126,7 +132,8 @@ fn response(state: OutcomeState, position: Position) -> Result<GetOutcomeRespons
             return Err(AppendRefusal::TooOld { client_msg_id: String::new(), floor }.into());
         }
     };
-    Ok(GetOutcomeResponse { state: state.into(), seq, commit_time_us, position: Some(position) })
+    let (state, position, dedup_floor_us) = (state.into(), Some(position), None);
+    Ok(GetOutcomeResponse { state, seq, commit_time_us, position, dedup_floor_us })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use quorate_client::proto::delivery::Kind as Delivered;
+use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::subscribe_response::Kind;
 use quorate_client::proto::{
     AppendRequest, Delivery, GetOutcomeRequest, Message, NewMessage, ReadRequest,
@@ -22,6 +23,7 @@ use super::other_node::NoPeers;
 use super::{Api, CallError, Operation, append, outcome, read};
 use crate::consensus::solitary::{Disks, NODE, Process};
 use crate::consensus::{ClockSkew, Group, Sighting};
+use crate::log::Command;
 use crate::storage::DiskMark;
 use crate::types::{Clock, HashRange, Incarnation, PlacementHash, ReplicaId, Timestamp, limits};
 
@@ -269,5 +271,34 @@ async fn what_seems_to_be_of_the_future_is_refused_for_good_only_by_a_clock_that
     alone.group.weigh(&[(NODE, own)].into());
     let for_good = ("ISSUED_IN_FUTURE".to_owned(), false);
     assert_eq!(refusals().await.map(told), [for_good.clone(), for_good]);
+    alone.stop().await;
+}
+
+/// G8. What became of a message of before the dedup floor is not kept: "not committed" may not be said of it.
+#[tokio::test(start_paused = true)]
+async fn without_issued_at_an_outcome_says_for_which_messages_it_holds() {
+    let alone = Alone::start().await;
+    let outcome = async |client_msg_id: &str, issued_at_us| {
+        let request = GetOutcomeRequest {
+            conversation: "a".to_owned(),
+            sender: "alice".to_owned(),
+            client_msg_id: client_msg_id.to_owned(),
+            issued_at_us,
+            settle: false,
+        };
+        let told = outcome::get_outcome(&alone.api, &call(Operation::GetOutcome), request).await;
+        told.map(|told| (told.state(), told.dedup_floor_us))
+    };
+    alone.append("a", 1).await;
+    assert_eq!(outcome("1", 0).await, Ok((State::Committed, None)));
+    assert_eq!(outcome("2", 0).await, Ok((State::NotCommitted, None)), "everything is kept so far");
+
+    let floor = 5_000_001;
+    let raise = Command::RaiseDedupFloor { floor: Timestamp(floor) };
+    alone.group.propose(raise, tokio::time::Instant::now() + LONG).await.unwrap();
+    assert_eq!(outcome("1", 0).await, Ok((State::NotCommitted, Some(floor))));
+    assert_eq!(outcome("1", floor).await, Ok((State::NotCommitted, None)), "of such a message");
+    let error = outcome("1", 5_000_000).await.unwrap_err();
+    assert_eq!((error.reason(), error.may_have_taken_effect()), ("TOO_OLD", true));
     alone.stop().await;
 }
