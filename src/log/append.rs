@@ -34,6 +34,11 @@ pub(super) fn append(
     }
 }
 
+/// The latest `issued_at` that is let in at a time, and so of all that can be on its way then.
+pub(super) fn latest_issued_at(stamped_at: Timestamp) -> Timestamp {
+    stamped_at.plus_us(ISSUED_AT_AHEAD_US_MAX)
+}
+
 /// Refuses what was issued further ahead of the leader's clock than clocks may differ. What `row` shows to have been
 /// let in is not refused later: the next leader's clock may be behind (G4).
 pub(super) fn check_not_ahead(
@@ -42,7 +47,7 @@ pub(super) fn check_not_ahead(
     issued_at: Timestamp,
     row: Option<&DedupRow>,
 ) -> Result<(), AppendRefusal> {
-    let latest = stamped_at.plus_us(ISSUED_AT_AHEAD_US_MAX);
+    let latest = latest_issued_at(stamped_at);
     if issued_at > latest && row.is_none_or(|row| row.issued_at < issued_at) {
         let client_msg_id = client_msg_id.to_owned();
         return Err(AppendRefusal::FromTheFuture { client_msg_id, latest });

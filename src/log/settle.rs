@@ -1,6 +1,6 @@
 //! Making the outcome of an id final (guarantee G8).
 
-use super::append::check_not_ahead;
+use super::append::{check_not_ahead, latest_issued_at};
 use super::dedup::{keep_in_force, standing};
 use super::rows::read_head;
 use super::{AppendRefusal, ApplyError, GroupState, Outcome, OutcomeState, SettleRef};
@@ -10,6 +10,9 @@ use crate::types::Timestamp;
 
 /// Tells what became of an id; one of which nothing became is burnt. An answer other than a refusal is final for
 /// this id with this `issued_at`.
+///
+/// A burnt id stays so for whatever may be on its way now, not only for the `issued_at` of the question, which nothing can
+/// be compared with: whoever asks may not be who sends.
 pub(super) fn settle(
     overlay: &mut Overlay<'_>,
     group: &GroupState,
@@ -31,17 +34,21 @@ pub(super) fn settle(
         return Ok(Outcome::AppendRefused(refusal));
     }
     let key = keys::dedup(conversation, id.sender, id.client_msg_id);
+    let burnt = DedupRow { issued_at: latest_issued_at(stamped_at), outcome: DedupOutcome::Burnt };
     let state = match row {
         Some(row) => {
             let state = OutcomeState::of(&row);
-            keep_in_force(overlay, key, row, request.issued_at);
+            let until = match row.outcome {
+                DedupOutcome::Committed { .. } => request.issued_at,
+                DedupOutcome::Burnt => burnt.issued_at,
+            };
+            keep_in_force(overlay, key, row, until);
             state
         }
         None if request.issued_at < group.dedup_floor => {
             OutcomeState::TooOld { floor: group.dedup_floor }
         }
         None => {
-            let burnt = DedupRow { issued_at: request.issued_at, outcome: DedupOutcome::Burnt };
             overlay.put_row(key, &burnt);
             OutcomeState::Burnt
         }

@@ -197,7 +197,8 @@ impl Record for NameRow {
 /// later it means nothing, whether it is still there or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DedupRow {
-    /// As given with the first attempt (or with the settling question).
+    /// As given with the first attempt, or a later one that a repeat gave. Of a burnt id the latest that could be given when
+    /// it was settled.
     pub issued_at: Timestamp,
     /// What became of it.
     pub outcome: DedupOutcome,

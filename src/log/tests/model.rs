@@ -86,10 +86,12 @@ impl Model {
     ) -> Result<OutcomeState, AppendRefusal> {
         let conversation = request.conversation.0.as_str();
         self.refuse_ahead(at, conversation, &request.id, request.issued_at)?;
+        let latest = Timestamp(at.0 + FIVE_MINUTES_US);
         if let Some(id) = self.standing(conversation, &request.id) {
-            id.issued_at = id.issued_at.max(request.issued_at);
+            let until = if id.committed.is_some() { request.issued_at } else { latest };
+            id.issued_at = id.issued_at.max(until);
         } else if request.issued_at >= self.floor {
-            self.remember(conversation, &request.id, request.issued_at, None, None);
+            self.remember(conversation, &request.id, latest, None, None);
         }
         Ok(self.outcome(conversation, &request.id, request.issued_at))
     }
