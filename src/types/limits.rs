@@ -84,6 +84,8 @@ pub const GROUP_PROPOSALS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The same for all groups of a node together.
 pub const PROPOSALS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Memory of the appends whose callers wait at one node, whichever node leads. Past it appends are refused as retryable.
+/// One of a session that another node leads counts once more until the stream to that node has taken it: it lies there
+/// also when its caller was answered because its time is up.
 pub const APPEND_CALLS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of requests that are on their way into one port, of all its callers together. Past it calls are refused as
 /// retryable: whoever sends a request takes as long as it likes, and each is gathered in one piece of 4 MiB at most. The
@@ -107,6 +109,9 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 pub const SESSION_IN_FLIGHT_MAX: usize = 4_096;
 /// Memory of the appends of one session that wait for their outcome.
 pub const SESSION_IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Memory of the appends of one session that wait until the stream to one other node takes them: all that may be in
+/// flight, and as much that was given up because the node takes nothing. Past it appends are refused as retryable.
+pub const SESSION_STREAM_BYTES_MAX: usize = 2 * SESSION_IN_FLIGHT_BYTES_MAX;
 /// Lanes of one session that have state: something in flight, or broken and not reset. Past it the session ends: its
 /// caller is not listening.
 pub const SESSION_LANES_MAX: usize = 16_384;

@@ -100,8 +100,9 @@ impl Flights {
             }
             Way::There { node, stream, .. } => {
                 let upstream = self.upstreams.get(node).filter(|to| to.stream == *stream);
+                let room = append::room(api.replicas.admission(), &append);
                 let sent = match upstream {
-                    Some(upstream) => upstream.send(ticket, append, opens),
+                    Some(to) => room.and_then(|room| to.send(ticket, append, opens, room)),
                     None => Err(CallError::not_leader(None)),
                 };
                 if let Err(error) = sent {

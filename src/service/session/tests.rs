@@ -264,3 +264,40 @@ async fn what_was_on_a_stream_that_ended_is_unknown_and_the_next_goes_over_anoth
     other.answer(third.request_id, 2).await;
     assert_eq!(caller.answer().await, (3, Ok(2)));
 }
+
+/// Their callers were told that their time is up, and they still lie there.
+#[tokio::test(start_paused = true)]
+async fn appends_that_were_given_up_count_until_their_stream_takes_them() {
+    let (mut caller, mut opened, process) = handing_on().await;
+    let calls = process.replicas.admission().calls();
+    let payload = Bytes::from(vec![7; limits::PAYLOAD_BYTES_MAX]);
+    let (mut queued, mut numbers, mut other) = (0, 1.., None);
+    let refused = loop {
+        // Each has a lane of its own.
+        let number = numbers.next().unwrap();
+        let mut large = request(number, &format!("room-{number}"), false);
+        large.append.as_mut().unwrap().messages[0].payload = payload.clone();
+        caller.send([large]).await;
+        if other.is_none() {
+            assert!(caller.responses.next().now_or_never().is_none());
+            // The other node takes the stream, and nothing that comes on it.
+            other = Some(timeout(LONG, opened.recv()).await.unwrap().unwrap());
+        }
+        match caller.answer().await {
+            (_, Err(reason)) if reason == "OUTCOME_UNKNOWN" => queued += payload.len(),
+            (_, answer) => break answer,
+        }
+        assert!(queued <= limits::SESSION_STREAM_BYTES_MAX + limits::BATCH_BYTES_MAX);
+    };
+    assert_eq!(refused, Err("PEER_UNREACHABLE".to_owned()), "after {queued} bytes");
+    let least = limits::SESSION_STREAM_BYTES_MAX - limits::BATCH_BYTES_MAX;
+    assert!(queued >= least, "{queued}");
+    assert!(calls.take(limits::APPEND_CALLS_BYTES_MAX - least).is_none(), "they count");
+
+    drop(other);
+    while calls.take(limits::APPEND_CALLS_BYTES_MAX).is_none() {
+        // Until the session has seen that its stream has ended.
+        assert!(caller.responses.next().now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+}

@@ -2,6 +2,7 @@
 //! taken whether the session's own caller takes its or not: other calls share the connection.
 
 use futures::StreamExt;
+use futures::stream::Map;
 use quorate_client::proto::session_response::Result as Answered;
 use quorate_client::proto::{AppendRequest, AppendResponse, SessionRequest, SessionResponse};
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -9,8 +10,10 @@ use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
+use crate::consensus::{Room, RoomLeft};
 use crate::service::PeerLog;
 use crate::service::errors::{CallError, Effect};
+use crate::service::memory::memory_bytes;
 use crate::types::{NodeId, limits};
 
 /// Answers that are handed to the session at once, where so many have come.
@@ -33,12 +36,23 @@ pub enum Event {
     },
 }
 
+/// An append that waits for its stream to take it, also when its time is up.
+pub struct Queued {
+    request: SessionRequest,
+    /// Of the node, and of the stream.
+    _rooms: [Room; 2],
+}
+
+/// What a stream takes of its queue, in order.
+pub type Requests = Map<ReceiverStream<Queued>, fn(Queued) -> SessionRequest>;
+
 /// One stream to one node. Dropping it ends the stream.
 pub struct Upstream {
     /// Tells it from the others of its session.
     pub stream: u64,
     node: NodeId,
-    requests: mpsc::Sender<SessionRequest>,
+    requests: mpsc::Sender<Queued>,
+    left: RoomLeft,
     task: AbortHandle,
 }
 
@@ -49,20 +63,22 @@ impl Upstream {
         node: NodeId,
         client: PeerLog,
         events: mpsc::Sender<Event>,
-        prepare: impl FnOnce(ReceiverStream<SessionRequest>) -> Request<ReceiverStream<SessionRequest>>,
+        prepare: impl FnOnce(Requests) -> Request<Requests>,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(limits::SESSION_IN_FLIGHT_MAX);
-        let request = prepare(ReceiverStream::new(receiver));
+        let taken: fn(Queued) -> SessionRequest = |queued| queued.request;
+        let request = prepare(ReceiverStream::new(receiver).map(taken));
         let run = async move {
             let error = carry(node, client, request, &events).await;
             tracing::debug!(%node, %error, "a session's stream to another node ended");
             // The session may be over.
             let _ = events.send(Event::Ended { stream, error }).await;
         };
-        Upstream { stream, node, requests, task: tokio::spawn(run).abort_handle() }
+        let left = RoomLeft::new(limits::SESSION_STREAM_BYTES_MAX);
+        Upstream { stream, node, requests, left, task: tokio::spawn(run).abort_handle() }
     }
 
-    /// Sends an append, now, under an id that is greater than all before.
+    /// Sends an append, now, under an id that is greater than all before. Keeps its room until the stream has taken it.
     ///
     /// # Errors
     /// PEER_UNREACHABLE without effect: the stream has ended, or the node takes nothing from it.
@@ -71,16 +87,23 @@ impl Upstream {
         request_id: u64,
         append: AppendRequest,
         reset_lane: bool,
+        room: Room,
     ) -> Result<(), CallError> {
+        let of_stream = self.left.take(memory_bytes(&append));
+        let of_stream = of_stream.ok_or_else(|| self.takes_nothing("is full"))?;
         let request = SessionRequest { request_id, append: Some(append), reset_lane };
-        self.requests.try_send(request).map_err(|error| {
-            let what = match error {
+        let queued = Queued { request, _rooms: [room, of_stream] };
+        self.requests.try_send(queued).map_err(|error| {
+            self.takes_nothing(match error {
                 TrySendError::Closed(_) => "has ended",
                 TrySendError::Full(_) => "is full",
-            };
-            let message = format!("the stream to node {} {what}", self.node);
-            CallError::unreachable(self.node, message, Effect::None)
+            })
         })
+    }
+
+    fn takes_nothing(&self, why: &str) -> CallError {
+        let message = format!("the stream to node {} {why}", self.node);
+        CallError::unreachable(self.node, message, Effect::None)
     }
 }
 
@@ -94,7 +117,7 @@ impl Drop for Upstream {
 async fn carry(
     node: NodeId,
     mut client: PeerLog,
-    request: Request<ReceiverStream<SessionRequest>>,
+    request: Request<Requests>,
     events: &mpsc::Sender<Event>,
 ) -> CallError {
     let ended = |why: &str| {
