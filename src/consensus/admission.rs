@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::storage::DiskMark;
 use crate::types::limits;
 
-/// The node's disk mark, as its probe last saw it, and what is left of its memory for appends and
-/// for responses.
+/// The node's disk mark, as its probe last saw it, and what is left of its memory for appends, for
+/// responses, and for what it keeps.
 #[derive(Debug)]
 pub struct Admission {
     disk: AtomicU8,
     calls: RoomLeft,
     proposals: RoomLeft,
     responses: RoomLeft,
+    kept: RoomLeft,
 }
 
 /// Bytes that may still be taken. Counted, not reserved: what it bounds is how much waits at one time. Nobody waits for
@@ -67,8 +68,10 @@ impl Room {
     /// Gives back what is above so many bytes.
     pub fn shrink_to(&mut self, bytes: usize) {
         let extra = self.bytes.saturating_sub(bytes);
-        self.bytes -= extra;
-        self.of.0.fetch_add(extra, Ordering::Relaxed);
+        if extra > 0 {
+            self.bytes -= extra;
+            self.of.0.fetch_add(extra, Ordering::Relaxed);
+        }
     }
 }
 
@@ -85,6 +88,7 @@ impl Default for Admission {
             calls: RoomLeft::new(limits::APPEND_CALLS_BYTES_MAX),
             proposals: RoomLeft::new(limits::PROPOSALS_BYTES_MAX),
             responses: RoomLeft::new(limits::RESPONSES_BYTES_MAX),
+            kept: RoomLeft::new(limits::KEPT_BYTES_MAX),
         }
     }
 }
@@ -132,6 +136,11 @@ impl Admission {
     /// For responses with messages, or names, until their callers take them.
     pub fn responses(&self) -> &RoomLeft {
         &self.responses
+    }
+
+    /// For conversations that are followed and for lanes of sessions, until their callers let go of them.
+    pub fn kept(&self) -> &RoomLeft {
+        &self.kept
     }
 }
 

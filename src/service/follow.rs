@@ -27,7 +27,7 @@ const HEARTBEAT_MS_MAX: u32 = 60_000;
 /// Follows conversations until the caller goes away.
 ///
 /// # Errors
-/// If the request is wrong. The stream ends with an error as soon as one conversation cannot be followed any more; what
+/// If the request is wrong, or OVERLOADED. The stream ends with an error as soon as one conversation cannot be followed any more; what
 /// came before is complete.
 pub async fn follow(
     api: &Api,
@@ -42,6 +42,7 @@ pub async fn follow(
         call.authorize(api.authorizer.as_ref(), resource)?;
     }
     let (subscription, responses) = Subscription::new(api, call, Pacing::Stream, heartbeat);
+    subscription.make_room(request.conversations.len())?;
     tokio::spawn(drive(subscription, request, api.clone()).instrument(call.span()));
     Ok(Box::pin(until_one_ends(responses)))
 }

@@ -10,7 +10,8 @@ use quorate_client::proto::delivery::Kind as Delivered;
 use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::subscribe_response::Kind;
 use quorate_client::proto::{
-    AppendRequest, Delivery, GetOutcomeRequest, Message, NewMessage, ReadRequest,
+    AppendRequest, Delivery, FollowRequest, FollowStart, GetOutcomeRequest, Message, NewMessage,
+    ReadRequest,
 };
 use tokio::time::{sleep, timeout};
 use tonic::Status;
@@ -20,8 +21,8 @@ use super::call::Call;
 use super::delivery::{HEARTBEAT_DEFAULT, Outgoing, Pacing, Subscribed, Subscription};
 use super::fixture::{self, GROUP};
 use super::other_node::NoPeers;
-use super::{Api, CallError, Operation, append, outcome, read};
-use crate::consensus::solitary::{Disks, NODE, Process};
+use super::{Api, CallError, Operation, append, follow, outcome, read};
+use crate::consensus::solitary::{Disks, NODE, NOW, Process};
 use crate::consensus::{ClockSkew, Group, Sighting};
 use crate::log::Command;
 use crate::storage::DiskMark;
@@ -241,7 +242,7 @@ async fn what_seems_to_be_of_the_future_is_refused_for_good_only_by_a_clock_that
 {
     let alone = Alone::start().await;
     // The clock that judges it stands still.
-    let issued_at_us = 5_000_000 + limits::ISSUED_AT_AHEAD_US_MAX + 1;
+    let issued_at_us = NOW.wall.0 + limits::ISSUED_AT_AHEAD_US_MAX + 1;
     let refusals = async || {
         let (conversation, sender) = ("a".to_owned(), "alice".to_owned());
         let client_msg_id = "ahead".to_owned();
@@ -265,10 +266,10 @@ async fn what_seems_to_be_of_the_future_is_refused_for_good_only_by_a_clock_that
     };
     let passing = ("CLOCK_UNTRUSTED".to_owned(), true);
     assert_eq!(refusals().await.map(told), [passing.clone(), passing.clone()], "not weighed yet");
-    alone.group.weigh(&BTreeMap::new());
+    alone.group.weigh(&BTreeMap::new(), NOW);
     assert_eq!(refusals().await.map(told), [passing.clone(), passing], "nobody has answered");
     let own = Sighting { clock: ClockSkew::NONE, disk: DiskMark::Ok };
-    alone.group.weigh(&[(NODE, own)].into());
+    alone.group.weigh(&[(NODE, own)].into(), NOW);
     let for_good = ("ISSUED_IN_FUTURE".to_owned(), false);
     assert_eq!(refusals().await.map(told), [for_good.clone(), for_good]);
     alone.stop().await;
@@ -300,5 +301,33 @@ async fn without_issued_at_an_outcome_says_for_which_messages_it_holds() {
     assert_eq!(outcome("1", floor).await, Ok((State::NotCommitted, None)), "of such a message");
     let error = outcome("1", 5_000_000).await.unwrap_err();
     assert_eq!((error.reason(), error.may_have_taken_effect()), ("TOO_OLD", true));
+    alone.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_are_followed_take_room_until_the_follow_ends() {
+    let alone = Alone::start().await;
+    let left = alone.api.replicas.admission().kept();
+    let start = |number: u64| FollowStart { conversation: format!("a/{number}"), start: None };
+    let follow = async |count: u64| {
+        let conversations = (0..count).map(start).collect();
+        let request = FollowRequest { conversations, heartbeat_ms: 0 };
+        follow::follow(&alone.api, &call(Operation::Follow), request).await
+    };
+    let most = limits::SUBSCRIPTION_CONVERSATIONS_MAX as u64;
+    let mut follows = Vec::new();
+    let others = left.take(limits::KEPT_BYTES_MAX - 2 * 10_000 * limits::FOLLOWED_BYTES).unwrap();
+    for _ in 0..2 {
+        follows.push(follow(most).await.unwrap_or_else(|error| panic!("{error}")));
+    }
+    let refused = follow(most).await.err().expect("there is no room");
+    assert_eq!(refused, CallError::keeps_too_much());
+    assert!(refused.is_retryable() && !refused.may_have_taken_effect());
+    assert!(follow(1).await.is_ok(), "a small one gets through");
+    drop(follows);
+    while left.take(2 * 10_000 * limits::FOLLOWED_BYTES).is_none() {
+        tokio::task::yield_now().await;
+    }
+    drop(others);
     alone.stop().await;
 }

@@ -11,6 +11,6 @@ mod timestamp;
 pub use clock::Clock;
 pub use hash_range::HashRange;
 pub use ids::{AttemptId, ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Seq, Term};
-pub use memory::allocated;
+pub use memory::{allocated, give_places_back};
 pub use names::{ConversationId, ConversationName, PlacementHash};
 pub use timestamp::Timestamp;

@@ -7,21 +7,42 @@ use tokio::task::JoinHandle;
 
 use super::credit::Credit;
 use super::relay::Upstream;
-use crate::types::NodeId;
+use crate::consensus::{Room, RoomLeft};
+use crate::service::errors::CallError;
+use crate::types::{NodeId, give_places_back, limits};
 
-/// The conversations that a subscription has. Whoever takes one out announces its end, so that each ends once. Each
-/// clone is the same set.
-#[derive(Clone, Default)]
+/// The conversations that a subscription has, and the room that they take. Whoever takes one out announces its end, so
+/// that each ends once. Each clone is the same set.
+#[derive(Clone)]
 pub struct Conversations {
     held: Arc<Mutex<Held>>,
 }
 
-#[derive(Default)]
 struct Held {
+    room: Room,
     sources: HashMap<String, Source>,
     /// The streams to other nodes, under the same lock: one that is here has not ended, so that whatever is put under
     /// it is delivered or ended.
     upstreams: HashMap<NodeId, Upstream>,
+}
+
+impl Held {
+    /// Takes room for so many in all.
+    fn make_room(&mut self, conversations: usize) -> Result<(), CallError> {
+        self.room.grow_to(bytes(conversations)).ok_or_else(CallError::keeps_too_much)
+    }
+
+    fn remove(&mut self, conversation: &str) -> Option<Source> {
+        let removed = self.sources.remove(conversation);
+        give_places_back(&mut self.sources);
+        self.room.shrink_to(bytes(self.sources.len()));
+        removed
+    }
+}
+
+/// Memory of so many conversations, beside what any call has.
+fn bytes(conversations: usize) -> usize {
+    (conversations * limits::FOLLOWED_BYTES).saturating_sub(limits::CALL_BYTES_FREE)
 }
 
 /// Where a conversation's messages come from.
@@ -81,8 +102,23 @@ impl Drop for Task {
 }
 
 impl Conversations {
+    /// None yet.
+    pub fn new(left: &RoomLeft) -> Self {
+        let (sources, upstreams) = (HashMap::new(), HashMap::new());
+        let held = Held { room: left.nothing(), sources, upstreams };
+        Conversations { held: Arc::new(Mutex::new(held)) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes room for so many in all, before they are put in.
+    ///
+    /// # Errors
+    /// OVERLOADED.
+    pub fn make_room(&self, conversations: usize) -> Result<(), CallError> {
+        self.lock().make_room(conversations)
     }
 
     /// How many there are.
@@ -97,13 +133,18 @@ impl Conversations {
 
     /// Puts one in that another node delivers, over the stream there is or else over the one that `open` opens.
     /// Returns the stream, to be told.
-    pub fn insert_relayed<E>(
+    ///
+    /// # Errors
+    /// OVERLOADED, or as `open` fails.
+    pub fn insert_relayed(
         &self,
         conversation: String,
         node: NodeId,
-        open: impl FnOnce() -> Result<Upstream, E>,
-    ) -> Result<Upstream, E> {
+        open: impl FnOnce() -> Result<Upstream, CallError>,
+    ) -> Result<Upstream, CallError> {
         let mut held = self.lock();
+        let more = held.sources.len() + 1;
+        held.make_room(more)?;
         let upstream = match held.upstreams.entry(node) {
             Entry::Occupied(there) => there.get().clone(),
             Entry::Vacant(none) => none.insert(open()?).clone(),
@@ -113,14 +154,20 @@ impl Conversations {
     }
 
     /// Puts a local one in before the task that `spawn` starts can look for it.
+    ///
+    /// # Errors
+    /// OVERLOADED, and nothing is started.
     pub fn insert_local(
         &self,
         conversation: String,
         credit: Option<Arc<Credit>>,
         spawn: impl FnOnce() -> Task,
-    ) {
+    ) -> Result<(), CallError> {
         let mut held = self.lock();
+        let more = held.sources.len() + 1;
+        held.make_room(more)?;
         held.sources.insert(conversation, Source::Local { task: spawn(), credit });
+        Ok(())
     }
 
     /// The credit of a local one.
@@ -141,12 +188,12 @@ impl Conversations {
     /// Takes a local one out, to be stopped.
     pub fn take_local(&self, conversation: &str) -> Option<Task> {
         let mut held = self.lock();
-        match held.sources.remove(conversation)? {
+        if let Source::Relayed { .. } = held.sources.get(conversation)? {
+            return None;
+        }
+        match held.remove(conversation)? {
             Source::Local { task, .. } => Some(task),
-            relayed => {
-                held.sources.insert(conversation.to_owned(), relayed);
-                None
-            }
+            Source::Relayed { .. } => None,
         }
     }
 
@@ -160,7 +207,7 @@ impl Conversations {
         let mut held = self.lock();
         let found = held.sources.get(conversation).is_some_and(|source| source.is_over(stream));
         if found {
-            held.sources.remove(conversation);
+            held.remove(conversation);
         }
         found
     }
@@ -182,34 +229,39 @@ impl Conversations {
 
     /// Takes all out, and announces nothing. Their tasks know this set, so that it does not go by itself.
     pub fn clear(&self) {
-        let held = std::mem::take(&mut *self.lock());
+        let mut held = self.lock();
+        let sources = std::mem::take(&mut held.sources);
+        held.upstreams.clear();
+        held.room.shrink_to(0);
         drop(held);
+        drop(sources);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
 
     const NODE: NodeId = NodeId(7);
 
-    fn upstream(stream: u64) -> Result<Upstream, Infallible> {
+    fn conversations() -> Conversations {
+        Conversations::new(&RoomLeft::new(limits::KEPT_BYTES_MAX))
+    }
+
+    fn upstream(stream: u64) -> Result<Upstream, CallError> {
         Ok(Upstream::new(stream, mpsc::channel(1).0))
     }
 
     fn insert(conversations: &Conversations, name: &str, node: NodeId, if_opened: u64) -> u64 {
         let open = || upstream(if_opened);
-        let Ok(upstream) = conversations.insert_relayed(name.to_owned(), node, open);
-        upstream.stream
+        conversations.insert_relayed(name.to_owned(), node, open).unwrap().stream
     }
 
     #[test]
     fn a_relayed_one_leaves_only_over_its_own_stream() {
-        let conversations = Conversations::default();
+        let conversations = conversations();
         assert_eq!(insert(&conversations, "a", NODE, 1), 1);
         assert_eq!(insert(&conversations, "b", NodeId(8), 2), 2);
         assert!(!conversations.take_if_relayed("a", 2));
@@ -222,7 +274,7 @@ mod tests {
 
     #[test]
     fn nothing_is_put_under_a_stream_that_has_ended() {
-        let conversations = Conversations::default();
+        let conversations = conversations();
         assert_eq!(insert(&conversations, "a", NODE, 1), 1);
         assert_eq!(insert(&conversations, "b", NODE, 2), 1, "the one there is");
         assert!(conversations.take_if_relayed("b", 1));
@@ -236,31 +288,62 @@ mod tests {
 
     #[tokio::test]
     async fn a_conversation_ends_once_and_its_task_may_finish() {
-        let conversations = Conversations::default();
+        let conversations = conversations();
         let (finished, is_finished) = oneshot::channel();
         let within = conversations.clone();
-        conversations.insert_local("a".into(), None, || {
+        let inserted = conversations.insert_local("a".into(), None, || {
             Task::spawn(async move {
                 let left = within.leave("a");
                 tokio::task::yield_now().await;
                 finished.send(left).unwrap();
             })
         });
+        inserted.unwrap();
         assert!(is_finished.await.unwrap());
         assert!(!conversations.leave("a"));
     }
 
     #[tokio::test]
     async fn a_task_ends_with_its_conversation() {
-        let conversations = Conversations::default();
+        let conversations = conversations();
         let (held, is_dropped) = oneshot::channel::<()>();
-        conversations.insert_local("a".into(), None, || {
+        let inserted = conversations.insert_local("a".into(), None, || {
             Task::spawn(async move {
                 let _held = held;
                 std::future::pending::<()>().await;
             })
         });
+        inserted.unwrap();
         drop(conversations);
         assert!(is_dropped.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn conversations_take_room_until_they_leave() {
+        const FREE: usize = limits::CALL_BYTES_FREE / limits::FOLLOWED_BYTES;
+        let left = RoomLeft::new(2 * limits::FOLLOWED_BYTES);
+        let conversations = Conversations::new(&left);
+        let here = |name: &str| {
+            let task = || Task::spawn(std::future::pending());
+            conversations.insert_local(name.to_owned(), None, task)
+        };
+        for number in 0..FREE {
+            here(&number.to_string()).unwrap();
+        }
+        assert!(left.take(2 * limits::FOLLOWED_BYTES).is_some(), "what any stream has is free");
+        here("last").unwrap();
+        assert_eq!(insert(&conversations, "there", NODE, 1), 1);
+        let refused = here("one more").unwrap_err();
+        assert_eq!((refused.reason(), refused.is_retryable()), ("OVERLOADED", true));
+        assert!(!conversations.contains("one more"));
+        assert!(conversations.insert_relayed("and".to_owned(), NODE, || upstream(2)).is_err());
+
+        assert!(conversations.take_if_relayed("there", 1));
+        assert!(conversations.leave("last"));
+        assert!(left.take(2 * limits::FOLLOWED_BYTES).is_some());
+        conversations.make_room(FREE + 2).unwrap();
+        assert!(left.take(1).is_none(), "it is held before they come");
+        conversations.clear();
+        assert!(left.take(2 * limits::FOLLOWED_BYTES).is_some());
     }
 }

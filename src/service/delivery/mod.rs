@@ -86,7 +86,7 @@ impl Subscription {
             api: api.clone(),
             call: call.clone(),
             pacing,
-            conversations: Conversations::default(),
+            conversations: Conversations::new(api.replicas.admission().kept()),
             relays: JoinSet::new(),
             relays_opened: 0,
             out,
@@ -99,6 +99,14 @@ impl Subscription {
     /// Where responses go: closed once the caller is gone.
     pub fn out(&self) -> &Out {
         &self.out
+    }
+
+    /// Takes room for so many conversations in all, before they are added.
+    ///
+    /// # Errors
+    /// OVERLOADED.
+    pub fn make_room(&self, conversations: usize) -> Result<(), CallError> {
+        self.conversations.make_room(conversations)
     }
 
     /// Starts a conversation. If that is not possible the conversation ends at once, and says why.
@@ -163,10 +171,7 @@ impl Subscription {
         };
         let route = self.api.route(&name)?;
         match route.local.is_some() {
-            true => {
-                self.begin_here(name, route, start_at, credit_bytes);
-                Ok(())
-            }
+            true => self.begin_here(name, route, start_at, credit_bytes),
             false => self.begin_there(name, &route, start, credit_bytes).await,
         }
     }
@@ -177,8 +182,8 @@ impl Subscription {
         route: Route,
         start: StartAt,
         credit_bytes: u64,
-    ) {
-        let Some(group) = route.local else { return };
+    ) -> Result<(), CallError> {
+        let group = route.local.ok_or_else(CallError::replica_gone)?;
         let credit = match self.pacing {
             Pacing::Credits => Some(Arc::new(Credit::new(credit_bytes))),
             Pacing::Stream => None,
@@ -202,7 +207,7 @@ impl Subscription {
                 announce_end(&out, conversation, error, |name| conversations.leave(name)).await;
             };
             Task::spawn(run.instrument(span))
-        });
+        })
     }
 
     async fn begin_there(

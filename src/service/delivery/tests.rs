@@ -10,6 +10,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 
 use super::*;
+use crate::consensus::RoomLeft;
 use crate::consensus::solitary::{Disks, Process};
 use crate::service::{Elsewhere, Operation, fixture, other_node};
 
@@ -45,7 +46,7 @@ struct Fixture {
     responses: BoxStream<'static, Result<SubscribeResponse, Status>>,
     opened: mpsc::Receiver<Opened>,
     elsewhere: Arc<Elsewhere>,
-    _process: Process,
+    process: Process,
 }
 
 impl Fixture {
@@ -66,7 +67,7 @@ impl Fixture {
             Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT);
         let responses = responses.map_ok(Outgoing::decoded).boxed();
         let elsewhere = api.elsewhere;
-        Fixture { subscription, responses, opened, elsewhere, _process: process }
+        Fixture { subscription, responses, opened, elsewhere, process }
     }
 
     async fn add(&mut self, conversation: &str) {
@@ -208,21 +209,49 @@ async fn nothing_outlives_a_subscription() {
     let (held, is_dropped) = oneshot::channel::<()>();
     // As each local conversation's task does, it knows the set that owns it.
     let within = fixture.subscription.conversations.clone();
-    fixture.subscription.conversations.insert_local("here".into(), None, || {
+    let inserted = fixture.subscription.conversations.insert_local("here".into(), None, || {
         Task::spawn(async move {
             let _held = (held, within);
             future::pending::<()>().await;
         })
     });
+    inserted.unwrap();
     drop(fixture.subscription);
     assert!(timeout(LONG, is_dropped).await.expect("the task ends").is_err());
     opened.ended().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_conversation_without_room_ends_alone() {
+    let mut fixture = Fixture::start().await;
+    let left = fixture.process.replicas.admission().kept().clone();
+    let others = left.take(limits::KEPT_BYTES_MAX).unwrap();
+    let names: Vec<_> = (0..=limits::CALL_BYTES_FREE / limits::FOLLOWED_BYTES)
+        .map(|number| format!("a/{number}"))
+        .collect();
+    let (refused, taken) = names.split_last().unwrap();
+    for name in taken {
+        fixture.add(name).await;
+    }
+    let mut opened = fixture.opened().await;
+    for name in taken {
+        assert_eq!(opened.added().await, *name);
+    }
+    fixture.add(refused).await;
+    let response = fixture.responses.next().await.unwrap().unwrap();
+    assert_eq!(response, ended(refused.clone(), Some(CallError::keeps_too_much())).decoded());
+    drop(others);
+    fixture.add(refused).await;
+    assert_eq!(opened.added().await, *refused);
+    assert!(left.take(limits::KEPT_BYTES_MAX).is_none());
+    drop(fixture.subscription);
+    assert!(left.take(limits::KEPT_BYTES_MAX).is_some());
+}
+
 #[tokio::test]
 async fn a_conversation_is_held_until_its_end_has_room() {
-    let conversations = Conversations::default();
-    conversations.insert_local("a".into(), None, || Task::spawn(future::pending()));
+    let conversations = Conversations::new(&RoomLeft::new(0));
+    conversations.insert_local("a".into(), None, || Task::spawn(future::pending())).unwrap();
     let (out, mut responses) = mpsc::channel(1);
     out.send(Ok(caught_up("b".into(), Seq(1))).into()).await.unwrap();
     let leaves = |name: &str| conversations.leave(name);

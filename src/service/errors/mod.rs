@@ -244,6 +244,13 @@ impl CallError {
             .with("limit", limit)
     }
 
+    /// There is no room for one more followed conversation, or one more lane.
+    pub fn keeps_too_much() -> Self {
+        let message =
+            "followed conversations and lanes take all the memory of this node that they may";
+        CallError::overloaded(message, limits::KEPT_BYTES_MAX)
+    }
+
     /// The caller has taken no response of a stream for too long.
     pub fn not_taken() -> Self {
         let message = "too many responses wait for a caller who takes none";

@@ -19,7 +19,7 @@ use crate::consensus::Outcomes;
 use crate::service::call::Call;
 use crate::service::errors::CallError;
 use crate::service::{Api, append, forward};
-use crate::types::{NodeId, limits};
+use crate::types::{NodeId, give_places_back, limits};
 
 /// All flights of a session. As many as its lanes have in flight.
 pub struct Flights {
@@ -118,12 +118,12 @@ impl Flights {
         loop {
             while let Some((ticket, response)) = self.landed.pop_front() {
                 // One that was overdue is answered too late, and has landed before.
-                if let Some(flight) = self.flights.remove(&ticket) {
+                if let Some(flight) = self.remove(ticket) {
                     return Poll::Ready(land(api, flight, response));
                 }
             }
             if let Poll::Ready((ticket, outcome)) = self.outcomes.poll_next(cx) {
-                let Some(flight) = self.flights.remove(&ticket) else { continue };
+                let Some(flight) = self.remove(ticket) else { continue };
                 let Way::Here(group) = &flight.way else { continue };
                 let response = append::answer(api, group, outcome);
                 return Poll::Ready(land(api, flight, response));
@@ -136,6 +136,12 @@ impl Flights {
                 return Poll::Pending;
             }
         }
+    }
+
+    fn remove(&mut self, ticket: u64) -> Option<Flight> {
+        let removed = self.flights.remove(&ticket);
+        give_places_back(&mut self.flights);
+        removed
     }
 
     fn take(&mut self, event: Event) {

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::log::{IdKey, LanePlace, Predecessor};
 use crate::service::errors::CallError;
 use crate::service::memory::memory_bytes;
-use crate::types::{AttemptId, ConversationId, NodeId};
+use crate::types::{AttemptId, ConversationId, NodeId, give_places_back, limits};
 
 /// Tells one lane from the others, and from older ones of the same conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,6 +138,11 @@ impl Lanes {
         self.lanes.len()
     }
 
+    /// Memory of one more lane and those that have state, beside what any call has.
+    pub fn kept_bytes(&self) -> usize {
+        ((self.lanes.len() + 1) * limits::LANE_BYTES).saturating_sub(limits::CALL_BYTES_FREE)
+    }
+
     /// The lane of a conversation with a valid name, for a request that is about to be accepted.
     pub fn of(&mut self, conversation: &str) -> LaneId {
         let known = self.names.get(conversation).copied();
@@ -241,9 +246,16 @@ impl Lanes {
             let State::Done(result) = request.state else { continue };
             answers.push_back((request.request_id, lane.answer(request.epoch, result)));
         }
-        if lane.requests.is_empty() && !lane.broken {
-            self.names.remove(&lane.name);
-            self.lanes.remove(&id);
+        if lane.requests.is_empty() {
+            if lane.broken {
+                // It may stay for long, and had as many places as it once had requests.
+                lane.requests = VecDeque::new();
+            } else {
+                self.names.remove(&lane.name);
+                self.lanes.remove(&id);
+                give_places_back(&mut self.names);
+                give_places_back(&mut self.lanes);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use quorate_client::proto::NewMessage;
 
 use super::*;
+use crate::types::allocated;
 
 const HERE: Destination = Destination::Here;
 const THERE: Destination = Destination::There { node: NodeId(2), stream: 0 };
@@ -141,6 +142,25 @@ fn an_idle_lane_has_no_state_and_a_broken_one_has() {
     lanes.arrive(sent[0].slot, failure());
     assert_eq!(told(&mut lanes), [unknown(1)]);
     assert_eq!((lanes.len(), lanes.requests()), (1, 0));
+}
+
+#[test]
+fn a_broken_lane_holds_no_more_than_is_counted() {
+    let (mut lanes, sent) = in_flight(100);
+    for departure in &sent {
+        lanes.arrive(departure.slot, failure());
+    }
+    assert_eq!(told(&mut lanes).len(), 100);
+    let lane = &lanes.lanes[&lanes.names["a"]];
+    assert_eq!(lane.requests.capacity(), 0);
+    // A table is seven eighths full at most, and half of that after it has grown.
+    let places = size_of::<(LaneId, Lane)>() + size_of::<(Arc<str>, LaneId)>() + 2;
+    let name = allocated(limits::CONVERSATION_NAME_BYTES_MAX);
+    assert!(16 * places / 7 + name + 4 * size_of::<Request>() <= limits::LANE_BYTES);
+    accept(&mut lanes, "a", 101, true, append("m101"));
+    let again = depart(&mut lanes, "a", HERE).unwrap();
+    lanes.arrive(again.slot, seq(1));
+    assert_eq!((told(&mut lanes), lanes.len()), (vec![ok(101)], 0));
 }
 
 #[test]

@@ -65,6 +65,7 @@ pub async fn open(
         flights: Flights::new(call.timeout),
         answers: VecDeque::new(),
         room: None,
+        kept: api.replicas.admission().kept().nothing(),
         depth: SessionDepth::new(api.observer.clone()),
         _open: OpenStream::new(api.observer.clone(), Operation::AppendSession),
         api: api.clone(),
@@ -106,6 +107,8 @@ struct Session {
     answers: VecDeque<Answer>,
     /// Memory for what the lanes hold.
     room: Option<Room>,
+    /// Memory for the lanes themselves.
+    kept: Room,
     depth: SessionDepth,
     _open: OpenStream,
 }
@@ -141,6 +144,7 @@ impl Session {
         if let Some(room) = &mut self.room {
             room.shrink_to(self.lanes.bytes());
         }
+        self.kept.shrink_to(self.lanes.kept_bytes());
         self.depth.set(self.lanes.requests());
         landed || read
     }
@@ -201,6 +205,8 @@ impl Session {
             let message = "too many lanes of the session are broken and not reset";
             return Err(CallError::overloaded(message, limits::SESSION_LANES_MAX));
         }
+        let room = self.kept.grow_to(self.lanes.kept_bytes());
+        room.ok_or_else(CallError::keeps_too_much)?;
         self.last_request_id = request.request_id;
         Ok(())
     }

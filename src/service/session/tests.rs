@@ -301,3 +301,35 @@ async fn appends_that_were_given_up_count_until_their_stream_takes_them() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn broken_lanes_take_room_and_a_session_that_finds_none_ends() {
+    let (api, process) = leading().await;
+    let left = api.replicas.admission().kept();
+    let others = left.take(limits::KEPT_BYTES_MAX).unwrap();
+    let mut caller = Caller::open(&api).await;
+    // Nobody appends without a name.
+    let broken = |request_id| {
+        let mut request = request(request_id, &format!("room-{request_id}"), false);
+        request.append.as_mut().unwrap().sender.clear();
+        request
+    };
+    let free = (limits::CALL_BYTES_FREE / limits::LANE_BYTES) as u64;
+    for number in 1..=free {
+        caller.send([broken(number)]).await;
+        assert_eq!(caller.answer().await, (number, Err("EMPTY_FIELD".to_owned())));
+    }
+    drop(others);
+    caller.send([broken(free + 1)]).await;
+    assert_eq!(caller.answer().await.0, free + 1);
+    let others = left.take(limits::KEPT_BYTES_MAX - 2 * limits::LANE_BYTES).unwrap();
+    assert!(left.take(2 * limits::LANE_BYTES).is_none(), "it holds some");
+    caller.send([broken(free + 2), broken(free + 3)]).await;
+    assert_eq!(caller.answer().await.0, free + 2);
+    let last = timeout(LONG, caller.responses.next()).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(CallError::from_status(&last).unwrap(), CallError::keeps_too_much());
+    assert!(caller.responses.next().await.is_none());
+    drop((caller, others));
+    assert!(left.take(limits::KEPT_BYTES_MAX).is_some());
+    process.replicas.get(GROUP).unwrap().stop().await;
+}
