@@ -35,7 +35,9 @@ use crate::seams::planted;
 use crate::service::cluster::{ClusterApi, ClusterService};
 use crate::service::servers::cluster_server::ClusterServer;
 use crate::service::servers::message_log_server::MessageLogServer;
-use crate::service::{Api, Authorizer, BodiesLayer, MalformedLayer, PeerLog};
+use crate::service::{
+    Api, Authorizer, MalformedLayer, PeerLog, RequestsLayer, ResponsesLayer, client_layers,
+};
 use crate::storage::{DiskLimits, DiskMark, Storage};
 #[cfg(feature = "rocksdb")]
 use crate::storage::{OpenError, Tuning};
@@ -359,9 +361,7 @@ async fn serve_clients(
         .timeout(CALL_TIMEOUT)
         .max_concurrent_streams(limits::CONNECTION_CALLS_MAX)
         .accept_http1(true)
-        .layer(tonic_web::GrpcWebLayer::new())
-        .layer(BodiesLayer::new(node.admission.responses().clone()))
-        .layer(MalformedLayer)
+        .layer(client_layers(node.admission.responses().clone()))
         .add_routes(routes);
     let tls = tls(&node.config.client, "client", &[b"h2", b"http/1.1"])?;
     let places = Places::new("client", node.connections.client, node.metrics.clone());
@@ -387,8 +387,9 @@ async fn serve_peers(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let door = IntroducedOnly(node.peers.introduction().clone());
     // Not around what the replicas say to each other, which no caller may stand in the way of.
-    let bodies = BodiesLayer::new(node.admission.responses().clone());
-    let routes = Routes::new(peer).add_service(InterceptedService::new(bodies.layer(log), door));
+    let responses = ResponsesLayer::new(node.admission.responses().clone());
+    let log = (responses, RequestsLayer::default()).layer(log);
+    let routes = Routes::new(peer).add_service(InterceptedService::new(log, door));
     let routes = limit_calls(routes, CALL_TIMEOUT);
     let server = server()
         .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)

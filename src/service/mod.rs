@@ -45,7 +45,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub use authorize::{AllowAll, Authorizer, Operation, Principal, Resource, authorize};
-pub use bodies::BodiesLayer;
+pub use bodies::{RequestsLayer, ResponsesLayer, client_layers};
 pub use call::{Call, FORWARDED, REQUEST_ID};
 pub use codec::{Counted, counted};
 pub use elsewhere::Elsewhere;

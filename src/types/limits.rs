@@ -91,9 +91,9 @@ pub const APPEND_CALLS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// retryable: whoever sends a request takes as long as it likes, and each is gathered in one piece of 4 MiB at most. The
 /// buffer of one may be twice as large as what is in it. A stream of requests keeps the room of its largest.
 pub const REQUESTS_BYTES_MAX: usize = 512 * 1024 * 1024;
-/// Memory of the responses of all reads, follows, subscriptions and lists that wait at one node until their callers take
-/// them: in the queues of streams, and encoded, until the connection has sent them. Past it calls and streams end as
-/// retryable. Answers to appends and sessions do not count: they are small, and an append that took effect says so.
+/// Memory of the responses of all calls that wait at one node until their callers take them: in the queues of streams, and
+/// encoded, until the connection has sent them, in the form in which it is to send them. Past it calls and streams end as
+/// retryable. What tells of a write does not count: it is small, and an append that took effect says so.
 pub const RESPONSES_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Memory of the newest messages of one conversation that somebody follows: some tens of milliseconds of a conversation
 /// as busy as can be, so that who is only late is served from memory. Who lags by more reads the state.
