@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 
 use super::*;
-use crate::consensus::solitary::{Disks, NODE, Process};
+use crate::consensus::solitary::{Disks, NODE, NOW, Process};
 use crate::consensus::{ClockSkew, Sighting};
 use crate::log::Topology;
 use crate::service::codec::CountedCodec;
@@ -174,7 +174,7 @@ async fn a_lane_goes_on_behind_what_a_clock_that_is_not_known_to_be_right_has_re
     let ahead = |request_id| {
         let mut request = request(request_id, "a", true);
         let message = &mut request.append.as_mut().unwrap().messages[0];
-        message.issued_at_us += limits::ISSUED_AT_AHEAD_US_MAX + 1;
+        message.issued_at_us = NOW.wall.0 + limits::ISSUED_AT_AHEAD_US_MAX + 1;
         request
     };
     caller.send([ahead(1), request(2, "a", false)]).await;
@@ -188,7 +188,7 @@ async fn a_lane_goes_on_behind_what_a_clock_that_is_not_known_to_be_right_has_re
     assert_eq!(caller.answer().await, (4, Ok(2)));
 
     let own = Sighting { clock: ClockSkew::NONE, disk: DiskMark::Ok };
-    group.weigh(&[(NODE, own)].into());
+    group.weigh(&[(NODE, own)].into(), NOW);
     caller.send([ahead(5)]).await;
     assert_eq!(caller.answer().await, (5, Err("ISSUED_IN_FUTURE".to_owned())));
     group.stop().await;
