@@ -253,9 +253,9 @@ mod tests {
     async fn followers_that_come_and_go_while_it_grows_miss_nothing() {
         const LAST: u64 = 20_000;
         let tails = tails();
-        let stored = Arc::new(AtomicU64::new(1));
-        let follow = |tails: Tails, stored: Arc<AtomicU64>, start: u64| async move {
-            let (mut next, mut from_memory) = (start, 0);
+        let (stored, from_memory) = (Arc::new(AtomicU64::new(1)), Arc::<AtomicU64>::default());
+        let follow = |tails: Tails, stored: Arc<AtomicU64>, from_memory: Arc<AtomicU64>| async move {
+            let mut next = 1;
             while next < LAST {
                 // Leaves now and then, so that there are times when nobody watches.
                 let mut watch = tails.watch(A);
@@ -272,17 +272,20 @@ mod tests {
                     for message in &messages {
                         assert_eq!(message.seq(), Seq(next));
                         assert!(next < stored.load(Ordering::Acquire), "{next} is not stored");
-                        (next, from_memory) = (next + 1, from_memory + 1);
+                        next += 1;
+                        from_memory.fetch_add(1, Ordering::AcqRel);
                     }
                     if messages.is_empty() {
                         watch.changed().await;
                     }
                 }
             }
-            from_memory
         };
-        let followers: Vec<_> =
-            (0..4).map(|_| tokio::spawn(follow(tails.clone(), stored.clone(), 1))).collect();
+        let follow = || follow(tails.clone(), stored.clone(), from_memory.clone());
+        let followers: Vec<_> = (0..4).map(|_| tokio::spawn(follow())).collect();
+        while !tails.is_watched(A) {
+            tokio::task::yield_now().await;
+        }
         let mut from = 1;
         while from < LAST {
             let tail = LAST.min(from + 1 + from % 5);
@@ -294,10 +297,14 @@ mod tests {
             tails.publish(A, &grown);
             from = tail;
             tokio::task::yield_now().await;
+            // Whoever watches has the first from memory, however late its turn comes.
+            while from_memory.load(Ordering::Acquire) == 0 {
+                tokio::task::yield_now().await;
+            }
         }
         let followed = futures::future::try_join_all(followers);
-        let from_memory = tokio::time::timeout(EVENTUALLY, followed).await.expect("none is left");
-        assert!(from_memory.unwrap().iter().sum::<u64>() > 0);
+        let followed = tokio::time::timeout(EVENTUALLY, followed).await.expect("none is left");
+        followed.unwrap();
         assert!(!tails.is_watched(A));
     }
 }
