@@ -26,7 +26,8 @@
  * makes DIR what a power cut leaves, and empties STATE. Without SEED, or with 0, everything is lost that may be: each file
  * ends where it was last synced, and changes of names since the last fsync of their folder are undone. With a SEED part
  * of it is kept, another part with each: a file ends anywhere between that and where it ended, and a first part of the
- * changes of names stands.
+ * changes of names stands. With about half of the seeds any pages between are zeros besides: pages reach the disk in any
+ * order, and a file's length before them.
  *
  * Not modelled: what is written through mmap, io_uring or raw system calls. Bytes that are written again within the synced
  * part of a file, and truncations, count as durable at once. The order in which files reach the disk is not known to
@@ -473,6 +474,7 @@ static struct {
 } *known;
 static size_t known_count;
 static uint64_t seed;
+static int has_holes;
 
 static uint64_t draw(uint64_t below) {
     seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
@@ -555,6 +557,20 @@ static void undo(const struct op *op, const char *state) {
     }
 }
 
+#define PAGE 4096
+
+/* Takes away what was not written between two places of a file, and is read as zeros. */
+static void make_holes(const char *path, long from, long to) {
+    static const char zeros[PAGE];
+    int fd = open(path, O_WRONLY);
+    for (long at = from, end; at < to; at = end) {
+        end = (at / PAGE + 1) * PAGE;
+        if (end > to) end = to;
+        if (!draw(3) && pwrite(fd, zeros, (size_t)(end - at), at) != end - at) perror(path);
+    }
+    close(fd);
+}
+
 static void shorten(const char *path) {
     DIR *dir = opendir(path);
     for (struct dirent *entry; dir && (entry = readdir(dir));) {
@@ -567,7 +583,10 @@ static void shorten(const char *path) {
         long *synced = S_ISREG(found.st_mode) ? synced_of(found.st_ino) : NULL;
         if (!synced || found.st_size <= *synced) continue;
         long keep = *synced + (seed ? (long)draw((uint64_t)(found.st_size - *synced) + 1) : 0);
+        /* A record that ends too early is one thing, one that is as long as it should be another. */
+        if (has_holes && draw(4)) keep = found.st_size;
         if (truncate(below, keep)) perror(below);
+        if (has_holes) make_holes(below, *synced, keep);
     }
     if (dir) closedir(dir);
 }
@@ -594,6 +613,7 @@ int main(int count, char **arguments) {
     }
     fclose(journal);
     size_t stands = seed ? draw(op_count + 1) : 0, undone = 0;
+    has_holes = seed && draw(2);
     for (size_t at = op_count; at-- > stands;)
         if (!ops[at].durable) undo(&ops[at], state), undone++;
     shorten(arguments[2]);

@@ -27,6 +27,12 @@ pub enum StorageError {
         /// How it was noticed.
         reason: String,
     },
+    /// The last write was interrupted, and what is left of it was not to be removed.
+    #[error("a power cut has torn the end of {place}: start the node, which drops it")]
+    Torn {
+        /// The file.
+        place: String,
+    },
     /// Written by a newer version of this software.
     #[error("{what} has format version {found}, and this software knows up to {known}")]
     Newer {

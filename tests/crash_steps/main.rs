@@ -35,7 +35,7 @@ const SAMPLE_MAX: u64 = 150;
 struct Crash {
     /// The step in whose place it dies; 0 for none.
     at: u64,
-    /// Which part of what is not synced is lost: 0 for all of it.
+    /// Which part of what is not synced is lost, and with what holes: 0 for all of it.
     seed: u64,
     /// The step in whose place the opening after it dies; 0 for none.
     opening_at: u64,

@@ -8,12 +8,15 @@
 mod expiry;
 mod options;
 mod staging;
+mod torn_tail;
 mod view;
 
 #[cfg(test)]
 mod expiry_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod torn_tail_tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,8 +52,8 @@ pub struct RocksEngine {
 
 impl RocksEngine {
     /// Opens or creates the log database. What its write-ahead log holds is in durable table files when this
-    /// returns. Blocks. Damage in the middle of the write-ahead log is an error; a torn tail is cut off, which the
-    /// watermark tells apart from damage.
+    /// returns. Blocks. Damage in the middle of the write-ahead log is an error; a torn tail is cut off. Whether that
+    /// was more than a write that was never reported done, the watermark tells.
     pub fn open_log(path: &Path, tuning: &Tuning) -> Result<Self, StorageError> {
         Self::open(path, Database::Log, tuning, false)
     }
@@ -62,7 +65,7 @@ impl RocksEngine {
     }
 
     /// Opens either database for reading only: writes no file and fails if there is none. What the write-ahead log
-    /// holds is visible.
+    /// holds is visible; one that is torn, and not only shortened, is not read.
     pub fn open_read_only(
         path: &Path,
         database: Database,
@@ -77,29 +80,26 @@ impl RocksEngine {
         tuning: &Tuning,
         read_only: bool,
     ) -> Result<Self, StorageError> {
-        let mut options = options::of_database(database, tuning);
+        // The crate creates the folder even then, and `check` must leave no trace.
+        if read_only && !path.join("CURRENT").exists() {
+            return Err(StorageError::Damaged {
+                place: path.display().to_string(),
+                reason: "there is no database".to_owned(),
+            });
+        }
         let expiry = ExpiryFloors::default();
-        let tables = options::of_tables(database, tuning, &expiry);
-        let db = if read_only {
-            // The crate creates the folder even then, and `check` must leave no trace.
-            if !path.join("CURRENT").exists() {
-                return Err(StorageError::Damaged {
-                    place: path.display().to_string(),
-                    reason: "there is no database".to_owned(),
-                });
+        let open = || open_database(path, database, tuning, &expiry, read_only);
+        let db = match open() {
+            Err(error @ StorageError::Damaged { .. }) if database == Database::Log => {
+                let Some((file, tail)) = torn_tail::of_newest(path)? else { return Err(error) };
+                if read_only {
+                    return Err(StorageError::Torn { place: file.display().to_string() });
+                }
+                torn_tail::cut(&file, &tail)?;
+                open()?
             }
-            options.create_if_missing(false);
-            options.create_missing_column_families(false);
-            DB::open_cf_descriptors_read_only(&options, path, tables, false)
-        } else {
-            DB::open_cf_descriptors(&options, path, tables)
+            opened => opened?,
         };
-        let db = db.map_err(|error| match storage_error("opening a database", error) {
-            StorageError::Damaged { reason, .. } => {
-                StorageError::Damaged { place: path.display().to_string(), reason }
-            }
-            other => other,
-        })?;
         let failure = Arc::new(Failure::default());
         if database == Database::State {
             let whole = KeyRange { start: Vec::new(), end: None };
@@ -288,6 +288,30 @@ impl Engine for RocksEngine {
         };
         Some(StorageError::Failed { action: "working in the background", reason })
     }
+}
+
+fn open_database(
+    path: &Path,
+    database: Database,
+    tuning: &Tuning,
+    expiry: &ExpiryFloors,
+    read_only: bool,
+) -> Result<DB, StorageError> {
+    let mut options = options::of_database(database, tuning);
+    let tables = options::of_tables(database, tuning, expiry);
+    let db = if read_only {
+        options.create_if_missing(false);
+        options.create_missing_column_families(false);
+        DB::open_cf_descriptors_read_only(&options, path, tables, false)
+    } else {
+        DB::open_cf_descriptors(&options, path, tables)
+    };
+    db.map_err(|error| match storage_error("opening a database", error) {
+        StorageError::Damaged { reason, .. } => {
+            StorageError::Damaged { place: path.display().to_string(), reason }
+        }
+        other => other,
+    })
 }
 
 /// Bytes that a change takes in RocksDB's batch, rather more than fewer.

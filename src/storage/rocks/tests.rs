@@ -9,14 +9,14 @@ use crate::storage::conformance::copy_folder;
 
 const ROWS: u32 = 300;
 
-fn written(table: Table, number: u32) -> Batch {
+pub(super) fn written(table: Table, number: u32) -> Batch {
     let mut batch = Batch::default();
     batch.put(table, number.to_be_bytes().to_vec(), vec![number as u8; 100]);
     batch
 }
 
 /// A log database with synced rows in its write-ahead log, as a crash leaves it.
-fn crashed_log(folder: &Path) {
+pub(super) fn crashed_log(folder: &Path) {
     let source = tempfile::tempdir().unwrap();
     let engine = RocksEngine::open_log(&source.path().join("log"), &Tuning::small()).unwrap();
     for number in 0..ROWS {
@@ -25,13 +25,13 @@ fn crashed_log(folder: &Path) {
     copy_folder(source.path(), folder);
 }
 
-fn count(engine: &RocksEngine, table: Table) -> usize {
+pub(super) fn count(engine: &RocksEngine, table: Table) -> usize {
     let all = KeyRange { start: Vec::new(), end: None };
     engine.scan(table, all, Direction::Forward).inspect(|row| assert!(row.is_ok())).count()
 }
 
 /// The largest file with an extension.
-fn file(folder: &Path, extension: &str) -> PathBuf {
+pub(super) fn file(folder: &Path, extension: &str) -> PathBuf {
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     files
         .filter(|path| path.extension().is_some_and(|found| found == extension))
@@ -39,7 +39,7 @@ fn file(folder: &Path, extension: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("there is no .{extension} file"))
 }
 
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -52,7 +52,7 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn flip_bit(path: &Path, position: usize) {
+pub(super) fn flip_bit(path: &Path, position: usize) {
     let mut bytes = fs::read(path).unwrap();
     bytes[position] ^= 1;
     fs::write(path, bytes).unwrap();
