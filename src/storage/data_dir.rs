@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
 
-use super::small_file::{DiskFile, MemoryFile, SmallFile};
+use super::small_file::{DiskFile, MemoryFile, SmallFile, sync_folder};
 use super::{StorageError, free_bytes};
 use crate::types::{ClusterId, Incarnation, NodeId};
 
@@ -185,6 +185,10 @@ impl DataDir {
     /// The directory is in use, belongs to another node, or cannot be read or written.
     pub fn open(path: &Path, node: NodeId) -> Result<(DataDir, Identity), DataDirError> {
         let io = |action| move |source| DataDirError::Io { path: path.to_owned(), action, source };
+        // The names below it are durable once there is an identity, which is written after them.
+        if !path.join("IDENTITY").exists() {
+            make_folder(path).map_err(io("creating it"))?;
+        }
         fs::create_dir_all(path.join("log")).map_err(io("creating it"))?;
         fs::create_dir_all(path.join("state")).map_err(io("creating it"))?;
         let lock =
@@ -318,6 +322,31 @@ fn take(lock: &File, how: FlockOperation, path: &Path) -> Result<(), DataDirErro
     rustix::fs::flock(lock, how).map_err(|_| DataDirError::Locked { path: path.to_owned() })
 }
 
+/// Makes a folder, and those above it that are missing. Each name is durable before anything is made below it, so that
+/// of the folders that are there already only the lowest may be what a crash has left: its name is synced too.
+fn make_folder(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let made = match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_folder(parent)?;
+            fs::create_dir(path)
+        }
+        made => made,
+    };
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+            match sync_folder(parent) {
+                // Then somebody else has made it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            }
+        }
+        Err(error) => Err(error),
+        Ok(()) => sync_folder(parent),
+    }
+}
+
 fn read_identity(file: &dyn SmallFile) -> Result<Option<Identity>, StorageError> {
     file.load()?.map(|text| Identity::decode(&text, &file.place())).transpose()
 }
@@ -361,6 +390,19 @@ mod tests {
         let _another = StoppedDir::open(folder.path()).unwrap();
         let started = DataDir::open(folder.path(), NodeId(1));
         assert!(matches!(started, Err(DataDirError::Locked { .. })), "{started:?}");
+    }
+
+    #[test]
+    fn folders_above_it_are_made_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("of").join("some").join("node");
+        drop(DataDir::open(&path, NodeId(1)).unwrap());
+        drop(DataDir::open(&path, NodeId(1)).unwrap());
+        fs::write(folder.path().join("file"), b"").unwrap();
+        for beneath in ["file", "file/node"] {
+            let refused = DataDir::open(&folder.path().join(beneath), NodeId(1));
+            assert!(matches!(refused, Err(DataDirError::Io { .. })), "{refused:?}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod points;
 mod script;
 mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -41,11 +41,16 @@ struct Crash {
     opening_at: u64,
 }
 
+/// The data directory, which the child makes: its name has to survive as well.
+fn data_of(disk: &Disk) -> PathBuf {
+    disk.data().join("node")
+}
+
 /// This program, as the child.
 fn child(disk: &Disk, has_script: bool) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "as_child", "--ignored", "--nocapture", "--test-threads=1"]);
-    command.env(child::DATA, disk.data());
+    command.env(child::DATA, data_of(disk));
     if has_script {
         command.env(child::NOTES, disk.notes());
     }
@@ -83,7 +88,7 @@ fn crash(crash: Crash, switches: &str) -> Result<(End, Vec<usize>), String> {
         disk.cut(crash.seed);
     }
     let done = done(&disk.notes());
-    runtime().block_on(judge::judge(&disk.data(), &done))?;
+    runtime().block_on(judge::judge(&data_of(&disk), &done))?;
     Ok((end, done))
 }
 
