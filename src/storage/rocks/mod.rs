@@ -90,12 +90,15 @@ impl RocksEngine {
         let expiry = ExpiryFloors::default();
         let open = || open_database(path, database, tuning, &expiry, read_only);
         let db = match open() {
-            Err(error @ StorageError::Damaged { .. }) if database == Database::Log => {
-                let Some((file, tail)) = torn_tail::of_newest(path)? else { return Err(error) };
+            Err(error @ StorageError::Damaged { .. }) => {
+                let torn = torn_tail::of_database(path)?;
+                let Some((first, _)) = torn.first() else { return Err(error) };
                 if read_only {
-                    return Err(StorageError::Torn { place: file.display().to_string() });
+                    return Err(StorageError::Torn { place: first.display().to_string() });
                 }
-                torn_tail::cut(&file, &tail)?;
+                for (file, tail) in &torn {
+                    torn_tail::cut(file, tail)?;
+                }
                 open()?
             }
             opened => opened?,

@@ -1,8 +1,12 @@
-//! A write-ahead log whose last write a power cut has met halfway, told from one that is damaged.
+//! A write-ahead log whose last write a power cut has met halfway, told from one that is damaged; and a manifest, which is
+//! a log of the same format that says what a database consists of.
 //!
 //! Each write is synced before the next begins, so a power cut tears one record at most, the last, which was never
 //! reported done. Its pages reach the disk in any order; those that did not are read as zeros where the file is as long
 //! already. RocksDB tolerates a log that only ends too early, and calls everything else corruption.
+//!
+//! One sync of a manifest may cover several small records, one for each table that was flushed. RocksDB counts all of
+//! them or none. If one is sound behind one that is not, this is not told from damage.
 //!
 //! RocksDB's framing (`db/log_format.h`): blocks of 32 KiB, and in them fragments. Each has a checksum of its type and
 //! payload, the payload's length, and the type. A record is one full fragment, or a first one, middle ones and a last.
@@ -18,7 +22,7 @@ const HEADER_BYTES: usize = 7;
 /// The least that a disk writes as a whole.
 const SECTOR_BYTES: usize = 512;
 
-/// The end of a write-ahead log that a power cut has torn.
+/// The end of a log that a power cut has torn.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TornTail {
     /// Where the record begins that was not written as a whole; every record before it was.
@@ -27,24 +31,27 @@ pub(super) struct TornTail {
     pub(super) bytes: u64,
 }
 
-/// Looks for a torn end in the newest write-ahead log of a database: those before it were complete when it was begun.
-/// Reads all of that file, a block at a time. Blocks.
-pub(super) fn of_newest(folder: &Path) -> Result<Option<(PathBuf, TornTail)>, StorageError> {
-    let found = newest(folder).and_then(|newest| {
-        let Some(path) = newest else { return Ok(None) };
-        Ok(find(File::open(&path)?)?.map(|tail| (path, tail)))
-    });
-    found.map_err(failed("reading a write-ahead log"))
+/// Looks for torn ends in a database: in its manifest, and in its newest write-ahead log, for those before it were
+/// complete when it was begun. Reads all of these files, a block at a time. Blocks.
+pub(super) fn of_database(folder: &Path) -> Result<Vec<(PathBuf, TornTail)>, StorageError> {
+    let failed = failed("looking for a torn write");
+    let logs = [manifest(folder), newest(folder).map_err(&failed)?];
+    let mut torn = Vec::new();
+    for path in logs.into_iter().flatten() {
+        let tail = File::open(&path).and_then(find).map_err(&failed)?;
+        torn.extend(tail.map(|tail| (path, tail)));
+    }
+    Ok(torn)
 }
 
 /// Cuts a torn end off: on stable storage when this returns. Blocks.
 pub(super) fn cut(path: &Path, tail: &TornTail) -> Result<(), StorageError> {
     let TornTail { at, bytes } = tail;
     let file = path.display();
-    tracing::warn!(%file, at, bytes, "a power cut has torn the last write of the log: it is dropped");
+    tracing::warn!(%file, at, bytes, "a power cut has torn the last write to a file: it is dropped");
     let file = File::options().write(true).open(path);
     file.and_then(|file| file.set_len(*at).and_then(|()| file.sync_all()))
-        .map_err(failed("cutting off the torn end of a write-ahead log"))
+        .map_err(failed("cutting off a torn write"))
 }
 
 /// Finds the torn end of a log that is read from its start. It has one if
@@ -196,6 +203,14 @@ fn is_empty(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
 
+/// The manifest in use, if what names it can be relied on.
+fn manifest(folder: &Path) -> Option<PathBuf> {
+    let current = fs::read_to_string(folder.join("CURRENT")).ok()?;
+    let name = current.strip_suffix('\n').filter(|name| name.starts_with("MANIFEST-"))?;
+    Some(folder.join(name)).filter(|path| path.is_file())
+}
+
+/// The write-ahead log of the highest number.
 fn newest(folder: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest = None;
     for entry in fs::read_dir(folder)? {

@@ -283,6 +283,33 @@ fn only_the_newest_file_of_a_log_can_be_torn() {
     }
 }
 
+/// A flush that the manifest tells of in a record over two sectors, the second of which is lost.
+#[test]
+fn a_torn_end_of_a_manifest_is_dropped_with_the_flush_that_it_told_of() {
+    let source = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open_state(&source.path().join("state"), &Tuning::small()).unwrap();
+    let current = fs::read_to_string(source.path().join("state/CURRENT")).unwrap();
+    let manifest = Path::new("state").join(current.trim_end());
+    let length = || fs::metadata(source.path().join(&manifest)).unwrap().len() as usize;
+    let (flushed, lost) = (0..100)
+        .find_map(|number| {
+            let before = length();
+            engine.write(written(Table::Dedup, number), Durability::Flushed).unwrap();
+            engine.flush().unwrap();
+            let sector = (length() - 1) / SECTOR * SECTOR;
+            (before + 7 < sector).then_some((number, sector..length()))
+        })
+        .expect("records cross the ends of sectors");
+    let folder = tempfile::tempdir().unwrap();
+    crate::storage::conformance::copy_folder(source.path(), folder.path());
+    lose(&folder.path().join(&manifest), lost);
+    let path = folder.path().join("state");
+    let checked = RocksEngine::open_read_only(&path, Database::State, &Tuning::small());
+    assert!(matches!(checked.err(), Some(StorageError::Torn { .. })));
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    assert_eq!(count(&engine, Table::Dedup), flushed as usize);
+}
+
 #[test]
 fn a_whole_log_of_rocksdb_is_not_torn() {
     let folder = tempfile::tempdir().unwrap();
