@@ -181,8 +181,9 @@ impl GroupLog {
         let shared = self.shared.clone();
         self.shared.node.engine.offload(Box::new(move || {
             let range = LogIndex(start)..LogIndex(end);
-            let records = read_entries(shared.node.engine.as_ref(), shared.group, range, bytes);
-            drop(sender.send(records));
+            let engine = shared.node.engine.as_ref();
+            let records = read_entries(engine, shared.group, range, bytes);
+            drop(sender.send(records.inspect_err(|error| engine.note_damage(error))));
         }));
         let records = receiver.await.map_err(|_| io::Error::other("the read was abandoned"))?;
         Ok(records.map_err(io::Error::other)?.into_iter().map(to_raft_entry).collect())

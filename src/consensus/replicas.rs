@@ -288,7 +288,8 @@ impl Replicas {
 
     /// Reads the topology as the local replica of the meta group has applied it and announces it if it is new.
     pub fn refresh_topology(&self) -> Result<(), StorageError> {
-        if let Some(stored) = read_topology(self.state.as_ref())? {
+        let stored = read_topology(self.state.as_ref());
+        if let Some(stored) = stored.inspect_err(|error| self.state.note_damage(error))? {
             self.learn_topology(stored);
         }
         Ok(())
@@ -308,7 +309,8 @@ impl Replicas {
     fn stored_row(&self, id: GroupId) -> Result<Option<GroupRow>, StorageError> {
         let key = keys::group(id);
         let stored = self.state.get(Table::Groups, &key)?;
-        stored.map(|value| GroupRow::decode(&key, &value)).transpose()
+        let row = stored.map(|value| GroupRow::decode(&key, &value)).transpose();
+        row.inspect_err(|error| self.state.note_damage(error))
     }
 
     /// Whether the node has state of a replica of this group, sound or not.

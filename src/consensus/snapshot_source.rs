@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::state_machine::Applied;
 use crate::storage::install::{SnapshotSink, StagedSnapshot};
-use crate::storage::records::{GroupRow, Record};
+use crate::storage::records::{self, GroupRow, Record};
 use crate::storage::{Direction, Engine, KeyRange, StorageError, Table, View, keys};
 use crate::types::{GroupId, LogIndex};
 
@@ -90,10 +90,9 @@ impl SnapshotSource {
         let view = self.applied.engine().pin();
         let key = keys::group(self.group);
         let stored = view.get(Table::Groups, &key)?;
-        let row = match stored {
-            Some(value) => GroupRow::decode(&key, &value)?,
-            None => GroupRow::blank(self.applied.replica()),
-        };
+        let row = stored.map(|value| GroupRow::decode(&key, &value)).transpose();
+        let row = row.inspect_err(|error| view.note_damage(error))?;
+        let row = row.unwrap_or_else(|| GroupRow::blank(self.applied.replica()));
         // Kept from the back: the reader takes ranges from the end.
         let mut ranges = match (self.group.is_meta(), row.range) {
             (true, _) => vec![(Table::Topology, whole_table())],
@@ -144,7 +143,7 @@ impl SnapshotReader {
         &self.row
     }
 
-    /// The next rows; none at the end. Blocks on the disk.
+    /// The next rows, each of them verified; none at the end. Blocks on the disk.
     pub fn next_part(&mut self) -> Result<Vec<SnapshotRow>, StorageError> {
         let mut part = Vec::new();
         let mut bytes = 0;
@@ -153,6 +152,8 @@ impl SnapshotReader {
             let mut resume = None;
             for row in self.view.scan(table, range, Direction::Forward) {
                 let (key, value) = row?;
+                let verified = records::verify(table, &key, &value);
+                verified.inspect_err(|error| self.view.note_damage(error))?;
                 bytes += key.len() + value.len();
                 let mut after = key.to_vec();
                 after.push(0);

@@ -242,8 +242,13 @@ impl GroupStateMachine {
         let mut outcomes = Vec::with_capacity(proposal.commands.len());
         let mut group = GroupState::of(self.applied.group, row);
         for command in &proposal.commands {
-            let applied = log::apply(overlay, &mut group, proposal.stamped_at, command)
-                .map_err(io::Error::other)?;
+            let applied = log::apply(overlay, &mut group, proposal.stamped_at, command);
+            let applied = applied.map_err(|error| {
+                if let log::ApplyError::Storage(error) = &error {
+                    self.applied.engine.note_damage(error);
+                }
+                io::Error::other(error)
+            })?;
             effects.note_growth(&applied);
             effects.topology_changed |= matches!(command, log::Command::ChangeTopology(_));
             outcomes.push(applied.outcome);
@@ -350,8 +355,9 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         let installed = offload(&self.applied, move || {
             // With the work, which goes on if nobody waits for it any longer.
             let _leave = leave;
-            let replica = applied.replica();
-            install::install(applied.engine.as_ref(), applied.group, replica, staged)
+            let (engine, replica) = (applied.engine.as_ref(), applied.replica());
+            let installed = install::install(engine, applied.group, replica, staged);
+            installed.inspect_err(|error| engine.note_damage(error))
         });
         let row = installed.await?.map_err(io::Error::other)?;
         let mark = DurableMark { applied: row.applied, membership: row.membership.clone() };

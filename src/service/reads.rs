@@ -1,11 +1,12 @@
-//! What the service reads from a group's state beyond the queries of floor 2.
+//! What the service reads from a group's state: the queries of floor 2, and what is beyond them. Everything that the
+//! service reads through a view is read here, and damage that is found in it fails the database (guarantee G11).
 
 use super::errors::CallError;
-pub use crate::log::queries::{Slice, first_seq_at_or_after, head, list, message, messages};
+pub use crate::log::queries::{Slice, message};
 use crate::log::{GroupState, IdKey, OutcomeState, queries};
-use crate::storage::records::{GroupRow, Record};
+use crate::storage::records::{ConversationHead, GroupRow, MessageRecord, Record};
 use crate::storage::{StorageError, View, keys};
-use crate::types::{ConversationName, GroupId, ReplicaId, Timestamp};
+use crate::types::{ConversationId, ConversationName, GroupId, ReplicaId, Seq, Timestamp};
 
 /// The row of a group's replica: what it holds and how far it has applied. Whoever reads anything of a group through a
 /// pinned view reads this from the same view (G2).
@@ -21,12 +22,51 @@ pub fn group_row(
 ) -> Result<GroupRow, CallError> {
     let key = keys::group(group);
     let stored = view.get(GroupRow::TABLE, &key)?;
-    let row = stored.map(|value| GroupRow::decode(&key, &value)).transpose()?;
+    let row = stored.map(|value| GroupRow::decode(&key, &value)).transpose();
+    let row = row.inspect_err(|error| view.note_damage(error))?;
     match row.filter(|row| row.replica == replica) {
         Some(row) if row.installing.is_some() => Err(CallError::installing()),
         Some(row) => Ok(row),
         None => Err(CallError::replica_gone()),
     }
+}
+
+/// [`queries::head`].
+pub fn head(
+    view: &dyn View,
+    name: &ConversationName,
+) -> Result<Option<ConversationHead>, StorageError> {
+    queries::head(view, name).inspect_err(|error| view.note_damage(error))
+}
+
+/// [`queries::messages`].
+pub fn messages(
+    view: &dyn View,
+    head: &ConversationHead,
+    slice: Slice,
+) -> Result<Vec<MessageRecord>, StorageError> {
+    queries::messages(view, head, slice).inspect_err(|error| view.note_damage(error))
+}
+
+/// [`queries::first_seq_at_or_after`].
+pub fn first_seq_at_or_after(
+    view: &dyn View,
+    head: &ConversationHead,
+    time: Timestamp,
+) -> Result<Seq, StorageError> {
+    queries::first_seq_at_or_after(view, head, time).inspect_err(|error| view.note_damage(error))
+}
+
+/// [`queries::list`].
+pub fn list(
+    view: &dyn View,
+    wanted: impl Fn(ConversationId) -> bool,
+    prefix: &str,
+    after: Option<&ConversationName>,
+    limit: usize,
+) -> Result<Vec<ConversationHead>, StorageError> {
+    let listed = queries::list(view, wanted, prefix, after, limit);
+    listed.inspect_err(|error| view.note_damage(error))
 }
 
 /// What became of an id, as of a group's row.
@@ -38,7 +78,8 @@ pub fn outcome(
     id: &IdKey,
     issued_at: Option<Timestamp>,
 ) -> Result<OutcomeState, StorageError> {
-    queries::outcome(view, &GroupState::of(group, row), name, id, issued_at)
+    let outcome = queries::outcome(view, &GroupState::of(group, row), name, id, issued_at);
+    outcome.inspect_err(|error| view.note_damage(error))
 }
 
 #[cfg(test)]

@@ -25,8 +25,11 @@ use super::{Api, CallError, Operation, append, follow, outcome, read};
 use crate::consensus::solitary::{Disks, NODE, NOW, Process};
 use crate::consensus::{ClockSkew, Group, Sighting};
 use crate::log::Command;
-use crate::storage::DiskMark;
-use crate::types::{Clock, HashRange, Incarnation, PlacementHash, ReplicaId, Timestamp, limits};
+use crate::storage::{DiskMark, StorageError, Table, keys};
+use crate::types::{
+    Clock, ConversationName, HashRange, Incarnation, PlacementHash, ReplicaId, Seq, Timestamp,
+    limits,
+};
 
 const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
 /// Of simulated time: whatever has to happen in the end has happened by then.
@@ -58,7 +61,11 @@ struct Alone {
 
 impl Alone {
     async fn start() -> Self {
-        let process = Disks::default().start().await;
+        Alone::start_on(&Disks::default()).await
+    }
+
+    async fn start_on(disks: &Disks) -> Self {
+        let process = disks.start().await;
         let api = fixture::api(&process, NODE, Arc::new(NoPeers));
         let api = Api { clock: Arc::new(Ticking(tokio::time::Instant::now())), ..api };
         let own = ReplicaId { node: NODE, incarnation: Incarnation(1) };
@@ -124,6 +131,33 @@ async fn a_read_whose_caller_pauses_for_too_long_does_not_end_as_if_it_were_whol
     assert_eq!(error, CallError::not_taken());
     assert!(error.is_retryable());
     alone.stop().await;
+}
+
+/// Another replica may serve it, and this one must not go on as if it were sound (G11).
+#[tokio::test(start_paused = true)]
+async fn damage_that_only_a_read_sees_fails_the_database() {
+    for is_gone in [false, true] {
+        let disks = Disks::default();
+        let alone = Alone::start_on(&disks).await;
+        for number in 1..=3 {
+            alone.append("a", number).await;
+        }
+        let state = alone.process.storage.state.clone();
+        let key = keys::message(ConversationName("a".to_owned()).id(), Seq(2));
+        let mut value = state.get(Table::Messages, &key).unwrap().unwrap().to_vec();
+        value[10] ^= 4;
+        disks.state.damage(Table::Messages, &key, Some(value).filter(|_| !is_gone));
+        assert_eq!(state.background_error(), None);
+
+        let request = ReadRequest { conversation: "a".to_owned(), ..ReadRequest::default() };
+        let reading = read::read(&alone.api, &call(Operation::Read), request).await;
+        let responses: Vec<_> = reading.unwrap_or_else(|error| panic!("{error}")).collect().await;
+        let status = responses.into_iter().find_map(Result::err).expect("it was served");
+        assert!(CallError::from_status(&status).unwrap().is_retryable());
+        let error = state.background_error();
+        assert!(matches!(error, Some(StorageError::Damaged { .. })), "{error:?}");
+        alone.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -148,10 +148,15 @@ pub enum Access {
 /// Is shown a key and its value, and says whether it wants to see more.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StorageError> + 'a;
 
-/// Reading. A value is returned as stored; its checksum is verified by the record's decoder.
+/// Reading. A value is returned as stored; its checksum is verified by the record's decoder, and whoever decodes says
+/// with [`View::note_damage`] what came of it.
 pub trait View: Send + Sync {
     /// The value of a key.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
+
+    /// Fails the database if `error` says that what was read through this view is damaged, as damage does that the
+    /// engine finds by itself. For what only a reader can see: a record's checksum, a row that is missing.
+    fn note_damage(&self, error: &StorageError);
 
     /// The rows of a range. A scan sees the state at its start.
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_>;

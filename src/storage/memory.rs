@@ -49,7 +49,7 @@ struct StagedRows {
 pub struct MemoryEngine {
     disk: MemoryDisk,
     life: u64,
-    failure: OnceLock<StorageError>,
+    failure: Arc<OnceLock<StorageError>>,
 }
 
 impl MemoryDisk {
@@ -60,7 +60,7 @@ impl MemoryDisk {
 
     /// An engine on what the disk holds.
     pub fn open(&self) -> MemoryEngine {
-        MemoryEngine { disk: self.clone(), life: self.lock().life, failure: OnceLock::new() }
+        MemoryEngine { disk: self.clone(), life: self.lock().life, failure: Arc::default() }
     }
 
     /// Loses what is not durable, as a power cut does. Engines that are open fail from now on.
@@ -165,7 +165,11 @@ impl MemoryEngine {
     }
 
     fn view(&self) -> PinnedTables {
-        PinnedTables { database: self.disk.database, tables: self.disk.lock().live.clone() }
+        PinnedTables {
+            database: self.disk.database,
+            tables: self.disk.lock().live.clone(),
+            failure: self.failure.clone(),
+        }
     }
 }
 
@@ -173,6 +177,10 @@ impl View for MemoryEngine {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         self.disk.database.check_table(table)?;
         Ok(self.disk.lock().live.get(&table).and_then(|rows| rows.get(key)).cloned())
+    }
+
+    fn note_damage(&self, error: &StorageError) {
+        note_damage(&self.failure, error);
     }
 
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
@@ -320,9 +328,11 @@ impl Staging for MemoryStaging {
 }
 
 /// The tables at one moment.
+#[derive(Clone)]
 struct PinnedTables {
     database: Database,
     tables: Tables,
+    failure: Arc<OnceLock<StorageError>>,
 }
 
 impl PinnedTables {
@@ -357,9 +367,18 @@ impl View for PinnedTables {
         Ok(self.tables.get(&table).and_then(|rows| rows.get(key)).cloned())
     }
 
+    fn note_damage(&self, error: &StorageError) {
+        note_damage(&self.failure, error);
+    }
+
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
-        PinnedTables { database: self.database, tables: self.tables.clone() }
-            .into_scan(table, range, direction)
+        self.clone().into_scan(table, range, direction)
+    }
+}
+
+fn note_damage(failure: &OnceLock<StorageError>, error: &StorageError) {
+    if matches!(error, StorageError::Damaged { .. }) {
+        let _ = failure.set(error.clone());
     }
 }
 

@@ -47,18 +47,7 @@ pub trait Record: Serialize + Sized {
     where
         Self: Deserialize<'a>,
     {
-        let damaged = |reason: String| StorageError::Damaged {
-            place: format!("{} key {}", Self::TABLE.name(), hex(key)),
-            reason,
-        };
-        let Some(checked) = value.len().checked_sub(CHECKSUM_BYTES).filter(|len| *len > 0) else {
-            return Err(damaged(format!("{} bytes are too few", value.len())));
-        };
-        let (body, stored) = value.split_at(checked);
-        let computed = crc32c::crc32c_append(crc32c::crc32c(key), body);
-        if computed.to_le_bytes() != stored {
-            return Err(damaged(format!("checksum {computed:08x} does not match the stored one")));
-        }
+        let body = checked(Self::TABLE, key, value)?;
         if body[0] > Self::VERSION {
             return Err(StorageError::Newer {
                 what: Self::WHAT,
@@ -66,7 +55,8 @@ pub trait Record: Serialize + Sized {
                 known: Self::VERSION.into(),
             });
         }
-        postcard::from_bytes(&body[1..]).map_err(|error| damaged(error.to_string()))
+        postcard::from_bytes(&body[1..])
+            .map_err(|error| damaged(Self::TABLE, key, error.to_string()))
     }
 }
 
@@ -74,6 +64,29 @@ pub trait Record: Serialize + Sized {
 pub trait OwnedRecord: Record + DeserializeOwned {}
 
 impl<R: Record + DeserializeOwned> OwnedRecord for R {}
+
+/// Verifies the checksum of a stored value, of whatever record it is.
+pub fn verify(table: Table, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+    checked(table, key, value).map(|_| ())
+}
+
+/// Version and body of a stored value whose checksum is right.
+fn checked<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], StorageError> {
+    let Some(checked) = value.len().checked_sub(CHECKSUM_BYTES).filter(|len| *len > 0) else {
+        return Err(damaged(table, key, format!("{} bytes are too few", value.len())));
+    };
+    let (body, stored) = value.split_at(checked);
+    let computed = crc32c::crc32c_append(crc32c::crc32c(key), body);
+    if computed.to_le_bytes() != stored {
+        let reason = format!("checksum {computed:08x} does not match the stored one");
+        return Err(damaged(table, key, reason));
+    }
+    Ok(body)
+}
+
+fn damaged(table: Table, key: &[u8], reason: String) -> StorageError {
+    StorageError::Damaged { place: format!("{} key {}", table.name(), hex(key)), reason }
+}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

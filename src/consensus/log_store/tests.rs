@@ -2,7 +2,7 @@ use super::*;
 use crate::consensus::raft_types::EncodedProposal;
 use crate::storage::small_file::MemoryFile;
 use crate::storage::watermark::WatermarkFile;
-use crate::storage::{Database, MemoryDisk};
+use crate::storage::{Database, MemoryDisk, Table, keys};
 use crate::types::{Incarnation, NodeId, ReplicaId};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -113,4 +113,20 @@ async fn a_closed_writer_is_told_to_those_who_append() {
     before.await.unwrap();
     assert!(append(&mut log, [entry(1, 1, 10)]).await.await.is_err());
     assert!(log.truncate_after(None).await.is_err());
+}
+
+#[tokio::test]
+async fn a_damaged_entry_fails_the_database() {
+    let disk = MemoryDisk::new(Database::Log);
+    let engine: Arc<dyn Engine> = Arc::new(disk.open());
+    let watermark = WatermarkFile::create(Box::new(MemoryFile::default())).unwrap();
+    let writer = LogWriter::start(engine.clone(), watermark, Arc::new(()));
+    let mut log = GroupLog::new(GroupId(1), NodeLog::new(engine.clone(), writer), None);
+    append(&mut log, (0..3).map(|index| entry(1, index, 10))).await.await.unwrap();
+    assert_eq!(log.read_disk(0, 3, READ_BYTES_MAX).await.unwrap().len(), 3);
+    let key = keys::raft_log(GroupId(1), LogIndex(1));
+    disk.damage(Table::RaftLog, &key, None);
+    assert!(log.read_disk(0, 3, READ_BYTES_MAX).await.is_err());
+    let error = engine.background_error();
+    assert!(matches!(error, Some(StorageError::Damaged { .. })), "{error:?}");
 }

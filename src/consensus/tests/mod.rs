@@ -1,6 +1,7 @@
 //! Replicas without a network: what crashes leave on disk, what a leader refuses, what confirms a read, who is taken out
-//! of a group, who is handed it, and who stands where a leader is dead.
+//! of a group, who is handed it, who stands where a leader is dead, and what damage does.
 
+mod damaged;
 mod fit_to_lead;
 mod fixture;
 mod handover;

@@ -42,6 +42,10 @@ impl View for Mortal {
         self.engine.get(table, key)
     }
 
+    fn note_damage(&self, error: &StorageError) {
+        self.engine.note_damage(error);
+    }
+
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
         self.engine.scan(table, range, direction)
     }

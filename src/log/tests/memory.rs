@@ -53,6 +53,8 @@ impl View for MemoryView {
         Ok(self.tables.get(&table).and_then(|rows| rows.get(key)).cloned())
     }
 
+    fn note_damage(&self, _error: &StorageError) {}
+
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
         let end = range.end.map_or(Bound::Unbounded, Bound::Excluded);
         let Some(rows) = self.tables.get(&table) else {

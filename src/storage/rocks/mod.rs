@@ -6,6 +6,7 @@
 )]
 
 mod expiry;
+mod files;
 mod options;
 mod staging;
 mod torn_tail;
@@ -103,6 +104,7 @@ impl RocksEngine {
             }
             opened => opened?,
         };
+        files::check(&db, database, read_only)?;
         let failure = Arc::new(Failure::default());
         if database == Database::State {
             let whole = KeyRange { start: Vec::new(), end: None };
@@ -175,6 +177,17 @@ impl RocksEngine {
             .map_err(|error| storage_error("flushing a database", error))
     }
 
+    /// The damage that a compaction met, if that is why RocksDB has stopped: it then refuses every write with the reason,
+    /// one of nothing as well.
+    fn damage_in_background(&self) -> Option<StorageError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        options.set_no_slowdown(true);
+        let refused = self.db.write_opt(WriteBatch::default(), &options).err()?;
+        let reason = storage_error("working in the background", refused);
+        matches!(reason, StorageError::Damaged { .. }).then_some(reason)
+    }
+
     fn write_batch(&self, batch: &Batch, durability: Durability) -> Result<(), StorageError> {
         let batch = self.rocks_batch(batch)?;
         let mut options = WriteOptions::default();
@@ -191,6 +204,10 @@ impl RocksEngine {
 impl View for RocksEngine {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         view::get(&self.db, &self.failure, None, table, key)
+    }
+
+    fn note_damage(&self, error: &StorageError) {
+        view::note_damage(&self.failure, error);
     }
 
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
@@ -283,10 +300,13 @@ impl Engine for RocksEngine {
         }
         let reason = match self.db.property_int_value(BACKGROUND_ERRORS) {
             Ok(None | Some(0)) => return None,
-            Ok(Some(count)) => format!(
-                "RocksDB counts {count} failed flushes or compactions in {}; its LOG file says why",
-                self.db.path().display()
-            ),
+            Ok(Some(count)) => match self.damage_in_background() {
+                Some(damage) => return Some(damage),
+                None => format!(
+                    "RocksDB counts {count} failed flushes or compactions in {}; its LOG file says why",
+                    self.db.path().display()
+                ),
+            },
             Err(error) => error.into_string(),
         };
         Some(StorageError::Failed { action: "working in the background", reason })
@@ -330,12 +350,36 @@ fn bytes_in(op: &Op) -> usize {
 }
 
 fn storage_error(action: &'static str, error: rocksdb::Error) -> StorageError {
-    match error.kind() {
-        ErrorKind::Corruption => {
-            StorageError::Damaged { place: "RocksDB".to_owned(), reason: error.into_string() }
-        }
-        _ => StorageError::Failed { action, reason: error.into_string() },
+    let is_damage = match error.kind() {
+        ErrorKind::Corruption => true,
+        ErrorKind::IOError => is_unreadable(error.as_ref()),
+        _ => false,
+    };
+    if is_damage {
+        StorageError::Damaged { place: "RocksDB".to_owned(), reason: error.into_string() }
+    } else {
+        StorageError::Failed { action, reason: error.into_string() }
     }
+}
+
+/// Whether an I/O error of RocksDB says that what was written cannot be read: a file is gone, or the disk or the file
+/// system does not give its bytes back. The text is all that there is to go by. Whatever else keeps a file from being
+/// read passes, such as too many open files or too little memory; and what a write fails with damages nothing.
+fn is_unreadable(error: &str) -> bool {
+    /// What RocksDB was doing.
+    const READING: [&str; 4] =
+        ["open a file for random read", "pread", "sequentially", "stat a file"];
+    /// What the system said: ENOENT, EIO (of glibc and of musl), and what file systems say whose own checksums or
+    /// structures are wrong, EBADMSG and EUCLEAN.
+    const LOST: [&str; 5] = [
+        "No such file or directory",
+        "Input/output error",
+        "I/O error",
+        "Bad message",
+        "Structure needs cleaning",
+    ];
+    let has = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    has(&READING) && has(&LOST)
 }
 
 /// Runs what blocks on a thread for it and waits for its result.

@@ -129,6 +129,140 @@ fn damage_in_a_blob_file_is_noticed_when_it_is_read() {
     assert!(matches!(engine.get(Table::Messages, b"large"), Err(StorageError::Damaged { .. })));
 }
 
+/// A state database with more table files than RocksDB looks at on opening, and with blob files.
+fn many_files(path: &Path) {
+    let engine = RocksEngine::open_state(path, &Tuning::small()).unwrap();
+    for number in 0..3 {
+        for table in Database::State.tables() {
+            engine.write(written(*table, number), Durability::Flushed).unwrap();
+        }
+        let mut batch = Batch::default();
+        let large = vec![number as u8; 100_000];
+        batch.put(Table::Messages, format!("large {number}").into_bytes(), large);
+        engine.write(batch, Durability::Flushed).unwrap();
+        engine.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_or_cut_short_is_noticed_on_opening() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound = folder.path().join("sound");
+    many_files(&sound);
+    let names: Vec<_> = contents(&sound).into_keys().collect();
+    let is_data = |path: &&PathBuf| path.extension().is_some_and(|e| e == "sst" || e == "blob");
+    let data: Vec<_> = names.iter().filter(is_data).collect();
+    assert!(data.len() > 16 && data.iter().any(|path| path.extension().unwrap() == "blob"));
+    for (number, lost) in data.into_iter().enumerate() {
+        let copy = folder.path().join(number.to_string());
+        fs::create_dir(&copy).unwrap();
+        copy_folder(&sound, &copy);
+        let lost = copy.join(lost.file_name().unwrap());
+        if number % 2 == 0 {
+            fs::remove_file(&lost).unwrap();
+        } else {
+            let length = fs::metadata(&lost).unwrap().len();
+            fs::File::options().write(true).open(&lost).unwrap().set_len(length - 1).unwrap();
+        }
+        for opened in [
+            RocksEngine::open_read_only(&copy, Database::State, &Tuning::small()),
+            RocksEngine::open_state(&copy, &Tuning::small()),
+        ] {
+            let error = opened.err().expect("damage was overlooked").to_string();
+            let name = lost.file_stem().unwrap().to_str().unwrap();
+            assert!(error.contains("damaged data in") && error.contains(name), "{error}");
+        }
+    }
+    // Nothing is said of a sound one, also when compactions have replaced files.
+    let engine = RocksEngine::open_state(&sound, &Tuning::small()).unwrap();
+    for table in Database::State.tables() {
+        let family = view::family(&engine.db, *table).unwrap();
+        engine.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+    }
+    drop(engine);
+    RocksEngine::open_state(&sound, &Tuning::small()).unwrap();
+}
+
+#[test]
+fn a_file_that_vanishes_fails_the_database_when_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    many_files(&path);
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    assert_eq!(engine.background_error(), None);
+    fs::remove_file(file(&path, "blob")).unwrap();
+    let all = KeyRange { start: Vec::new(), end: None };
+    let result: Result<Vec<_>, _> = engine.scan(Table::Messages, all, Direction::Forward).collect();
+    assert!(matches!(result, Err(StorageError::Damaged { .. })), "{result:?}");
+    assert!(matches!(engine.background_error(), Some(StorageError::Damaged { .. })));
+    assert!(engine.write(written(Table::Dedup, 1), Durability::Flushed).is_err());
+}
+
+#[test]
+fn damage_that_a_compaction_meets_fails_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    // The same keys twice: what does not overlap is moved without being read.
+    for _ in 0..2 {
+        for number in 0..ROWS {
+            engine.write(written(Table::Dedup, number), Durability::Flushed).unwrap();
+        }
+        engine.flush().unwrap();
+    }
+    drop(engine);
+    flip_bit(&file(&path, "sst"), 40);
+    let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+    assert_eq!(engine.background_error(), None);
+    let family = view::family(&engine.db, Table::Dedup).unwrap();
+    engine.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+    let error = engine.background_error();
+    assert!(matches!(error, Some(StorageError::Damaged { .. })), "{error:?}");
+}
+
+#[test]
+fn what_cannot_be_read_is_damage_and_what_passes_is_not() {
+    let random_read = |system: &str| {
+        format!("IO error: While open a file for random read: /data/state/000012.sst: {system}")
+    };
+    for damage in [
+        &format!("IO error: No such file or directory: {}", &random_read("gone")[10..]),
+        &random_read("Input/output error"),
+        "IO error: While pread offset 4096 len 16384: /data/000012.blob: Input/output error",
+        "IO error: While reading file sequentially: /data/log/MANIFEST-000004: I/O error",
+        "IO error: While pread offset 0 len 53: /data/000012.sst: Structure needs cleaning",
+        "IO error: While pread offset 0 len 53: /data/000012.sst: Bad message",
+    ] {
+        assert!(is_unreadable(damage), "{damage}");
+    }
+    for passes in [
+        &random_read("Too many open files"),
+        &random_read("Too many open files in system"),
+        &random_read("Cannot allocate memory"),
+        &random_read("Permission denied"),
+        "IO error: While appending to file: /data/log/000012.log: Input/output error",
+        "IO error: While fdatasync: /data/log/000012.log: Input/output error",
+        "IO error: No such file or directory: While mkdir if missing: /data/state: \
+         No such file or directory",
+        "IO error: No space left on device: While appending to file: /data/log/000012.log: \
+         No space left on device",
+    ] {
+        assert!(!is_unreadable(passes), "{passes}");
+    }
+}
+
+#[test]
+fn damage_that_only_a_reader_sees_fails_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open_state(&folder.path().join("state"), &Tuning::small()).unwrap();
+    let failed = StorageError::Failed { action: "reading", reason: "too many files".to_owned() };
+    engine.pin().note_damage(&failed);
+    assert_eq!(engine.background_error(), None);
+    let damaged = StorageError::Damaged { place: "here".to_owned(), reason: "so".to_owned() };
+    engine.pin().note_damage(&damaged);
+    assert_eq!(engine.background_error(), Some(damaged));
+}
+
 #[test]
 fn reading_only_sees_the_write_ahead_log_and_changes_no_byte() {
     let folder = tempfile::tempdir().unwrap();

@@ -45,6 +45,10 @@ impl View for PinnedView {
         get(self.snapshot.borrow_owner(), &self.failure, snapshot, table, key)
     }
 
+    fn note_damage(&self, error: &StorageError) {
+        note_damage(&self.failure, error);
+    }
+
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
         let snapshot = Some(self.snapshot.borrow_dependent());
         scan(self.snapshot.borrow_owner(), &self.failure, snapshot, table, range, direction)
@@ -89,13 +93,17 @@ pub(super) fn family(db: &DB, table: Table) -> Result<&ColumnFamily, StorageErro
     })
 }
 
-/// The error of a read. Damage fails the database as a whole: its files are shared by all groups of the node, and a
-/// compaction would meet the same block.
-fn read_error(action: &'static str, failure: &Failure, error: rocksdb::Error) -> StorageError {
-    let error = storage_error(action, error);
+/// Damage fails the database as a whole: its files are shared by all groups of the node, and a compaction would meet
+/// the same block.
+pub(super) fn note_damage(failure: &Failure, error: &StorageError) {
     if matches!(error, StorageError::Damaged { .. }) {
         let _ = failure.set(error.clone());
     }
+}
+
+fn read_error(action: &'static str, failure: &Failure, error: rocksdb::Error) -> StorageError {
+    let error = storage_error(action, error);
+    note_damage(failure, &error);
     error
 }
 

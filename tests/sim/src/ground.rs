@@ -283,6 +283,10 @@ impl View for SimEngine {
         self.inner.get(table, key)
     }
 
+    fn note_damage(&self, error: &StorageError) {
+        self.inner.note_damage(error);
+    }
+
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
         self.inner.scan(table, range, direction)
     }
