@@ -62,15 +62,10 @@ impl Group {
     /// by its clock as it was `read` before it asked. A replica that does not lead has nothing held against it.
     pub fn weigh(&self, seen: &BTreeMap<NodeId, Sighting>, read: ClockReading) -> Fitness {
         let voters = self.voters_seen(seen);
-        let (fitness, fit) = match self.is_leader() {
-            true => {
-                let each = voters.iter().map(|voters| Fitness::of(voters));
-                let fit = seen.iter().filter(|(_, sighting)| sighting.is_fit());
-                let fit = fit.map(|(node, _)| *node).collect();
-                (each.reduce(Fitness::and).unwrap_or_default(), fit)
-            }
-            false => (Fitness::default(), Vec::new()),
-        };
+        let each = voters.iter().map(|voters| Fitness::of(voters));
+        let fitness = each.reduce(Fitness::and).filter(|_| self.is_leader()).unwrap_or_default();
+        let fit = seen.iter().filter(|(_, sighting)| sighting.is_fit());
+        let fit = fit.map(|(node, _)| *node).collect();
         let is_minority = |voters: &Vec<_>| {
             !voters.is_empty() && voters.iter().flatten().count() <= voters.len() / 2
         };
@@ -93,8 +88,8 @@ impl Group {
         self.weighed.last().fitness
     }
 
-    /// Whether this leader has seen a node lately, with a clock that is not far from its own and room on its disk: only
-    /// there is leadership moved by plan.
+    /// Whether this replica's node has seen another lately, with a clock that is not far from its own and room on its disk:
+    /// only there is leadership moved by plan.
     pub fn has_seen_fit(&self, node: NodeId) -> bool {
         self.weighed.last().fit.contains(&node)
     }

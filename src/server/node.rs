@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tower::Layer;
 
 use super::call_limit::limit_calls;
@@ -33,8 +35,8 @@ use super::{Config, Metrics};
 use crate::consensus::{Admission, NodeParts, Replicas};
 use crate::seams::planted;
 use crate::service::cluster::{ClusterApi, ClusterService};
-use crate::service::servers::cluster_server::ClusterServer;
-use crate::service::servers::message_log_server::MessageLogServer;
+use crate::service::servers::cluster_server::{self, ClusterServer};
+use crate::service::servers::message_log_server::{self, MessageLogServer};
 use crate::service::{
     Api, Authorizer, MalformedLayer, PeerLog, RequestsLayer, ResponsesLayer, client_layers,
 };
@@ -345,6 +347,7 @@ async fn serve_clients(
         peers: node.peers.clone(),
         operations,
         authorizer: node.authorizer.clone(),
+        stopping: stopping.clone(),
     })));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<MessageLogServer<Api>>().await;
@@ -367,7 +370,21 @@ async fn serve_clients(
     let places = Places::new("client", node.connections.client, node.metrics.clone());
     let incoming = incoming(listener, tls, Protocol::Http2OrHttp1, places);
     let served = server.serve_with_incoming_shutdown(incoming, stopping.cancelled());
-    served.await.context("serving clients")
+    let mut served = std::pin::pin!(served);
+    let served = tokio::select! {
+        served = &mut served => served,
+        () = end_health(health, &stopping) => served.await,
+    };
+    served.context("serving clients")
+}
+
+/// Says that nothing is served once the node stops, and ends the streams of those who watch.
+async fn end_health(mut health: HealthReporter, stopping: &CancellationToken) {
+    stopping.cancelled().await;
+    for name in ["", message_log_server::SERVICE_NAME, cluster_server::SERVICE_NAME] {
+        health.set_service_status(name, ServingStatus::NotServing).await;
+        health.clear_service_status(name).await;
+    }
 }
 
 async fn serve_peers(

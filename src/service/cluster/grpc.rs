@@ -67,12 +67,14 @@ impl Cluster for ClusterService {
         let leaders = WatchStream::from_changes(api.replicas.leaders());
         let changes = stream::select(WatchStream::new(topology.clone()).map(drop), leaders);
         let changes = tokio_stream::StreamExt::throttle(changes, TOPOLOGY_INTERVAL);
-        let responses = changes.map(move |()| {
+        let stopping = api.stopping.clone().cancelled_owned();
+        let responses = changes.take_until(stopping).map(move |()| {
             let newest = topology.borrow().clone();
             let topology = newest.map(|topology| api.topology_to_proto(&topology));
             Ok(WatchTopologyResponse { topology })
         });
-        Ok(Response::new(Box::pin(responses)))
+        let end = async { Err(Status::from(CallError::shutting_down())) };
+        Ok(Response::new(Box::pin(responses.chain(stream::once(end)))))
     }
 
     async fn replace(

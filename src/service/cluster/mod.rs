@@ -12,6 +12,8 @@ mod topology_to_proto;
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 pub use describe::{own_status, replica_statuses};
 pub use grpc::ClusterService;
 pub use init::{FIRST, META_VOTERS_MAX, has_lost_its_data};
@@ -31,6 +33,8 @@ pub struct ClusterApi {
     pub operations: Arc<dyn NodeOperations>,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Ends streams that would not end by themselves.
+    pub stopping: CancellationToken,
 }
 
 /// Why a cluster operation did not get through.
