@@ -22,7 +22,7 @@ use crate::consensus::network::{Appended, Appending, Lane, RaftTransport, Route}
 use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{RaftLogId, RaftVote, TypeConfig};
 use crate::consensus::solitary::{Disks, Process, nobody};
-use crate::consensus::{Group, RaftTiming, SnapshotSource};
+use crate::consensus::{Group, ProposeError, RaftTiming, SnapshotSource};
 use crate::log::{Command, Outcome};
 use crate::types::{GroupId, NodeId, ReplicaId};
 
@@ -249,13 +249,17 @@ pub async fn leads_three_at(disks: &Disks, timing: RaftTiming) -> (Process, Arc<
     let [first, second] = followers();
     group.initialize(vec![first, second, own]).await.unwrap();
     let begun = async {
-        let elected = group.raft().wait(Some(EVENTUALLY));
-        elected.state(ServerState::Leader, "the others vote for it").await.unwrap();
-        let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
-        assert_eq!(
-            group.propose(configure, Instant::now() + EVENTUALLY).await.unwrap(),
-            Outcome::Done
-        );
+        let configure = || Command::Configure { range: range_of(GROUP), epoch: 1 };
+        loop {
+            let elected = group.raft().wait(Some(EVENTUALLY));
+            elected.state(ServerState::Leader, "the others vote for it").await.unwrap();
+            match group.propose(configure(), Instant::now() + EVENTUALLY).await {
+                Ok(outcome) => break assert_eq!(outcome, Outcome::Done),
+                // Its lease has not begun, or was over before they were heard again.
+                Err(ProposeError::NotLeader { .. }) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
     };
     voters.follow_until(begun).await;
     (process, group, voters)
