@@ -14,7 +14,8 @@ pub struct Admission {
     calls: RoomLeft,
     proposals: RoomLeft,
     responses: RoomLeft,
-    kept: RoomLeft,
+    followed: RoomLeft,
+    lanes: RoomLeft,
 }
 
 /// Bytes that may still be taken. Counted, not reserved: what it bounds is how much waits at one time. Nobody waits for
@@ -88,7 +89,8 @@ impl Default for Admission {
             calls: RoomLeft::new(limits::APPEND_CALLS_BYTES_MAX),
             proposals: RoomLeft::new(limits::PROPOSALS_BYTES_MAX),
             responses: RoomLeft::new(limits::RESPONSES_BYTES_MAX),
-            kept: RoomLeft::new(limits::KEPT_BYTES_MAX),
+            followed: RoomLeft::new(limits::FOLLOWED_BYTES_MAX),
+            lanes: RoomLeft::new(limits::LANES_BYTES_MAX),
         }
     }
 }
@@ -138,9 +140,14 @@ impl Admission {
         &self.responses
     }
 
-    /// For conversations that are followed and for lanes of sessions, until their callers let go of them.
-    pub fn kept(&self) -> &RoomLeft {
-        &self.kept
+    /// For conversations that are followed, until their callers let go of them.
+    pub fn followed(&self) -> &RoomLeft {
+        &self.followed
+    }
+
+    /// For lanes of sessions, until their callers let go of them.
+    pub fn lanes(&self) -> &RoomLeft {
+        &self.lanes
     }
 }
 

@@ -14,6 +14,9 @@ use super::Group;
 use super::fitness::{ClockReading, Fitness, Sighting};
 use crate::types::{Clock, NodeId, ReplicaId, Timestamp};
 
+/// After how many rounds without an answer of most voters a quorum is missed: one is soon lost on a busy machine.
+const LACKS_QUORUM_AFTER: u32 = 3;
+
 /// A replica as weighed last.
 pub(super) struct Weighed {
     clock: Arc<dyn Clock>,
@@ -25,8 +28,8 @@ struct Weighing {
     fitness: Fitness,
     /// Where leadership could be moved to.
     fit: Vec<NodeId>,
-    /// Whether too few of the voters' nodes answered to elect or follow a leader.
-    lacks_quorum: bool,
+    /// How many times in a row too few of the voters' nodes answered to elect or follow a leader.
+    minorities: u32,
     /// The clock, before the others were asked; none before the first time.
     read: Option<ClockReading>,
 }
@@ -69,8 +72,9 @@ impl Group {
         let is_minority = |voters: &Vec<_>| {
             !voters.is_empty() && voters.iter().flatten().count() <= voters.len() / 2
         };
-        let lacks_quorum = voters.iter().any(is_minority);
-        *self.weighed.last() = Weighing { fitness, fit, lacks_quorum, read: Some(read) };
+        let mut last = self.weighed.last();
+        let minorities = if voters.iter().any(is_minority) { last.minorities + 1 } else { 0 };
+        *last = Weighing { fitness, fit, minorities, read: Some(read) };
         fitness
     }
 
@@ -100,9 +104,9 @@ impl Group {
         self.weighed.agreed_now()
     }
 
-    /// Whether too few of the voters' nodes answered this one when it asked last, whatever leader is known.
+    /// Whether too few of the voters' nodes have answered this one for some time, whatever leader is known.
     pub fn lacks_quorum(&self) -> bool {
-        self.weighed.last().lacks_quorum
+        self.weighed.last().minorities >= LACKS_QUORUM_AFTER
     }
 
     /// Hands leadership to a voter that should have it in place of this replica, as weighed last, if there is one that

@@ -154,7 +154,7 @@ pub async fn run_on(
                 let tls = tls(&node.config.http, "http", &[b"http/1.1"])?;
                 let places = Places::new("http", node.connections.http, node.metrics.clone());
                 let incoming = incoming(http, tls, Protocol::Http1, places);
-                let ready = readiness(&node, stopping.clients.clone());
+                let ready = readiness(&node, shutdown.clone());
                 let stopping = stopping.peers.clone();
                 Ok(serve_http(incoming, node.metrics.clone(), ready, stopping).await?)
             },

@@ -3,7 +3,7 @@
 //!
 //! Replicas of groups that have begun are made by `quorate node replace` alone, which first takes the old id out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use crate::types::{GroupId, ReplicaId};
 /// How often what is wanted is compared with what is, besides at each change of the topology.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// A leader keeps its group for at least this long after the node has started or the group has changed hands.
+/// A leader keeps its group for at least this long after the node has started or handed one over, or the group has
+/// changed hands: longer than a node takes to stop that has just handed it over.
 const SETTLE_TIME: Duration = Duration::from_secs(10);
 
 /// See the module.
@@ -40,6 +41,7 @@ impl Placement {
         let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
         let mut last_handover = Instant::now();
         let mut unsettled = BTreeSet::new();
+        let mut led = LedSince::default();
         loop {
             // The meta replica may be made long after the node started.
             if meta_changed.is_none() {
@@ -73,7 +75,11 @@ impl Placement {
             for group in &wanted.groups {
                 self.reconcile(&wanted, group).await;
             }
-            if last_handover.elapsed() >= SETTLE_TIME && self.hand_over_one(&wanted).await {
+            let groups = self.replicas.all();
+            let leads = groups.iter().filter(|group| group.is_leader()).map(|group| group.id());
+            led.note(leads.collect(), Instant::now());
+            let is_quiet = last_handover.elapsed() >= SETTLE_TIME;
+            if is_quiet && self.hand_over_one(&wanted, &led).await {
                 last_handover = Instant::now();
             }
         }
@@ -204,8 +210,9 @@ impl Placement {
 
     /// Hands one group that this node leads to its preferred leader, if that one is ready. One at a time, so that
     /// a restarted node gets its groups back without a storm. True if one was handed over.
-    async fn hand_over_one(&self, topology: &Topology) -> bool {
-        for group in &topology.groups {
+    async fn hand_over_one(&self, topology: &Topology, led: &LedSince) -> bool {
+        let now = Instant::now();
+        for group in topology.groups.iter().filter(|group| led.is_settled(group.id, now)) {
             let Some(preferred) = group.replicas.first().map(raft_id) else { continue };
             if preferred.node == self.replicas.node() {
                 continue;
@@ -217,6 +224,23 @@ impl Placement {
             }
         }
         false
+    }
+}
+
+/// Since when this node is seen to lead the groups that it leads.
+#[derive(Default)]
+struct LedSince(BTreeMap<GroupId, Instant>);
+
+impl LedSince {
+    fn note(&mut self, led: BTreeSet<GroupId>, now: Instant) {
+        self.0.retain(|group, _| led.contains(group));
+        for group in led {
+            self.0.entry(group).or_insert(now);
+        }
+    }
+
+    fn is_settled(&self, group: GroupId, now: Instant) -> bool {
+        self.0.get(&group).is_some_and(|since| now - *since >= SETTLE_TIME)
     }
 }
 
@@ -237,5 +261,28 @@ async fn changed(watch: &mut Option<tokio::sync::watch::Receiver<()>>) {
             }
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that stops has just handed it over, and answers until it has gone.
+    #[test]
+    fn a_group_is_not_handed_on_as_soon_as_it_has_changed_hands() {
+        let (one, other) = (GroupId(1), GroupId(2));
+        let (mut led, began) = (LedSince::default(), Instant::now());
+        led.note([one].into(), began);
+        let later = began + SETTLE_TIME - Duration::from_millis(1);
+        led.note([one, other].into(), later);
+        assert!(!led.is_settled(one, later) && !led.is_settled(other, later));
+        let settled = began + SETTLE_TIME;
+        assert!(led.is_settled(one, settled) && !led.is_settled(other, settled));
+        led.note([other].into(), settled);
+        led.note([one, other].into(), settled);
+        assert!(!led.is_settled(one, settled), "it was lost in between");
+        assert!(led.is_settled(other, later + SETTLE_TIME));
+        assert!(!led.is_settled(GroupId(3), settled), "it is not led");
     }
 }

@@ -341,7 +341,7 @@ async fn without_issued_at_an_outcome_says_for_which_messages_it_holds() {
 #[tokio::test(start_paused = true)]
 async fn names_that_are_followed_take_room_until_the_follow_ends() {
     let alone = Alone::start().await;
-    let left = alone.api.replicas.admission().kept();
+    let left = alone.api.replicas.admission().followed();
     let start = |number: u64| FollowStart { conversation: format!("a/{number}"), start: None };
     let follow = async |count: u64| {
         let conversations = (0..count).map(start).collect();
@@ -350,12 +350,13 @@ async fn names_that_are_followed_take_room_until_the_follow_ends() {
     };
     let most = limits::SUBSCRIPTION_CONVERSATIONS_MAX as u64;
     let mut follows = Vec::new();
-    let others = left.take(limits::KEPT_BYTES_MAX - 2 * 10_000 * limits::FOLLOWED_BYTES).unwrap();
+    let others =
+        left.take(limits::FOLLOWED_BYTES_MAX - 2 * 10_000 * limits::FOLLOWED_BYTES).unwrap();
     for _ in 0..2 {
         follows.push(follow(most).await.unwrap_or_else(|error| panic!("{error}")));
     }
     let refused = follow(most).await.err().expect("there is no room");
-    assert_eq!(refused, CallError::keeps_too_much());
+    assert_eq!(refused, CallError::too_much_followed());
     assert!(refused.is_retryable() && !refused.may_have_taken_effect());
     assert!(follow(1).await.is_ok(), "a small one gets through");
     drop(follows);

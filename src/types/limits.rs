@@ -105,10 +105,12 @@ pub const LIVE_NODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const FOLLOWED_BYTES: usize = 4 * 1024;
 /// Memory of one lane of a session beside its appends: its name, its places in two tables, and for its first requests.
 pub const LANE_BYTES: usize = 2 * 1024;
-/// Memory of all that callers have one node keep for as long as they like: conversations that are followed, 262,144 of
-/// them, and lanes of sessions, each taken for about what it is at most. Past it conversations, follows and sessions end as
-/// retryable. The number that one stream may have does not bound it, because the number of streams is up to callers.
-pub const KEPT_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Memory of all conversations that callers follow on one node for as long as they like: 262,144 of them, each taken for
+/// about what it is at most. Past it conversations and follows end as retryable. The number that one stream may have does
+/// not bound it, because the number of streams is up to callers.
+pub const FOLLOWED_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// The same for lanes of sessions, as many of them: who follows takes no room from who appends. Past it sessions end.
+pub const LANES_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// What each call may have beside these, of its request, of each response that waits, and of what is kept for it: little
 /// more than it has anyway. So what is small gets through, whoever else takes all the room.
 pub const CALL_BYTES_FREE: usize = 16 * 1024;

@@ -29,7 +29,7 @@ struct Held {
 impl Held {
     /// Takes room for so many in all.
     fn make_room(&mut self, conversations: usize) -> Result<(), CallError> {
-        self.room.grow_to(bytes(conversations)).ok_or_else(CallError::keeps_too_much)
+        self.room.grow_to(bytes(conversations)).ok_or_else(CallError::too_much_followed)
     }
 
     fn remove(&mut self, conversation: &str) -> Option<Source> {
@@ -247,7 +247,7 @@ mod tests {
     const NODE: NodeId = NodeId(7);
 
     fn conversations() -> Conversations {
-        Conversations::new(&RoomLeft::new(limits::KEPT_BYTES_MAX))
+        Conversations::new(&RoomLeft::new(limits::FOLLOWED_BYTES_MAX))
     }
 
     fn upstream(stream: u64) -> Result<Upstream, CallError> {

@@ -86,7 +86,7 @@ impl Subscription {
             api: api.clone(),
             call: call.clone(),
             pacing,
-            conversations: Conversations::new(api.replicas.admission().kept()),
+            conversations: Conversations::new(api.replicas.admission().followed()),
             relays: JoinSet::new(),
             relays_opened: 0,
             out,

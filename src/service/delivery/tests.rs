@@ -224,8 +224,8 @@ async fn nothing_outlives_a_subscription() {
 #[tokio::test(start_paused = true)]
 async fn a_conversation_without_room_ends_alone() {
     let mut fixture = Fixture::start().await;
-    let left = fixture.process.replicas.admission().kept().clone();
-    let others = left.take(limits::KEPT_BYTES_MAX).unwrap();
+    let left = fixture.process.replicas.admission().followed().clone();
+    let others = left.take(limits::FOLLOWED_BYTES_MAX).unwrap();
     let names: Vec<_> = (0..=limits::CALL_BYTES_FREE / limits::FOLLOWED_BYTES)
         .map(|number| format!("a/{number}"))
         .collect();
@@ -239,13 +239,13 @@ async fn a_conversation_without_room_ends_alone() {
     }
     fixture.add(refused).await;
     let response = fixture.responses.next().await.unwrap().unwrap();
-    assert_eq!(response, ended(refused.clone(), Some(CallError::keeps_too_much())).decoded());
+    assert_eq!(response, ended(refused.clone(), Some(CallError::too_much_followed())).decoded());
     drop(others);
     fixture.add(refused).await;
     assert_eq!(opened.added().await, *refused);
-    assert!(left.take(limits::KEPT_BYTES_MAX).is_none());
+    assert!(left.take(limits::FOLLOWED_BYTES_MAX).is_none());
     drop(fixture.subscription);
-    assert!(left.take(limits::KEPT_BYTES_MAX).is_some());
+    assert!(left.take(limits::FOLLOWED_BYTES_MAX).is_some());
 }
 
 #[tokio::test]

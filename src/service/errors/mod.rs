@@ -244,11 +244,16 @@ impl CallError {
             .with("limit", limit)
     }
 
-    /// There is no room for one more followed conversation, or one more lane.
-    pub fn keeps_too_much() -> Self {
-        let message =
-            "followed conversations and lanes take all the memory of this node that they may";
-        CallError::overloaded(message, limits::KEPT_BYTES_MAX)
+    /// There is no room for one more followed conversation.
+    pub fn too_much_followed() -> Self {
+        let message = "followed conversations take all the memory of this node that they may";
+        CallError::overloaded(message, limits::FOLLOWED_BYTES_MAX)
+    }
+
+    /// There is no room for one more lane of a session.
+    pub fn too_many_lanes() -> Self {
+        let message = "lanes of sessions take all the memory of this node that they may";
+        CallError::overloaded(message, limits::LANES_BYTES_MAX)
     }
 
     /// The caller has taken no response of a stream for too long.

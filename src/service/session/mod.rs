@@ -65,7 +65,7 @@ pub async fn open(
         flights: Flights::new(call.timeout),
         answers: VecDeque::new(),
         room: None,
-        kept: api.replicas.admission().kept().nothing(),
+        kept: api.replicas.admission().lanes().nothing(),
         depth: SessionDepth::new(api.observer.clone()),
         _open: OpenStream::new(api.observer.clone(), Operation::AppendSession),
         api: api.clone(),
@@ -206,7 +206,7 @@ impl Session {
             return Err(CallError::overloaded(message, limits::SESSION_LANES_MAX));
         }
         let room = self.kept.grow_to(self.lanes.kept_bytes());
-        room.ok_or_else(CallError::keeps_too_much)?;
+        room.ok_or_else(CallError::too_many_lanes)?;
         self.last_request_id = request.request_id;
         Ok(())
     }

@@ -305,8 +305,9 @@ async fn appends_that_were_given_up_count_until_their_stream_takes_them() {
 #[tokio::test(start_paused = true)]
 async fn broken_lanes_take_room_and_a_session_that_finds_none_ends() {
     let (api, process) = leading().await;
-    let left = api.replicas.admission().kept();
-    let others = left.take(limits::KEPT_BYTES_MAX).unwrap();
+    let left = api.replicas.admission().lanes();
+    let _followed = api.replicas.admission().followed().take(limits::FOLLOWED_BYTES_MAX).unwrap();
+    let others = left.take(limits::LANES_BYTES_MAX).unwrap();
     let mut caller = Caller::open(&api).await;
     // Nobody appends without a name.
     let broken = |request_id| {
@@ -322,14 +323,14 @@ async fn broken_lanes_take_room_and_a_session_that_finds_none_ends() {
     drop(others);
     caller.send([broken(free + 1)]).await;
     assert_eq!(caller.answer().await.0, free + 1);
-    let others = left.take(limits::KEPT_BYTES_MAX - 2 * limits::LANE_BYTES).unwrap();
+    let others = left.take(limits::LANES_BYTES_MAX - 2 * limits::LANE_BYTES).unwrap();
     assert!(left.take(2 * limits::LANE_BYTES).is_none(), "it holds some");
     caller.send([broken(free + 2), broken(free + 3)]).await;
     assert_eq!(caller.answer().await.0, free + 2);
     let last = timeout(LONG, caller.responses.next()).await.unwrap().unwrap().unwrap_err();
-    assert_eq!(CallError::from_status(&last).unwrap(), CallError::keeps_too_much());
+    assert_eq!(CallError::from_status(&last).unwrap(), CallError::too_many_lanes());
     assert!(caller.responses.next().await.is_none());
     drop((caller, others));
-    assert!(left.take(limits::KEPT_BYTES_MAX).is_some());
+    assert!(left.take(limits::LANES_BYTES_MAX).is_some());
     process.replicas.get(GROUP).unwrap().stop().await;
 }
