@@ -175,13 +175,16 @@ pub async fn run_on(
             }
         }
     };
-    result?;
-    for group in node.replicas.all() {
-        group.stop().await;
+    if result.is_ok() {
+        for group in node.replicas.all() {
+            group.stop().await;
+        }
+        let closed = node.storage.close().await.context("closing the storage");
+        background::last_look(&node).await?;
+        closed?;
+        tracing::info!("the node has stopped");
     }
-    node.storage.close().await.context("closing the storage")?;
-    tracing::info!("the node has stopped");
-    Ok(())
+    result
 }
 
 /// The first step of stopping: others lead before anybody here is turned away, so that appends go on.
@@ -269,7 +272,8 @@ fn not_opened(node: NodeId, error: OpenError) -> anyhow::Error {
 fn remedy(node: NodeId) -> String {
     format!(
         "node {node} cannot rely on its data: move its data directory away, start it with an empty one, then run \
-         `quorate node replace {node}`"
+         `quorate node replace {node}`; of several nodes at once only if fewer than half say so. If the disk was only out \
+         of reach, and `quorate check` finds nothing but this note, remove the file DAMAGED instead"
     )
 }
 

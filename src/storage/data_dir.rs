@@ -337,14 +337,19 @@ fn make_folder(path: &Path) -> io::Result<()> {
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
             match sync_folder(parent) {
-                // Then somebody else has made it.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                // Then somebody else has made it, or it is where a disk is mounted in what cannot be written.
+                Err(error) if !is_syncable(&error) => Ok(()),
                 synced => synced,
             }
         }
         Err(error) => Err(error),
         Ok(()) => sync_folder(parent),
     }
+}
+
+fn is_syncable(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
+    !matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem)
 }
 
 fn read_identity(file: &dyn SmallFile) -> Result<Option<Identity>, StorageError> {

@@ -67,14 +67,36 @@ impl Storage {
         self.writer.close().await;
         flush(&self.state).await
     }
+
+    /// The first failure of either database that no caller can mend, damage before any other, asked where it blocks
+    /// nobody: the answer of a disk that hangs may never come.
+    pub async fn failure(&self) -> Option<StorageError> {
+        let mut found = None;
+        for engine in [&self.log, &self.state] {
+            let asked = offload(engine, |engine| engine.background_error()).await.flatten();
+            match asked {
+                Some(damage @ StorageError::Damaged { .. }) => return Some(damage),
+                asked => found = found.or(asked),
+            }
+        }
+        found
+    }
 }
 
 /// [`Engine::flush`] where it blocks nobody. Goes on if the call is dropped.
 pub async fn flush(engine: &Arc<dyn Engine>) -> Result<(), StorageError> {
-    let (sender, receiver) = oneshot::channel();
-    let flushing = engine.clone();
-    engine.offload(Box::new(move || drop(sender.send(flushing.flush()))));
-    receiver.await.unwrap_or_else(|_| {
+    offload(engine, |engine| engine.flush()).await.unwrap_or_else(|| {
         Err(StorageError::Failed { action: "flushing", reason: "it was abandoned".into() })
     })
+}
+
+/// Runs a job where it blocks nobody; none if it was abandoned. Goes on if the call is dropped.
+async fn offload<T: Send + 'static>(
+    engine: &Arc<dyn Engine>,
+    job: impl FnOnce(&dyn Engine) -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    let asked = engine.clone();
+    engine.offload(Box::new(move || drop(sender.send(job(asked.as_ref())))));
+    receiver.await.ok()
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use super::{Node, remedy};
 use crate::consensus::flusher::{self, FlushPolicy};
 use crate::consensus::parking;
@@ -47,17 +49,22 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
         clock: node.clock.clone(),
         started_us: node.operations.started_us,
     };
-    let endless = async {
+    let (replicas, disk, metrics) =
+        (node.replicas.clone(), node.disk.clone(), node.metrics.clone());
+    let endless = async move {
         tokio::join!(
             placement.run(),
             pulse.run(),
             succession.run(),
-            parking::run(node.replicas.clone()),
-            node.disk.clone().run(node.metrics.clone()),
+            parking::run(replicas.clone()),
+            disk.run(metrics),
             levels.run(),
-            dedup_floor::run(node.replicas.clone(), horizon_us),
+            dedup_floor::run(replicas, horizon_us),
         );
     };
+    // Apart from those who look whether the storage has failed: it reads from disk now and then, and would hold them up.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(endless);
     tokio::select! {
         failure = node.storage.writer.failed() => {
             storage_failed(&node, failure, "the log cannot be written: the node stops")
@@ -71,7 +78,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
         failure = background_errors(&node.storage) => {
             storage_failed(&node, failure, "a database has failed: the node stops")
         }
-        () = endless => anyhow::anyhow!("a task of the node has ended"),
+        _ = tasks.join_next() => anyhow::anyhow!("a task of the node has ended"),
     }
 }
 
@@ -92,9 +99,18 @@ async fn background_errors(storage: &Storage) -> StorageError {
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     loop {
         ticks.tick().await;
-        let error = storage.log.background_error().or_else(|| storage.state.background_error());
-        if let Some(error) = error {
-            return error;
+        if let Some(failure) = storage.failure().await {
+            return failure;
         }
+    }
+}
+
+/// What was found damaged while the node was stopping is noted too.
+pub(super) async fn last_look(node: &Node) -> anyhow::Result<()> {
+    match node.storage.failure().await {
+        Some(damage @ StorageError::Damaged { .. }) => {
+            Err(storage_failed(node, damage, "damage was found as the node stopped"))
+        }
+        _ => Ok(()),
     }
 }

@@ -368,7 +368,7 @@ fn storage_error(action: &'static str, error: rocksdb::Error) -> StorageError {
 fn is_unreadable(error: &str) -> bool {
     /// What RocksDB was doing.
     const READING: [&str; 4] =
-        ["open a file for random read", "pread", "sequentially", "stat a file"];
+        ["While open a file for random read", "While pread", "sequentially", "stat a file"];
     /// What the system said: ENOENT, EIO (of glibc and of musl), and what file systems say whose own checksums or
     /// structures are wrong, EBADMSG and EUCLEAN.
     const LOST: [&str; 5] = [

@@ -242,6 +242,7 @@ fn what_cannot_be_read_is_damage_and_what_passes_is_not() {
         &random_read("Permission denied"),
         "IO error: While appending to file: /data/log/000012.log: Input/output error",
         "IO error: While fdatasync: /data/log/000012.log: Input/output error",
+        "IO error: While appending to file: /spread/log/000012.log: Input/output error",
         "IO error: No such file or directory: While mkdir if missing: /data/state: \
          No such file or directory",
         "IO error: No space left on device: While appending to file: /data/log/000012.log: \
