@@ -199,7 +199,7 @@ impl LogWriter {
         }
     }
 
-    /// Returns once the writer has been at one write for [`HANGS_AFTER_S`]: a leader whose disk hangs goes on being heard,
+    /// Returns once the writer has been at one write for 20 s: a leader whose disk hangs goes on being heard,
     /// and so is not replaced, while nothing that is appended comes to an end. Time in which the process is stopped does
     /// not count. Cancel safe.
     pub async fn hangs(&self) -> StorageError {
