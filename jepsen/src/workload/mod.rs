@@ -98,6 +98,8 @@ pub struct Worker {
     pub floor: Arc<Floor>,
     /// Its number among those of its kind.
     pub number: u32,
+    /// Its number among all, which decides through which nodes it calls.
+    pub place: u32,
     /// Its dice.
     pub dice: StdRng,
     /// How long it waits between two calls on average.
@@ -198,8 +200,8 @@ impl Floor {
     }
 
     /// Callers pinned to each node in turn, and every fourth one that roams.
-    async fn caller_of(self: &Arc<Self>, worker: u32, stop: &CancellationToken) -> Option<Caller> {
-        let node = (worker % 4 != 3).then(|| worker % self.nodes() + 1);
+    async fn caller_of(self: &Arc<Self>, place: u32, stop: &CancellationToken) -> Option<Caller> {
+        let node = (place % 4 != 3).then(|| place % self.nodes() + 1);
         loop {
             if let Some(caller) = self.caller(node).await {
                 return Some(caller);
@@ -214,7 +216,7 @@ impl Floor {
 impl Worker {
     /// Its caller; none if the run ends before a node answers.
     async fn caller(&self) -> Option<Caller> {
-        self.floor.caller_of(self.number, &self.stop).await
+        self.floor.caller_of(self.place, &self.stop).await
     }
 
     /// Waits as long as one does between two calls. False when it is time to stop.
@@ -234,19 +236,21 @@ impl Crew {
         let stop = CancellationToken::new();
         let shares: u32 = kinds.iter().map(|kind| kind.share).sum();
         let mut workers = JoinSet::new();
-        let mut all = 0;
+        let mut place = 0;
         for kind in kinds {
             let rate_each = f64::from(rate * kind.share) / f64::from(shares.max(1) * kind.workers);
             for number in 0..kind.workers {
-                all += 1;
+                let of_worker = seed.wrapping_mul(1_000_003).wrapping_add(u64::from(place) + 1);
                 let worker = Worker {
                     floor: floor.clone(),
                     number,
-                    dice: StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(all)),
+                    place,
+                    dice: StdRng::seed_from_u64(of_worker),
                     pause: Duration::from_secs_f64(1.0 / rate_each.max(0.01)),
                     stop: stop.clone(),
                 };
                 workers.spawn((kind.work)(worker));
+                place += 1;
             }
         }
         Crew { workers, stop }
