@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_client::Start;
 use quorate_client::proto::{InitRequest, init_request};
+use quorate_client::{Client, Start};
 use quorate_jepsen::history::{Consistency, ReadCall};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::sleep;
 
 use crate::ground::PEER_PORT;
-use crate::record::Phase;
+use crate::record::{Caller, Phase};
 use crate::workload::{self, Plan};
 
 /// Within this time after everything was mended every group has to serve: the longest election timeout, a lease, the
@@ -102,21 +102,31 @@ async fn read_everything(plan: &Plan) -> BTreeMap<String, u64> {
         };
         tails.insert(conversation.clone(), tail);
     }
+    // This one binds: what it lacks is lost.
+    let mut caller = plan.shared.caller(None);
+    for conversation in tails.keys() {
+        read_in_full(&client, &mut caller, conversation, Consistency::Linearizable).await;
+    }
     for node in 1..=plan.nodes {
         let client = workload::connect(plan, Some(node)).await;
         let mut caller = plan.shared.caller(Some(node as u32));
         for (conversation, tail) in &tails {
-            let call = ReadCall {
-                conversation: conversation.clone(),
-                consistency: Consistency::AtLeast(tail.saturating_sub(1).max(1)),
-                from_seq: 1,
-                limit: 100_000,
-                is_final: true,
-            };
-            while workload::read(&client, &mut caller, call.clone()).await.is_none() {
-                sleep(Duration::from_millis(100)).await;
-            }
+            let up_to_tail = Consistency::AtLeast(tail.saturating_sub(1).max(1));
+            read_in_full(&client, &mut caller, conversation, up_to_tail).await;
         }
     }
     tails
+}
+
+async fn read_in_full(
+    client: &Client,
+    caller: &mut Caller,
+    conversation: &str,
+    consistency: Consistency,
+) {
+    let conversation = conversation.to_owned();
+    let call = ReadCall { conversation, consistency, from_seq: 1, limit: 100_000, is_final: true };
+    while workload::read(client, caller, call.clone()).await.is_none() {
+        sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -106,12 +106,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let seeds: Vec<u64> =
         known.iter().copied().chain(arguments.seed.iter().copied()).chain(fresh).collect();
     let began = Instant::now();
-    let mut sum = simulate_all(&seeds, arguments, began)?;
-    if let Some(file) = &arguments.known {
-        for seed in sum.failed.iter().filter(|seed| !known.contains(seed)) {
-            known::remember(file, *seed)?;
-        }
-    }
+    let mut sum = simulate_all(&seeds, &known, arguments, began)?;
     println!("{}", sum.describe(began.elapsed()));
     if !sum.failed.is_empty() {
         return Ok(ExitCode::FAILURE);
@@ -124,7 +119,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Simulates seeds side by side, until all are done or the time is up.
-fn simulate_all(seeds: &[u64], arguments: &Arguments, began: Instant) -> anyhow::Result<Sum> {
+fn simulate_all(
+    seeds: &[u64],
+    known: &[u64],
+    arguments: &Arguments,
+    began: Instant,
+) -> anyhow::Result<Sum> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = arguments.jobs.unwrap_or(cores).max(1);
     let (next, sum) = (AtomicUsize::new(0), Mutex::new(Sum::default()));
@@ -134,10 +134,18 @@ fn simulate_all(seeds: &[u64], arguments: &Arguments, began: Instant) -> anyhow:
                 return Ok(());
             }
             let began = Instant::now();
-            let summary = simulate(*seed, arguments)?;
+            let simulated = simulate(*seed, arguments);
+            let summary =
+                simulated.unwrap_or_else(|error| Summary::cut_short(*seed, format!("{error:#}")));
             let mut sum = sum.lock().expect("no panic while locked");
             report(&summary, began.elapsed());
             sum.add(&summary);
+            // At once: the run may be cut off before its end.
+            if let (Some(file), false) = (&arguments.known, known.contains(seed))
+                && !summary.problems.is_empty()
+            {
+                known::remember(file, *seed)?;
+            }
         }
         Ok(())
     };

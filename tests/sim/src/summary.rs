@@ -8,7 +8,7 @@ use crate::cluster::{Coverage, Outcome};
 use crate::verdict;
 
 /// What a simulation came to.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// Its seed.
     pub seed: u64,
@@ -33,6 +33,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Of a simulation that came to no end of its own, as when it panics.
+    pub fn cut_short(seed: u64, problem: String) -> Self {
+        Summary { seed, problems: vec![problem], ..Summary::default() }
+    }
+
     /// Judges a simulation.
     pub fn of(outcome: &Outcome, log: Option<(String, u64)>) -> Self {
         let mut hasher = blake3::Hasher::new();
