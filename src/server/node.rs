@@ -145,7 +145,7 @@ pub async fn run_on(
         tokio::try_join!(
             async {
                 serve_clients(&node, client, stopping.clients.clone()).await?;
-                // It ends well only when the node stops. Until then callers were read to from what peers sent.
+                // They are gone, as only a node that stops lets them go: what was read to them came from its peers.
                 stopping.peers.cancel();
                 Ok(())
             },

@@ -27,8 +27,8 @@ const HEARTBEAT_MS_MAX: u32 = 60_000;
 /// Follows conversations until the caller goes away.
 ///
 /// # Errors
-/// If the request is wrong, or OVERLOADED. The stream ends with an error as soon as one conversation cannot be followed any more; what
-/// came before is complete.
+/// If the request is wrong, or OVERLOADED. The stream ends with an error as soon as one conversation cannot be followed
+/// any more; what came before is complete.
 pub async fn follow(
     api: &Api,
     call: &Call,

@@ -338,7 +338,7 @@ fn make_folder(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
             match sync_folder(parent) {
                 // Then somebody else has made it, or it is where a disk is mounted in what cannot be written.
-                Err(error) if !is_syncable(&error) => Ok(()),
+                Err(error) if is_out_of_reach(&error) => Ok(()),
                 synced => synced,
             }
         }
@@ -347,9 +347,10 @@ fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn is_syncable(error: &io::Error) -> bool {
+/// Whether syncing a folder failed because this node could never have made a name in it.
+fn is_out_of_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
-    !matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem)
+    matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem)
 }
 
 fn read_identity(file: &dyn SmallFile) -> Result<Option<Identity>, StorageError> {
