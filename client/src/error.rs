@@ -37,6 +37,14 @@ pub(crate) enum Effect {
     Possible,
 }
 
+impl From<&Status> for Error {
+    /// What a node answered to a call that was made with the generated client in [`crate::proto`]. A status that does not
+    /// come from a node may be that of a lost connection, and then the call may have taken effect.
+    fn from(status: &Status) -> Error {
+        Error::from_status(status, Effect::Possible)
+    }
+}
+
 impl Error {
     /// The gRPC status code.
     pub fn code(&self) -> Code {

@@ -3,7 +3,6 @@
 //!
 //! `cargo bench -p quorate-jepsen --bench judging -- 2000000`
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_jepsen::history::{
@@ -205,11 +204,8 @@ fn run(healed_at: Nanos) -> Run {
         nemeses: vec!["kill".to_owned()],
         duration_s: 1,
         version: "0".to_owned(),
-        planted: None,
         command: "cargo bench -p quorate-jepsen --bench judging".to_owned(),
         healed_at: Some(healed_at),
-        excused: Vec::new(),
-        replicas: BTreeMap::new(),
-        waited_for_processor: None,
+        ..Run::default()
     }
 }

@@ -1,4 +1,4 @@
-/* Preloaded into a node: lets its disk fail or dawdle and its wall clock jump, as a file shared with the fault suite
+/* Preloaded into a node: lets its disk fail to sync or to read, or dawdle, and its wall clock jump, as a file shared with the fault suite
  * says, and notes in that file how much of each of the node's files has been synced.
  *
  * Only what the node is told by the system is changed: nothing here knows of Quorate. The monotonic clock is never
@@ -10,7 +10,9 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -31,7 +33,12 @@ struct control {
     volatile uint64_t syncs_failed;
     volatile uint64_t syncs_delayed;
     volatile uint64_t clock_reads_ahead;
-    char unused[4096 - 48];
+    /* Set by the suite. */
+    volatile uint32_t reads_fail;
+    uint32_t padding;
+    /* Counted here. */
+    volatile uint64_t reads_failed;
+    char unused[4096 - 64];
     /* How long the file with an inode was when it was last synced. */
     struct {
         volatile uint64_t inode;
@@ -94,6 +101,28 @@ static int sync_with(int file, long call) {
 
 int fsync(int file) { return sync_with(file, SYS_fsync); }
 int fdatasync(int file) { return sync_with(file, SYS_fdatasync); }
+
+/* Whether a file holds what the node has stored: tables and large values, by RocksDB's endings. */
+static int is_stored(int file) {
+    char link[32], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 5) return 0;
+    path[length] = 0;
+    return strcmp(path + length - 4, ".sst") == 0 || strcmp(path + length - 5, ".blob") == 0;
+}
+
+static ssize_t reading(int file, void *into, size_t bytes, off_t from) {
+    if (control && control->reads_fail && is_stored(file)) {
+        __atomic_add_fetch(&control->reads_failed, 1, __ATOMIC_RELAXED);
+        errno = EIO;
+        return -1;
+    }
+    return (ssize_t)syscall(SYS_pread64, file, into, bytes, from);
+}
+
+ssize_t pread(int file, void *into, size_t bytes, off_t from) { return reading(file, into, bytes, from); }
+ssize_t pread64(int file, void *into, size_t bytes, off_t from) { return reading(file, into, bytes, from); }
 
 static int opening(int folder, const char *path, int flags, mode_t mode) {
     int file = (int)syscall(SYS_openat, folder, path, flags, mode);

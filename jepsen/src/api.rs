@@ -1,6 +1,8 @@
 //! Between the client library and the history: what a recorded call asks for, and how what came of it is recorded. The
 //! simulation in `tests/sim` records in the same way.
 
+use quorate_client::proto;
+use quorate_client::proto::delivery::Kind;
 use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::{AppendResponse, GetOutcomeRequest, GetOutcomeResponse, Message};
 use quorate_client::{Error, Page, Read, Start};
@@ -50,6 +52,7 @@ pub fn refusal(error: &Error) -> Refusal {
         reason: error.reason().to_owned(),
         message: error.message().to_owned(),
         may_have_taken_effect: error.may_have_taken_effect(),
+        retryable: error.retryable(),
         tail: error.tail(),
     }
 }
@@ -107,6 +110,24 @@ pub fn delivered(delivery: quorate_client::Delivery) -> Option<Delivery> {
         _ => return None,
     };
     Some(Delivery { conversation, what })
+}
+
+/// The same where it came without the client library; none for what says only that the stream lives.
+pub fn came(delivery: proto::Delivery) -> Option<Delivery> {
+    use quorate_client::Delivery as Came;
+    let delivery = match delivery.kind? {
+        Kind::Messages(proto::delivery::Messages { conversation, messages }) => {
+            Came::Messages { conversation, messages }
+        }
+        Kind::CaughtUp(proto::delivery::CaughtUp { conversation, next_seq }) => {
+            Came::CaughtUp { conversation, next_seq }
+        }
+        Kind::Gap(proto::delivery::Gap { conversation, from_seq, to_seq }) => {
+            Came::Gap { conversation, from_seq, to_seq }
+        }
+        Kind::Heartbeat(_) => return None,
+    };
+    delivered(delivery)
 }
 
 /// A message as it came.

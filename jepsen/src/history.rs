@@ -245,6 +245,9 @@ pub struct Refusal {
     pub message: String,
     /// What the error itself says: whether the operation may have taken effect.
     pub may_have_taken_effect: bool,
+    /// What it says: whether the same call can be made again.
+    #[serde(default)]
+    pub retryable: bool,
     /// The tail that the error names: what an append with another `expected_tail` found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<u64>,
@@ -312,7 +315,7 @@ pub struct Fault {
 }
 
 /// `run.json`: what was run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The name of the run: its matrix entry, or what was on the command line.
     pub name: String,
@@ -326,6 +329,9 @@ pub struct Run {
     pub workloads: Vec<String>,
     /// The nemeses.
     pub nemeses: Vec<String>,
+    /// Nemeses that were asked for and could not be had here, and why.
+    #[serde(default)]
+    pub without: Vec<String>,
     /// How long faults were made.
     pub duration_s: u64,
     /// What the binary says of its version.
@@ -344,6 +350,13 @@ pub struct Run {
     /// where that is not known.
     #[serde(default)]
     pub replicas: BTreeMap<u64, Vec<u32>>,
+    /// What each node took of memory at most, in bytes, of those that could be asked.
+    #[serde(default)]
+    pub memory_bytes_max: BTreeMap<u32, u64>,
+    /// What `quorate check` found wrong with what each node had stored at the end; none where it found everything as it
+    /// should be. Nodes that are excused are not looked at.
+    #[serde(default)]
+    pub stored: BTreeMap<u32, Option<String>>,
     /// The share of its time in which something on this machine waited for a processor, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited_for_processor: Option<f64>,

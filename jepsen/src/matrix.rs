@@ -1,5 +1,8 @@
 //! Sets of runs: what CI and nights go through. Each run is a process of its own.
 
+mod sets;
+
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,12 +14,14 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use sets::{CONTROLS, Control};
+
 use crate::check::Guarantee;
 use crate::history::Run;
-use crate::judge::{Verdict, judge};
+use crate::judge::{Results, Verdict, judge};
 use crate::network::NetworkKind;
 use crate::programs;
-use crate::run::FLUSH_MS;
+use sets::{Entry, entries};
 
 /// How long a run may take besides its faults, before it is ended: start, final read, judging.
 const OVERHEAD_MAX: Duration = Duration::from_secs(240);
@@ -74,250 +79,131 @@ pub struct MatrixOptions {
     pub quiet: bool,
 }
 
-/// A planted fault, and what has to find it.
-pub struct Control {
-    /// Its name in `src/seams.rs`.
-    pub planted: &'static str,
-    /// What brings it to light.
-    pub workload: &'static str,
-    /// What brings it to light.
-    pub nemesis: &'static str,
-    /// How long that takes, in seconds.
-    pub time_s: u32,
-    /// Of these guarantees at least one has to be found broken.
-    pub caught_by: &'static [Guarantee],
-    /// Calls a second.
-    pub rate: u32,
-    /// How many groups.
-    pub groups: u32,
-    /// How often nodes flush, in milliseconds.
-    pub flush_ms: u32,
-    /// How many times it is tried, with other seeds, before it counts as missed.
-    pub tries: u64,
-}
-
-const fn control(
-    planted: &'static str,
-    workload: &'static str,
-    nemesis: &'static str,
-    time_s: u32,
-    caught_by: &'static [Guarantee],
-) -> Control {
-    Control {
-        planted,
-        workload,
-        nemesis,
-        time_s,
-        caught_by,
-        rate: 200,
-        groups: 3,
-        flush_ms: FLUSH_MS,
-        tries: 2,
-    }
-}
-
-use Guarantee::{G1, G2, G3, G4, G6, G8, G10, G11};
-
-/// Every planted fault.
-pub const CONTROLS: &[Control] = &[
-    control("ack_before_sync", "append,read,retry", "power-all", 12, &[G1, G2, G3]),
-    control("dedup_off", "append,retry,outcome", "kill-one", 8, &[G4]),
-    control("no_read_index", "append,read", "isolate-leader,pause-leader", 20, &[G3]),
-    // What a voter has flushed of a leader that it forgot stops it, and the loss would not be seen.
-    Control {
-        groups: 1,
-        flush_ms: 60_000,
-        ..control("vote_not_persisted", "append,read", "deposed-returns", 5, &[G1, G2, G3])
-    },
-    control("serve_before_term_commit", "append,read", "kill-leader,isolate-leader", 40, &[G3]),
-    // A flush that failed would stop the groups before they acknowledge what their log's disk refused.
-    Control {
-        flush_ms: 60_000,
-        ..control("ignore_eio", "append,read,retry", "fsync-error-all", 12, &[G1, G2, G3])
-    },
-    control("skip_on_resubscribe", "append,follow,subscribe", "kill-one", 12, &[G6]),
-    // openraft purges what a flush or two ago was flushed, and the first flushes are not left out.
-    Control {
-        flush_ms: 200,
-        ..control("purge_before_flush", "append,read", "kill-all", 8, &[G1, G2, G3])
-    },
-    control("flush_single_family", "append,read,retry", "kill-all", 8, &[G1, G2, G3, G4]),
-    control("non_atomic_install", "append,read", "kill-install", 45, &[G1, G2, G10, G11]),
-    // What a log has lost is not missed where it was flushed as state, and logs end soon behind that.
-    Control {
-        flush_ms: 60_000,
-        ..control(
-            "watermark_ignored",
-            "append,read,retry",
-            "truncate-wal-in-turn",
-            8,
-            &[G1, G2, G3, G8],
-        )
-    },
-    control("wiped_replica_votes", "append,read,retry", "wipe-voter", 12, &[G1, G2, G3]),
-];
-
-/// A run without anything planted.
-struct Plain {
-    nodes: u32,
-    nemesis: &'static str,
-    /// None for what is done by default.
-    workload: Option<&'static str>,
-    time_s: u32,
-}
-
-const fn plain(nodes: u32, nemesis: &'static str, time_s: u32) -> Plain {
-    Plain { nodes, nemesis, workload: None, time_s }
-}
-
-const CI: &[Plain] = &[
-    plain(3, "kill,partition", 60),
-    plain(3, "power,pause,clock", 45),
-    plain(5, "kill-leader,kill-majority,isolate-leader,majorities-ring,bridge,link", 50),
-    plain(3, "fsync-error,slow-disk,disk-full,restart,cpu", 40),
-    plain(3, "damage,wipe,install,replace", 60),
-];
-
-const NIGHTLY: &[Plain] = &[
-    plain(3, "none", 120),
-    plain(3, "kill", 600),
-    plain(5, "kill,partition", 1_200),
-    plain(5, "partition,link", 1_200),
-    plain(5, "pause,cpu,clock", 900),
-    plain(3, "power", 900),
-    plain(5, "power,kill,partition", 1_200),
-    plain(3, "fsync-error,slow-disk,disk-full,restart", 900),
-    plain(5, "damage,wipe,install,replace", 1_200),
-    Plain { workload: Some("benchmark"), ..plain(3, "power", 300) },
-    plain(5, "all", 3_600),
-];
-
-struct Entry<'a> {
-    name: String,
-    arguments: Vec<String>,
-    time: Duration,
-    control: Option<&'a Control>,
-}
-
-/// Goes through a set. Valid if every plain run is, and every control was caught.
+/// Goes through a set. Valid if every plain run is, every control was caught, and nothing that belongs to the set was
+/// left out, unless that was asked for.
 ///
 /// # Errors
 ///
-/// If this program cannot be started again.
+/// If no run of the set is wanted, or this program cannot be started again.
 pub async fn run(
     options: &MatrixOptions,
     json: bool,
     stop: CancellationToken,
 ) -> anyhow::Result<Verdict> {
-    let mut worst = Verdict::Valid;
     let begun = Instant::now();
-    let entries: Vec<Entry<'_>> =
-        entries(options).into_iter().filter(|entry| is_wanted(options, &entry.name)).collect();
-    let all = entries.len();
-    for (at, entry) in entries.iter().enumerate() {
+    let mut wanted = entries(options);
+    wanted.retain(|entry| is_wanted(options, &entry.name));
+    let all = wanted.len();
+    anyhow::ensure!(all > 0, "--only {}: no run has that in its name", options.only.join(","));
+    let (mut verdict, mut shown) = (Verdict::Valid, Shown::default());
+    for (at, entry) in wanted.iter().enumerate() {
         eprintln!("[{}/{all}] {}", at + 1, entry.name);
-        let (verdict, what) = run_entry(options, entry, &stop).await?;
-        report(json, entry, verdict, &what);
-        worst = match (worst, verdict) {
-            (Verdict::Invalid, _) | (_, Verdict::Invalid) => Verdict::Invalid,
-            (Verdict::Unknown, _) | (_, Verdict::Unknown) => Verdict::Unknown,
-            _ => Verdict::Valid,
-        };
+        let ran = run_entry(options, entry, &stop).await?;
+        report(json, entry, &ran);
+        verdict = worse(verdict, ran.verdict);
         if stop.is_cancelled() {
             return Ok(Verdict::Unknown);
         }
+        shown.add(entry, &ran);
     }
-    if options.planted_binary.is_none() {
-        eprintln!("without --planted-binary there were no positive controls");
+    let missing = shown.missing(options);
+    for what in &missing {
+        eprintln!("left out: {what}");
     }
-    eprintln!("{all} entries in {} s", begun.elapsed().as_secs());
-    Ok(worst)
+    // Who asks for a part gets a verdict on that part.
+    if options.only.is_empty() && options.network != NetworkKind::Loopback && !missing.is_empty() {
+        verdict = worse(verdict, Verdict::Unknown);
+    }
+    eprintln!("{}: {all} entries in {} s", verdict.word(), begun.elapsed().as_secs());
+    Ok(verdict)
+}
+
+fn worse(one: Verdict, other: Verdict) -> Verdict {
+    match (one, other) {
+        (Verdict::Invalid, _) | (_, Verdict::Invalid) => Verdict::Invalid,
+        (Verdict::Unknown, _) | (_, Verdict::Unknown) => Verdict::Unknown,
+        _ => Verdict::Valid,
+    }
 }
 
 fn is_wanted(options: &MatrixOptions, name: &str) -> bool {
     options.only.is_empty() || options.only.iter().any(|word| name.contains(word.as_str()))
 }
 
-fn entries(options: &MatrixOptions) -> Vec<Entry<'static>> {
-    let runs = if options.set == Set::Ci { CI } else { NIGHTLY };
-    let network = if options.network == NetworkKind::Loopback { "loopback" } else { "namespaces" };
-    let arguments = |nodes: u32, nemesis: &str, time_s: u32, binary: &PathBuf| {
-        let mut all = vec!["--nodes".to_owned(), nodes.to_string(), "--nemesis".to_owned()];
-        all.extend([nemesis.to_owned(), "--time".to_owned(), format!("{time_s}s")]);
-        all.extend(["--network".to_owned(), network.to_owned(), "--binary".to_owned()]);
-        all.push(binary.display().to_string());
-        all
-    };
-    let mut entries: Vec<Entry<'static>> = Vec::new();
-    for Plain { nodes, nemesis, workload, time_s } in runs {
-        let mut name = format!("{nodes}-nodes-{}", nemesis.replace(',', "+"));
-        let mut arguments = arguments(*nodes, nemesis, *time_s, &options.binary);
-        if let Some(workload) = workload {
-            name.push_str(&format!("-{workload}"));
-            arguments.extend(["--workload", workload].map(str::to_owned));
+/// What the runs of a set have shown so far.
+#[derive(Default)]
+struct Shown {
+    /// Guarantees that a plain run without doubts looked at.
+    judged: BTreeSet<Guarantee>,
+    /// Nemeses that could not be had, and why.
+    without: BTreeSet<String>,
+}
+
+impl Shown {
+    fn add(&mut self, entry: &Entry, ran: &Ran) {
+        let Some(Results { judgements, run, .. }) = &ran.results else { return };
+        self.without.extend(run.iter().flat_map(|run| run.without.iter().cloned()));
+        if entry.control.is_none() {
+            let judged = judgements.iter().filter(|one| one.verdict == Verdict::Valid);
+            self.judged.extend(judged.map(|one| one.guarantee));
         }
-        entries.push(Entry {
-            name,
-            arguments,
-            time: Duration::from_secs(u64::from(*time_s)),
-            control: None,
-        });
     }
-    for control in CONTROLS {
-        let Some(binary) = &options.planted_binary else { continue };
-        let mut arguments = arguments(3, control.nemesis, control.time_s, binary);
-        arguments.extend(
-            ["--planted", control.planted, "--workload", control.workload].map(str::to_owned),
-        );
-        arguments.extend(["--rate".to_owned(), control.rate.to_string()]);
-        arguments.extend(["--groups".to_owned(), control.groups.to_string()]);
-        arguments.extend(["--flush-ms".to_owned(), control.flush_ms.to_string()]);
-        entries.push(Entry {
-            name: format!("planted-{}", control.planted),
-            arguments,
-            time: Duration::from_secs(u64::from(control.time_s)),
-            control: Some(control),
-        });
+
+    /// What the whole set would have shown.
+    fn missing(&self, options: &MatrixOptions) -> Vec<String> {
+        let judgeable = Guarantee::ALL.into_iter().filter(|one| one.beyond().is_none());
+        let unjudged = judgeable.filter(|one| !self.judged.contains(one));
+        let mut missing: Vec<String> = unjudged
+            .map(|one| format!("{one:?} ({}): no valid run has looked at it", one.title()))
+            .collect();
+        missing.extend(self.without.iter().map(|what| format!("nemesis {what}")));
+        if options.planted_binary.is_none() {
+            missing.push("positive controls: they need --planted-binary".to_owned());
+        }
+        missing
     }
-    entries
+}
+
+/// What came of an entry.
+struct Ran {
+    verdict: Verdict,
+    what: String,
+    /// Of its last run; none if that did not end.
+    results: Option<Results>,
 }
 
 /// Runs an entry, a control until it is caught.
 async fn run_entry(
     options: &MatrixOptions,
-    entry: &Entry<'_>,
+    entry: &Entry,
     stop: &CancellationToken,
-) -> anyhow::Result<(Verdict, String)> {
-    let Some(control) = entry.control else {
-        return one(options, entry, options.seed, stop)
-            .await
-            .map(|(verdict, what, _)| (verdict, what));
-    };
-    let mut last = (Verdict::Unknown, String::new());
-    for attempt in 0..control.tries {
-        let (verdict, what, broken) = one(options, entry, options.seed + attempt, stop).await?;
-        let caught: Vec<_> = broken.iter().filter(|one| control.caught_by.contains(one)).collect();
-        if !caught.is_empty() {
-            return Ok((Verdict::Valid, format!("caught: {caught:?}; {what}")));
-        }
-        if stop.is_cancelled() {
-            return Ok((Verdict::Unknown, what));
-        }
-        last = match verdict {
-            Verdict::Unknown => (Verdict::Unknown, what),
-            _ => (Verdict::Invalid, format!("not caught (found {broken:?}): {what}")),
+) -> anyhow::Result<Ran> {
+    let Some(control) = entry.control else { return one(options, entry, options.seed, stop).await };
+    let mut attempt = 0;
+    loop {
+        let ran = one(options, entry, options.seed + attempt, stop).await?;
+        attempt += 1;
+        let caught = ran.results.as_ref().is_some_and(|results| control.is_caught(results));
+        let (verdict, what) = match (caught, ran.verdict) {
+            (true, _) => (Verdict::Valid, format!("caught by {}; {}", control.caught_by, ran.what)),
+            (false, Verdict::Unknown) => (Verdict::Unknown, ran.what),
+            (false, _) => {
+                (Verdict::Invalid, format!("not caught by {}: {}", control.caught_by, ran.what))
+            }
         };
+        if caught || stop.is_cancelled() || attempt == control.tries {
+            return Ok(Ran { verdict, what, ..ran });
+        }
     }
-    Ok(last)
 }
 
 /// One run, in a process of its own.
 async fn one(
     options: &MatrixOptions,
-    entry: &Entry<'_>,
+    entry: &Entry,
     seed: u64,
     stop: &CancellationToken,
-) -> anyhow::Result<(Verdict, String, Vec<Guarantee>)> {
+) -> anyhow::Result<Ran> {
     let dir = options.store.join(format!("{}-{seed}", entry.name));
     if dir.exists() {
         std::fs::remove_dir_all(&dir)
@@ -341,27 +227,68 @@ async fn one(
         if timeout(STOP_DEADLINE, child.wait()).await.is_err() {
             child.kill().await?;
         }
-        return Ok((Verdict::Unknown, format!("it did not end; {}", dir.display()), Vec::new()));
+        let what = format!("it did not end; {}", dir.display());
+        return Ok(Ran { verdict: Verdict::Unknown, what, results: None });
     }
     let results = judge(&dir)?;
-    let broken = results.broken();
-    let mut what = format!("{} appends, {} faults", results.acknowledged, results.faults);
-    if !broken.is_empty() {
-        what.push_str(&format!("; broken {broken:?}"));
-    }
-    for doubt in &results.doubts {
-        what.push_str(&format!("; {doubt}"));
-    }
-    let pressure = results.run.as_ref().and_then(Run::pressure);
-    if let (Verdict::Invalid | Verdict::Unknown, Some(pressure)) = (results.verdict, pressure) {
-        what.push_str(&format!("; {pressure}"));
-    }
-    Ok((results.verdict, format!("{what}; {}", dir.display()), broken))
+    let what = format!("{}; {}", sentence(&results), dir.display());
+    Ok(Ran { verdict: results.verdict, what, results: Some(results) })
 }
 
-fn report(json: bool, entry: &Entry<'_>, verdict: Verdict, what: &str) {
+/// What a run did and what was found, in one line.
+fn sentence(results: &Results) -> String {
+    let mut parts = vec![format!("{} appends, {} faults", results.acknowledged, results.faults)];
+    let found: Vec<String> = results
+        .checkers
+        .iter()
+        .filter(|one| one.findings.violations > 0)
+        .map(|one| format!("{} {:?}", one.checker, one.findings.by_guarantee))
+        .collect();
+    if !found.is_empty() {
+        parts.push(format!("found by {}", found.join(", ")));
+    }
+    parts.extend(results.doubts.iter().cloned());
+    if results.verdict != Verdict::Valid {
+        parts.extend(results.run.as_ref().and_then(Run::pressure));
+    }
+    parts.join("; ")
+}
+
+fn report(json: bool, entry: &Entry, ran: &Ran) {
+    let (name, verdict, what) = (&entry.name, ran.verdict, &ran.what);
     match json {
-        true => println!("{}", json!({ "name": entry.name, "verdict": verdict, "what": what })),
-        false => println!("{:44} {verdict:?}: {what}", entry.name),
+        true => println!("{}", json!({ "name": name, "verdict": verdict, "what": what })),
+        false => println!("{name:44} {verdict:?}: {what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(planted: bool) -> MatrixOptions {
+        MatrixOptions {
+            set: Set::Ci,
+            binary: PathBuf::new(),
+            planted_binary: planted.then(PathBuf::new),
+            only: Vec::new(),
+            seed: 1,
+            network: NetworkKind::Namespaces,
+            store: PathBuf::new(),
+            quiet: true,
+        }
+    }
+
+    #[test]
+    fn a_set_lacks_what_no_run_has_judged_what_could_not_be_had_and_controls() {
+        let judgeable = Guarantee::ALL.into_iter().filter(|one| one.beyond().is_none());
+        let mut shown = Shown { judged: judgeable.collect(), ..Shown::default() };
+        assert_eq!(shown.missing(&options(true)), Vec::<String>::new());
+        assert_eq!(shown.missing(&options(false)).len(), 1);
+        shown.judged.remove(&Guarantee::G10);
+        shown.without.insert("flood: it needs a C compiler".to_owned());
+        let missing = shown.missing(&options(true));
+        assert_eq!(missing.len(), 2, "{missing:?}");
+        assert!(missing[0].starts_with("G10"), "{missing:?}");
     }
 }

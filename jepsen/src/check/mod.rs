@@ -19,10 +19,12 @@ mod linearizable;
 mod lost;
 mod order;
 mod outcome;
+pub mod overload;
 mod phantom;
 mod position;
 mod protocol;
 mod staleness;
+mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod vacuity;
@@ -99,7 +101,6 @@ impl Guarantee {
         match self {
             Guarantee::G7 => Some("there are no receipts yet"),
             Guarantee::G9 => Some("judged by all others, in runs that replace or restart nodes"),
-            Guarantee::G12 => Some("memory and refusals are measured by tests of the server"),
             _ => None,
         }
     }
@@ -136,6 +137,8 @@ pub const CHECKERS: &[&dyn Checker] = &[
     &position::AppliedPosition,
     &commit_time::CommitTime,
     &integrity::Integrity,
+    &stored::Stored,
+    &overload::Overload,
     &availability::Availability,
 ];
 

@@ -29,8 +29,7 @@ pub(super) async fn run(output: Output) -> anyhow::Result<ExitCode> {
         rows.push(("checker", one.name(), format!("{:?} {}", one.guarantees(), one.rule()), None));
     }
     for one in CONTROLS {
-        let about =
-            format!("caught by {:?}: {} under {}", one.caught_by, one.workload, one.nemesis);
+        let about = format!("caught by {}: {} under {}", one.caught_by, one.workload, one.nemesis);
         rows.push(("control", one.planted, about, None));
     }
     for (kind, name, about, obstacle) in rows {

@@ -225,6 +225,7 @@ impl Loader {
         let refused = Refused {
             reason: model.intern(&refusal.reason)?,
             may_have_taken_effect: refusal.may_have_taken_effect,
+            retryable: refusal.retryable,
             tail: refusal.tail,
         };
         match pending {

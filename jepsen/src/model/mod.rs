@@ -100,6 +100,8 @@ pub struct Refused {
     pub reason: Name,
     /// What the error says of itself.
     pub may_have_taken_effect: bool,
+    /// What it says: whether the same call can be made again.
+    pub retryable: bool,
     /// The tail that it names.
     pub tail: Option<u64>,
 }

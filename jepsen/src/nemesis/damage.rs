@@ -61,33 +61,44 @@ fn begins(path: &Path, beginning: &str) -> bool {
 
 const WAL: fn(&Path) -> bool = |path| is_in(path, "log") && ends(path, "log");
 const SST: fn(&Path) -> bool = |path| ends(path, "sst") && is_in(path, "state");
+const BLOB: fn(&Path) -> bool = |path| ends(path, "blob") && is_in(path, "state");
 const MANIFEST: fn(&Path) -> bool = |path| begins(path, "MANIFEST");
 const WATERMARK: fn(&Path) -> bool = |path| begins(path, "watermark");
 
 pub(super) const NEMESES: &[Nemesis] = &[
-    nemesis("flip-wal", "bits of one node's write-ahead log are flipped", |world, dice| {
+    nemesis("flip-wal", "bits of a minority's write-ahead logs are flipped", |world, dice| {
         Box::pin(strike(world, dice, Kind { file: "WAL", is_of: WAL, how: How::FlipBits }))
     }),
-    nemesis("truncate-wal", "one node's write-ahead log loses its second half", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "WAL", is_of: WAL, how: How::Shorten }))
-    }),
-    nemesis("flip-sst", "bits of one node's tables are flipped", |world, dice| {
+    nemesis(
+        "truncate-wal",
+        "a minority's write-ahead logs lose their second halves",
+        |world, dice| {
+            Box::pin(strike(world, dice, Kind { file: "WAL", is_of: WAL, how: How::Shorten }))
+        },
+    ),
+    nemesis("flip-sst", "bits of a minority's tables are flipped", |world, dice| {
         Box::pin(strike(world, dice, Kind { file: "SST", is_of: SST, how: How::FlipBits }))
     }),
-    nemesis("truncate-sst", "one node's tables are shortened", |world, dice| {
+    nemesis("truncate-sst", "a minority's tables are shortened", |world, dice| {
         Box::pin(strike(world, dice, Kind { file: "SST", is_of: SST, how: How::Shorten }))
     }),
-    nemesis("flip-manifest", "bits of one node's manifests are flipped", |world, dice| {
+    nemesis("flip-blob", "bits of a minority's large values are flipped", |world, dice| {
+        Box::pin(strike(world, dice, Kind { file: "blob", is_of: BLOB, how: How::FlipBits }))
+    }),
+    nemesis("truncate-blob", "a minority's large values are shortened", |world, dice| {
+        Box::pin(strike(world, dice, Kind { file: "blob", is_of: BLOB, how: How::Shorten }))
+    }),
+    nemesis("flip-manifest", "bits of a minority's manifests are flipped", |world, dice| {
         Box::pin(strike(
             world,
             dice,
             Kind { file: "MANIFEST", is_of: MANIFEST, how: How::FlipBits },
         ))
     }),
-    nemesis("truncate-manifest", "one node's manifests are shortened", |world, dice| {
+    nemesis("truncate-manifest", "a minority's manifests are shortened", |world, dice| {
         Box::pin(strike(world, dice, Kind { file: "MANIFEST", is_of: MANIFEST, how: How::Shorten }))
     }),
-    nemesis("flip-watermark", "bits of one node's watermark are flipped", |world, dice| {
+    nemesis("flip-watermark", "bits of a minority's watermarks are flipped", |world, dice| {
         Box::pin(strike(
             world,
             dice,
@@ -106,34 +117,51 @@ pub(super) const NEMESES: &[Nemesis] = &[
 ];
 
 async fn strike(world: Arc<World>, mut dice: StdRng, kind: Kind) -> Result<Struck> {
-    let id = world.some(1, &mut dice)[0];
-    let mut node = world.cluster.node(id).await;
-    node.kill().await?;
-    let done = harm(&node.disk.data(), kind, &mut dice)?;
-    node.start()?;
-    drop(node);
-    let what = format!("{}: {:?} on node {id}: {done}", kind.file, kind.how);
-    let has_harmed = !done.is_empty();
-    Ok(Struck::new(vec![id], what, async move {
-        let seen = replace_if_noticed(world, id).await?;
-        Ok(has_harmed.then_some(seen))
+    let nodes = world.some(dice.random_range(1..=world.minority().max(1)), &mut dice);
+    let mut done = Vec::new();
+    for id in &nodes {
+        let mut node = world.cluster.node(*id).await;
+        node.kill().await?;
+        let harmed = harm(&node.disk.data(), kind, &mut dice)?;
+        node.start()?;
+        done.push(format!("node {id}: {harmed}"));
+    }
+    let what = format!("{}: {:?}: {}", kind.file, kind.how, done.join("; "));
+    Ok(Struck::new(nodes.clone(), what, async move {
+        let noticed = replace_noticed(&world, &nodes).await?;
+        // What a node goes on with is allowed, as long as nothing false is served: a torn tail younger than the watermark,
+        // or bytes that nothing reads. Checkers see to that. It shows nothing of how damage is noticed.
+        Ok((!noticed.is_empty()).then(|| noticed.join("; ")))
     }))
 }
 
-/// Gives a node time to notice that its data is damaged, and makes it anew if it does. What was seen.
-pub(super) async fn replace_if_noticed(world: Arc<World>, id: u32) -> Result<String> {
-    let Some(noticed) = notice(&world, id, NOTICE_DEADLINE).await else {
-        // A torn tail younger than the watermark, or bytes that nothing has read: allowed, as long as nothing false
-        // is served. Checkers see to that, so the node stays as it is.
-        return Ok("the node serves, and said nothing".to_owned());
-    };
-    let mut node = world.cluster.node(id).await;
-    node.kill().await?;
-    node.disk.wipe()?;
-    drop(node);
-    world.revive(&[id]).await?;
-    let replaced = world.replace(id).await?;
-    Ok(format!("{noticed}; `node replace` made {replaced} replicas anew"))
+/// Gives nodes time to notice that their data is damaged, lets them read all of it, and makes those anew that do. What was
+/// seen of each of those.
+pub(super) async fn replace_noticed(world: &Arc<World>, nodes: &[u32]) -> Result<Vec<String>> {
+    let mut seen = Vec::new();
+    for id in nodes {
+        let noticed = tokio::select! {
+            noticed = notice(world, *id, NOTICE_DEADLINE) => noticed,
+            never = read_again_and_again(world, *id) => never,
+        };
+        let Some(noticed) = noticed else { continue };
+        let mut node = world.cluster.node(*id).await;
+        node.kill().await?;
+        node.disk.wipe()?;
+        drop(node);
+        world.revive(&[*id]).await?;
+        let replaced = world.replace(*id).await?;
+        seen.push(format!("{noticed}; `node replace` made {replaced} replicas of it anew"));
+    }
+    Ok(seen)
+}
+
+/// Damage that nobody reads is not noticed.
+async fn read_again_and_again(world: &World, node: u32) -> Option<String> {
+    loop {
+        world.read_all(node).await;
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// What a sound cluster does not survive, and one that ignores its watermark survives wrongly: while the others are away
@@ -156,7 +184,7 @@ async fn shorten_in_turn(world: Arc<World>, mut dice: StdRng) -> Result<Struck> 
         for id in &nodes {
             if let Some(how) = notice(&world, *id, Duration::from_secs(4)).await {
                 world.excuse(*id, how.clone()).await;
-                noticed.push(format!("node {id}: {how}"));
+                noticed.push(how);
             }
         }
         world.revive(&others).await?;
@@ -195,10 +223,10 @@ async fn notice(world: &World, id: u32, within: Duration) -> Option<String> {
     let deadline = Instant::now() + within;
     while Instant::now() < deadline {
         if let Some(how) = world.cluster.node(id).await.wait_for_end(Duration::ZERO).await {
-            return Some(format!("the node refused to run on ({how})"));
+            return Some(format!("node {id} refused to run on ({how})"));
         }
         if let Ok(Some(problem)) = problem_of(world, id).await {
-            return Some(format!("a replica is reported {problem}"));
+            return Some(format!("a replica of node {id} is reported {problem}"));
         }
         sleep(Duration::from_millis(300)).await;
     }

@@ -22,17 +22,30 @@ async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     let count = if dice.random_bool(0.7) { 1 } else { world.cluster.count() };
     let nodes = world.some(count, &mut dice);
     let leave_bytes = dice.random_range(20..80) * 1024 * 1024;
-    let mut free = Vec::new();
+    let mut left_free = Vec::new();
     for id in &nodes {
         let left = world.cluster.node(*id).await.disk.fill(leave_bytes).await?;
-        free.push(format!("node {id} has {} MiB left", left / 1024 / 1024));
+        left_free.push(format!("node {id} has {} MiB left", left / 1024 / 1024));
     }
     let what = "disk filled";
     Ok(Struck::new(nodes.clone(), what, async move {
+        let marked = marked(&world, &nodes).await;
         for id in &nodes {
             world.cluster.node(*id).await.disk.empty()?;
         }
         world.revive(&nodes).await?;
-        Ok(Some(free.join("; ")))
+        let marked = marked?;
+        let effect = format!("{}; {}", left_free.join("; "), marked.join("; "));
+        Ok((!marked.is_empty()).then_some(effect))
     }))
+}
+
+/// Those of these nodes that say that their disks are too full, and how full.
+async fn marked(world: &World, nodes: &[u32]) -> Result<Vec<String>> {
+    let all = world.describe().await?.nodes.into_iter();
+    let full = all.filter(|node| nodes.iter().any(|id| u64::from(*id) == node.node_id));
+    let full = full.filter(|node| node.disk_mark == "SOFT" || node.disk_mark == "HARD");
+    Ok(full
+        .map(|node| format!("node {} is past its mark {}", node.node_id, node.disk_mark))
+        .collect())
 }

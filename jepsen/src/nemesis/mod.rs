@@ -9,6 +9,7 @@ mod cpu;
 mod damage;
 mod deposed;
 mod disk_full;
+mod flood;
 mod fsync;
 mod install;
 mod kill;
@@ -16,6 +17,7 @@ mod link;
 mod partition;
 mod pause;
 mod power;
+mod read_error;
 mod replace;
 mod restart;
 mod snapshot;
@@ -99,6 +101,8 @@ pub fn all() -> impl Iterator<Item = &'static Nemesis> {
         power::NEMESES,
         fsync::NEMESES,
         disk_full::NEMESES,
+        read_error::NEMESES,
+        flood::NEMESES,
         damage::NEMESES,
         snapshot::NEMESES,
         wipe::NEMESES,

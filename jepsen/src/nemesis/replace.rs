@@ -13,6 +13,8 @@ use super::{Nemesis, Struck, World};
 /// How long the operator stays, in milliseconds: a replacement of a few groups takes about a second.
 const STAYS_MS: std::ops::Range<u64> = 50..2_500;
 
+const DONE: &str = "done";
+
 pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     name: "replace",
     family: "replace",
@@ -27,13 +29,15 @@ async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     let id = world.some(1, &mut dice)[0];
     let stays = Duration::from_millis(dice.random_range(STAYS_MS));
     let first = match timeout(stays, world.replace_once(id, true)).await {
-        Ok(Ok(_)) => "done".to_owned(),
+        Ok(Ok(_)) => DONE.to_owned(),
         Ok(Err(error)) => format!("refused: {error:#}"),
         Err(_) => format!("cut off after {} ms", stays.as_millis()),
     };
     let what = format!("`node replace --all` of node {id}: {first}");
     Ok(Struck::new(vec![id], what, async move {
         let done = world.replace(id).await?;
-        Ok(Some(format!("{first}; the next one went through {done} replicas")))
+        // One that was cut off before anything was taken out has changed nothing.
+        let effect = format!("{first}; the next one made {done} replicas anew");
+        Ok((first == DONE || done > 0).then_some(effect))
     }))
 }

@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
-use super::damage::{How, Kind, harm, replace_if_noticed};
+use super::damage::{How, Kind, harm, replace_noticed};
 use super::install::{AWAY, arrives, has_arrived, is_staged, slow_syncs};
 use super::{Need, Nemesis, Struck, World};
 use crate::clock;
@@ -65,7 +65,12 @@ async fn strike(world: Arc<World>, mut dice: StdRng, how: How) -> Result<Struck>
     let done = done?;
     ensure!(!done.is_empty(), "what had come in was gone again");
     let what = format!("{} on its way into node {id}: {how:?}: {done}; {then}", kind.file);
-    Ok(Struck::new(vec![id], what, async move { replace_if_noticed(world, id).await.map(Some) }))
+    Ok(Struck::new(vec![id], what, async move {
+        // A node that took it for damaged and asked for another says nothing of it.
+        let noticed = replace_noticed(&world, &[id]).await?;
+        let then = "another one was taken in, for it serves".to_owned();
+        Ok(Some(noticed.into_iter().next().unwrap_or(then)))
+    }))
 }
 
 /// Keeps the node away, starts it, and stops it with staged files in its data.

@@ -7,14 +7,17 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::future::join_all;
 use quorate_client::proto::{DescribeClusterResponse, Group, ReplaceRequest};
+use quorate_client::reason::NOT_FOUND;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::RESTART_DEADLINE;
+use crate::history::{Consistency, ReadCall};
 use crate::network::Switch;
 use crate::nodes::Cluster;
+use crate::workload::Floor;
 
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,14 +26,16 @@ const REPLACE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct World {
     /// The nodes.
     pub cluster: Cluster,
+    /// What clients do, for faults that are calls.
+    pub floor: Arc<Floor>,
     /// Nodes that must not be read at the end, and why.
     excused: Mutex<Vec<(u32, String)>>,
 }
 
 impl World {
     /// A world that is whole.
-    pub fn new(cluster: Cluster) -> World {
-        World { cluster, excused: Mutex::default() }
+    pub fn new(cluster: Cluster, floor: Arc<Floor>) -> World {
+        World { cluster, floor, excused: Mutex::default() }
     }
 
     /// The switch.
@@ -143,7 +148,7 @@ impl World {
         }
     }
 
-    /// The same once, of sound replicas too if `all`. How many it went through. What it has begun stays begun if it is
+    /// The same once, of sound replicas too if `all`. How many were made anew. What it has begun stays begun if it is
     /// dropped.
     ///
     /// # Errors
@@ -154,11 +159,36 @@ impl World {
         let client = self.cluster.client(other, REPLACE_TIMEOUT).await?;
         let request = ReplaceRequest { node_id: node.into(), all, ..ReplaceRequest::default() };
         let mut steps = client.replace(request).await?;
-        let mut done = 0;
+        let (mut done, mut skipped) = (0, 0);
         while let Some(step) = steps.next().await? {
             done = step.groups_done;
+            skipped += u32::from(step.step == "skipped");
         }
-        Ok(done)
+        Ok(done - skipped)
+    }
+
+    /// Reads everything that a node has, up to the first that it cannot read.
+    pub async fn read_all(&self, node: u32) {
+        let Some(mut caller) = self.floor.caller(Some(node)).await else { return };
+        for conversation in &self.floor.conversations {
+            let mut from_seq = 1;
+            loop {
+                let call = ReadCall {
+                    conversation: conversation.clone(),
+                    consistency: Consistency::Local,
+                    from_seq,
+                    limit: 1_000,
+                    is_final: false,
+                };
+                match caller.read(call).await {
+                    Ok(page) if page.next < page.tail => from_seq = page.next,
+                    Ok(_) => break,
+                    Err(error) if error.reason() == NOT_FOUND => break,
+                    // What cannot be read takes long to say so.
+                    Err(_) => return,
+                }
+            }
+        }
     }
 
     /// Notes that a node cannot be read at the end.

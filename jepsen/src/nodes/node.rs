@@ -50,6 +50,7 @@ pub struct Node {
     child: Option<Child>,
     why_down: WhyDown,
     is_paused: bool,
+    memory_bytes_max: u64,
 }
 
 impl Node {
@@ -77,6 +78,7 @@ impl Node {
             child: None,
             why_down: WhyDown::NotStarted,
             is_paused: false,
+            memory_bytes_max: 0,
         })
     }
 
@@ -151,6 +153,39 @@ impl Node {
         kill_process(pid, signal).with_context(|| format!("cannot signal node {}", self.id))
     }
 
+    /// What its processes took of memory at most, in bytes, as far as it was looked at: before each is ended, and now.
+    pub fn memory_bytes_max(&mut self) -> u64 {
+        self.note_memory();
+        self.memory_bytes_max
+    }
+
+    fn note_memory(&mut self) {
+        let Some(pid) = self.pid() else { return };
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+        let kib: u64 = peak.and_then(|kib| kib.trim().parse().ok()).unwrap_or(0);
+        self.memory_bytes_max = self.memory_bytes_max.max(kib * 1024);
+    }
+
+    /// What `quorate check` finds wrong with what it has stored; none if that is as it should be. It must not run.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be told.
+    pub async fn check(&self) -> anyhow::Result<Option<String>> {
+        let data = self.disk.data();
+        let mut command = Command::new(&self.binary);
+        command.arg("check").arg("--data").arg(&data).kill_on_drop(true);
+        let ended = command.output().await.context("`quorate check` cannot be run")?;
+        let said = [ended.stdout, ended.stderr].concat();
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        match ended.status.code() {
+            Some(0) => Ok(None),
+            Some(1) => Ok(Some(said)),
+            _ => bail!("`quorate check` of node {} ended with {}: {said}", self.id, ended.status),
+        }
+    }
+
     /// Ends it with SIGKILL and waits until it is gone. Whether it ran.
     ///
     /// # Errors
@@ -160,6 +195,7 @@ impl Node {
         if !self.is_running() {
             return Ok(false);
         }
+        self.note_memory();
         let Some(mut child) = self.child.take() else { return Ok(false) };
         self.why_down = WhyDown::Ended;
         self.is_paused = false;
@@ -178,6 +214,7 @@ impl Node {
     /// If it does not run, or cannot be ended.
     pub async fn terminate(&mut self, within: Duration) -> anyhow::Result<String> {
         ensure!(self.is_running(), "node {} does not run", self.id);
+        self.note_memory();
         self.signal(Signal::TERM)?;
         let Some(child) = &mut self.child else { bail!("node {} does not run", self.id) };
         match timeout(within, child.wait()).await {

@@ -21,6 +21,8 @@ const AT_SYNCS: u64 = 16;
 const AT_SYNCS_FAILED: u64 = 24;
 const AT_SYNCS_DELAYED: u64 = 32;
 const AT_CLOCK_READS_AHEAD: u64 = 40;
+const AT_READS_FAIL: u64 = 48;
+const AT_READS_FAILED: u64 = 56;
 const AT_FILES: usize = 4_096;
 const SLOTS: usize = 65_536;
 const SLOT_BYTES: usize = 16;
@@ -73,6 +75,8 @@ pub struct ShimCounts {
     pub delayed: u64,
     /// Looks at the wall clock that were answered with another time.
     pub clock_reads_ahead: u64,
+    /// Reads of stored data that were failed on purpose.
+    pub reads_failed: u64,
 }
 
 impl Shim {
@@ -113,6 +117,15 @@ impl Shim {
         Ok(self.file.write_all_at(&u32::from(fail).to_ne_bytes(), AT_SYNCS_FAIL)?)
     }
 
+    /// Lets every read of tables and large values fail with an input/output error, or none.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn set_reads_fail(&self, fail: bool) -> anyhow::Result<()> {
+        Ok(self.file.write_all_at(&u32::from(fail).to_ne_bytes(), AT_READS_FAIL)?)
+    }
+
     /// Lets every sync take this much longer.
     ///
     /// # Errors
@@ -131,6 +144,7 @@ impl Shim {
     pub fn mend(&self) -> anyhow::Result<()> {
         self.set_clock_ahead_ms(0)?;
         self.set_syncs_fail(false)?;
+        self.set_reads_fail(false)?;
         self.set_sync_delay_ms(0)
     }
 
@@ -159,6 +173,7 @@ impl Shim {
             failed: number(AT_SYNCS_FAILED)?,
             delayed: number(AT_SYNCS_DELAYED)?,
             clock_reads_ahead: number(AT_CLOCK_READS_AHEAD)?,
+            reads_failed: number(AT_READS_FAILED)?,
         })
     }
 

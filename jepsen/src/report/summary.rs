@@ -257,7 +257,5 @@ fn planted(results: &Results) -> Option<&str> {
 
 /// As in a matrix.
 fn is_caught(name: &str, results: &Results) -> bool {
-    let control = CONTROLS.iter().find(|control| control.planted == name);
-    let broken = results.broken();
-    control.is_some_and(|control| control.caught_by.iter().any(|one| broken.contains(one)))
+    CONTROLS.iter().any(|control| control.planted == name && control.is_caught(results))
 }

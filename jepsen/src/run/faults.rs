@@ -1,5 +1,6 @@
 //! Breaks and mends, one round after another, at times two things at once.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use crate::nemesis::{Nemesis, Struck, World};
 use crate::nodes::WhyDown;
 use crate::record::Recorder;
 use crate::say;
-use crate::workload::Floor;
 
 /// How long clients work undisturbed between two rounds.
 const CALM_MS: (u64, u64) = (500, 2_000);
 /// The share of the rounds drawn by chance in which two things are broken at once.
 const TWO_AT_ONCE: f64 = 0.35;
+
+/// How often a nemesis has its turn at most, until it is seen to take effect.
+const TRIES: u32 = 3;
 
 struct Open {
     nemesis: &'static Nemesis,
@@ -36,18 +39,17 @@ struct Open {
 pub(super) async fn make(
     options: &RunOptions,
     world: &Arc<World>,
-    floor: &Arc<Floor>,
-    recorder: &Recorder,
     nemeses: &[&'static Nemesis],
 ) -> anyhow::Result<()> {
     let mut dice = StdRng::seed_from_u64(options.seed);
     let until = Instant::now() + options.time;
-    let mut round = 0_usize;
+    let mut turns: VecDeque<_> = nemeses.iter().map(|nemesis| (*nemesis, TRIES)).collect();
     // A run that is too short for all of them lasts longer: one that had no turn proves nothing.
-    while Instant::now() < until || round < nemeses.len() {
+    while Instant::now() < until || !turns.is_empty() {
         // Each in turn and alone first, so that a short run has them all, and none hides what another does: a process
         // that is killed no longer stands still. Then by chance.
-        let in_turn = nemeses.get(round).copied();
+        let turn = turns.pop_front();
+        let in_turn = turn.map(|(nemesis, _)| nemesis);
         let Some(first) = in_turn.or_else(|| nemeses.choose(&mut dice).copied()) else {
             sleep(until.saturating_duration_since(Instant::now())).await;
             continue;
@@ -59,22 +61,28 @@ pub(super) async fn make(
             .filter(|other| other.mixes && first.mixes && other.family != first.family)
             .collect();
         let other = others.choose(&mut dice).copied();
-        chosen.extend(other.filter(|_| in_turn.is_none() && dice.random_bool(TWO_AT_ONCE)));
-        round += 1;
-        one_round(options, world, floor, recorder, chosen, &mut dice).await?;
+        let is_pair = options.in_pairs || in_turn.is_none() && dice.random_bool(TWO_AT_ONCE);
+        chosen.extend(other.filter(|_| is_pair));
+        let effects = one_round(options, world, chosen, &mut dice).await?;
+        // What it takes may not have been there: a file of a kind, a snapshot on its way.
+        if let Some((nemesis, tries @ 2..)) = turn
+            && !effects.contains(&nemesis.name)
+        {
+            turns.push_back((nemesis, tries - 1));
+        }
         sleep(Duration::from_millis(dice.random_range(CALM_MS.0..CALM_MS.1))).await;
     }
     Ok(())
 }
 
+/// Breaks these together, and mends them. Which of them were seen to take effect.
 async fn one_round(
     options: &RunOptions,
     world: &Arc<World>,
-    floor: &Arc<Floor>,
-    recorder: &Recorder,
     chosen: Vec<&'static Nemesis>,
     dice: &mut StdRng,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<&'static str>> {
+    let recorder = &world.floor.recorder;
     let mut open = Vec::new();
     let mut holds = Duration::ZERO;
     for nemesis in chosen {
@@ -91,13 +99,16 @@ async fn one_round(
         }
     }
     sleep(holds).await;
-    let mut faults = Vec::new();
+    let (mut faults, mut effects) = (Vec::new(), Vec::new());
     for Open { nemesis, from, struck } in open {
         let mended = struck.mend.await;
         let effect = mended.unwrap_or_else(|error| {
             say!(options, "{}: mending: {error:#}", nemesis.name);
             None
         });
+        if effect.is_some() {
+            effects.push(nemesis.name);
+        }
         faults.push(Fault {
             from,
             to: recorder.now(),
@@ -109,7 +120,8 @@ async fn one_round(
         });
     }
     revive_fallen(options, world, recorder).await?;
-    let served_after = Nanos::try_from(served::wait(floor).await.as_nanos()).unwrap_or(Nanos::MAX);
+    let served_after =
+        Nanos::try_from(served::wait(&world.floor).await.as_nanos()).unwrap_or(Nanos::MAX);
     let seconds = served_after as f64 / 1e9;
     match served_after > SERVED_WITHIN {
         false => say!(options, "  all groups served after {seconds:.2} s"),
@@ -121,7 +133,7 @@ async fn one_round(
         fault.served_after = Some(served_after);
         recorder.fault(fault);
     }
-    Ok(())
+    Ok(effects)
 }
 
 /// Starts what ended by itself, and says that it did: whether it should have is for those who judge.

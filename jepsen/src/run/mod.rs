@@ -6,6 +6,7 @@ mod options;
 mod pressure;
 mod served;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-pub use options::{FLUSH_MS, RunOptions};
+pub use options::{FATAL, FLUSH_MS, RunOptions};
 
 use crate::history::Run;
 use crate::nemesis::{self, World};
@@ -49,9 +50,13 @@ pub async fn run(options: &RunOptions, dir: &Path, stop: CancellationToken) -> a
         cluster = Cluster::start(dir, &cluster_options) => cluster?,
         () = stop.cancelled() => bail!("interrupted"),
     };
-    let world = Arc::new(World::new(cluster));
+    let recorder = Recorder::create(dir)?;
+    let endpoints = cluster.ids().map(|id| cluster.client_address(id)).collect();
+    let names = (0..options.conversations).map(|number| format!("room-{number}")).collect();
+    let floor = Arc::new(Floor::new(recorder, names, endpoints));
+    let world = Arc::new(World::new(cluster, floor));
     let outcome = tokio::select! {
-        outcome = work_and_break(options, dir, &world, version.trim()) => outcome,
+        outcome = work_and_break(options, &world, version.trim()) => outcome,
         () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
     };
     let problems = world.cluster.stop(options.keep_data).await;
@@ -76,15 +81,12 @@ fn cluster_options(options: &RunOptions) -> ClusterOptions {
 
 async fn work_and_break(
     options: &RunOptions,
-    dir: &Path,
     world: &Arc<World>,
     version: &str,
 ) -> anyhow::Result<()> {
-    let recorder = Recorder::create(dir)?;
     let (started, pressure) = (clock::now_text(), Pressure::begin());
-    let endpoints = world.cluster.ids().map(|id| world.cluster.client_address(id)).collect();
-    let names = (0..options.conversations).map(|number| format!("room-{number}")).collect();
-    let floor = Arc::new(Floor::new(recorder.clone(), names, endpoints));
+    let floor = &world.floor;
+    let recorder = floor.recorder.clone();
     // Now, for a client that connects learns the topology first, and later it may be lost.
     let mut readers = Vec::new();
     for id in world.cluster.ids() {
@@ -92,12 +94,12 @@ async fn work_and_break(
         readers.push(reader.with_context(|| format!("node {id} does not answer"))?);
     }
     let kinds = options.workloads()?;
-    let crew = Crew::start(&floor, &kinds, options.rate, options.seed);
+    let crew = Crew::start(floor, &kinds, options.rate, options.seed);
     sleep(CALM_BEFORE).await;
     anyhow::ensure!(floor.acknowledged() > 0, "nothing was acknowledged before the first fault");
 
-    let chosen = usable(options, world)?;
-    faults::make(options, world, &floor, &recorder, &chosen).await?;
+    let Usable { chosen, without } = usable(options, world)?;
+    faults::make(options, world, &chosen).await?;
     let healed_at = recorder.now();
     say!(options, "healed; {} appends acknowledged", floor.acknowledged());
     sleep(if options.planted.is_some() { CALM_AFTER_PLANTED } else { CALM_AFTER }).await;
@@ -120,6 +122,10 @@ async fn work_and_break(
             say!(options, "node {id} has ended by itself ({how}):\n{}", node.end_of_log());
         }
     }
+    let mut memory_bytes_max = BTreeMap::new();
+    for id in world.cluster.ids() {
+        memory_bytes_max.insert(id, world.cluster.node(id).await.memory_bytes_max());
+    }
     let run = Run {
         name: options.name(),
         started,
@@ -129,33 +135,64 @@ async fn work_and_break(
         nemeses: chosen.iter().map(|nemesis| nemesis.name.to_owned()).collect(),
         duration_s: options.time.as_secs(),
         version: version.to_owned(),
+        without,
         planted: options.planted.clone(),
         command: options.command(),
         healed_at: Some(healed_at),
-        excused,
         replicas,
+        memory_bytes_max,
+        stored: check_stored(options, world, &excused).await?,
+        excused,
         waited_for_processor: pressure.share(),
     };
     recorder.finish(&run).context("the run was not written down")
 }
 
-/// The nemeses asked for that can be had here; the others are named.
-fn usable(options: &RunOptions, world: &World) -> anyhow::Result<Vec<&'static nemesis::Nemesis>> {
+/// Kills all nodes, and looks at what is left of each, as an operator would with `quorate check`.
+async fn check_stored(
+    options: &RunOptions,
+    world: &World,
+    excused: &[(u32, String)],
+) -> anyhow::Result<BTreeMap<u32, Option<String>>> {
+    say!(options, "checking what every node has stored");
+    let mut stored = BTreeMap::new();
+    for id in world.cluster.ids() {
+        world.cluster.node(id).await.kill().await?;
+    }
+    for id in world.cluster.ids().filter(|id| !excused.iter().any(|(node, _)| node == id)) {
+        stored.insert(id, world.cluster.node(id).await.check().await?);
+    }
+    Ok(stored)
+}
+
+/// The nemeses asked for.
+struct Usable {
+    /// Those that can be had here.
+    chosen: Vec<&'static nemesis::Nemesis>,
+    /// The others, and why.
+    without: Vec<String>,
+}
+
+fn usable(options: &RunOptions, world: &World) -> anyhow::Result<Usable> {
     let cluster = &world.cluster;
     let has_switch = cluster.network().switch().is_some();
     let asked = options.nemeses()?;
-    let mut usable = Vec::new();
+    let (mut chosen, mut without) = (Vec::new(), Vec::new());
     for nemesis in asked.iter().copied() {
         match nemesis::obstacle(nemesis, has_switch, cluster.has_disks(), cluster.has_shim()) {
-            None => usable.push(nemesis),
-            Some(why) => say!(options, "without {}: {why}", nemesis.name),
+            None => chosen.push(nemesis),
+            Some(why) => {
+                let what = format!("{}: {why}", nemesis.name);
+                say!(options, "without {what}");
+                without.push(what);
+            }
         }
     }
     anyhow::ensure!(
-        !usable.is_empty() || asked.is_empty(),
+        !chosen.is_empty() || asked.is_empty(),
         "none of the nemeses asked for can be had here"
     );
-    Ok(usable)
+    Ok(Usable { chosen, without })
 }
 
 /// The folder of a run in the store.

@@ -39,6 +39,10 @@ pub struct RunOptions {
     #[arg(long, default_value = "60s", value_parser = seconds)]
     pub time: Duration,
 
+    /// Break two things at once in every round; by default each is broken alone first
+    #[arg(long)]
+    pub in_pairs: bool,
+
     /// Calls a second, all clients together
     #[arg(long, default_value_t = 200)]
     pub rate: u32,
@@ -94,8 +98,9 @@ pub struct RunOptions {
     pub stop_with_stdin: bool,
 }
 
-/// Families that leave a sound cluster unable to serve: they are for positive controls.
-const FATAL: [&str; 2] = ["truncate-wal-in-turn", "fsync-error-all"];
+/// What no sound cluster serves after, so that only positive controls use it: a majority has lost the ends of its logs, and
+/// with them what only that majority had.
+pub const FATAL: [&str; 1] = ["truncate-wal-in-turn"];
 
 impl RunOptions {
     /// The nemeses asked for.
@@ -169,6 +174,9 @@ impl RunOptions {
             add("planted", planted.clone());
         }
         add("binary", self.binary.display().to_string());
+        if self.in_pairs {
+            words.push("--in-pairs".to_owned());
+        }
         words.join(" ")
     }
 }

@@ -1,9 +1,11 @@
 //! Calls, written down before they are made and after they are answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use quorate_client::proto::AppendResponse;
-use quorate_client::{Append, Client, Error, NewMessage};
+use quorate_client::proto::{AppendRequest, AppendResponse};
+use quorate_client::{Append, Client, Error, NewMessage, proto};
+use tonic::{Request, Response, Status};
 
 use super::{Floor, Recent};
 use crate::history::{
@@ -12,8 +14,13 @@ use crate::history::{
 };
 use crate::{api, clock};
 
-/// Bytes of a message that say nothing, so that there is something to store.
-const FILLING_BYTES: usize = 160;
+/// Bytes of most payloads.
+const PAYLOAD_BYTES: usize = 160;
+/// Bytes of every 16th payload: nodes keep those over 4 KiB apart from what they index.
+const LARGE_PAYLOAD_BYTES: usize = 8 * 1024;
+const LARGE_EVERY: u64 = 16;
+/// How long an append that is sent once may take: many wait for one another.
+const APPEND_ONCE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Somebody who calls, one call after another.
 pub struct Caller {
@@ -57,6 +64,11 @@ impl Caller {
         Caller::new(self.floor.clone(), self.client.clone(), self.node)
     }
 
+    /// Another whose calls are said to go to this node: to be made without the client.
+    pub(super) fn sibling_at(&self, node: u32) -> Caller {
+        Caller::new(self.floor.clone(), self.client.clone(), Some(node))
+    }
+
     /// Records something of this process.
     pub fn record(&self, kind: EventKind) {
         let at = self.floor.recorder.now();
@@ -75,15 +87,36 @@ impl Caller {
         }
     }
 
-    /// New messages of a sender, one to three.
+    /// New messages of a sender, one to three, some of them large.
     pub fn compose(&self, conversation: &str, sender: &str, count: u32) -> Vec<Recent> {
-        let one = |_| Recent {
-            conversation: conversation.to_owned(),
-            sender: sender.to_owned(),
-            client_msg_id: format!("m{}", self.floor.fresh_message()),
-            issued_at_us: clock::now_us(),
+        let one = |_| {
+            let id = self.floor.fresh_message();
+            let is_large = id.is_multiple_of(LARGE_EVERY);
+            let payload_bytes = if is_large { LARGE_PAYLOAD_BYTES } else { PAYLOAD_BYTES };
+            self.compose_one(conversation, sender, id, payload_bytes)
         };
         (0..count).map(one).collect()
+    }
+
+    /// A new message with so much payload, in bytes.
+    pub fn compose_sized(&self, conversation: &str, sender: &str, payload_bytes: usize) -> Recent {
+        self.compose_one(conversation, sender, self.floor.fresh_message(), payload_bytes)
+    }
+
+    fn compose_one(
+        &self,
+        conversation: &str,
+        sender: &str,
+        id: u64,
+        payload_bytes: usize,
+    ) -> Recent {
+        Recent {
+            conversation: conversation.to_owned(),
+            sender: sender.to_owned(),
+            client_msg_id: format!("m{id}"),
+            issued_at_us: clock::now_us(),
+            payload_bytes,
+        }
     }
 
     /// Records that messages are about to be sent, and returns what is to be sent.
@@ -93,21 +126,30 @@ impl Caller {
         expected_tail: Option<u64>,
         lane: Option<LanePlace>,
     ) -> Append {
+        self.invoke_append(messages, expected_tail, lane);
         let first = &messages[0];
-        let sent = messages.iter().map(Recent::sent).collect();
-        self.record(EventKind::Invoke(Call::Append(AppendCall {
-            conversation: first.conversation.clone(),
-            sender: first.sender.clone(),
-            messages: sent,
-            expected_tail,
-            lane,
-        })));
         let messages = messages.iter().map(Recent::message);
         let append = Append::batch(&first.conversation, &first.sender, messages);
         match expected_tail {
             Some(tail) => append.expected_tail(tail),
             None => append,
         }
+    }
+
+    fn invoke_append(
+        &self,
+        messages: &[Recent],
+        expected_tail: Option<u64>,
+        lane: Option<LanePlace>,
+    ) {
+        let first = &messages[0];
+        self.record(EventKind::Invoke(Call::Append(AppendCall {
+            conversation: first.conversation.clone(),
+            sender: first.sender.clone(),
+            messages: messages.iter().map(Recent::sent).collect(),
+            expected_tail,
+            lane,
+        })));
     }
 
     /// Records how an append ended. The error where it was refused.
@@ -143,6 +185,39 @@ impl Caller {
         let append = self.begin_append(messages, expected_tail, None);
         let ended = self.client.append(append).await;
         self.end_append(&messages[0].conversation, ended)
+    }
+
+    /// Appends without the client library, which would try again for as long as it may what a node refuses for now.
+    ///
+    /// # Errors
+    ///
+    /// What the node says; or that it does not answer, also where this caller has no node.
+    pub async fn append_once(
+        &mut self,
+        message: &Recent,
+        expected_tail: Option<u64>,
+    ) -> Result<u64, Error> {
+        let request = AppendRequest {
+            conversation: message.conversation.clone(),
+            sender: message.sender.clone(),
+            messages: vec![proto::NewMessage {
+                client_msg_id: message.client_msg_id.clone(),
+                issued_at_us: message.issued_at_us,
+                payload: message.payload().into(),
+                ..proto::NewMessage::default()
+            }],
+            expected_tail,
+        };
+        let mut request = Request::new(request);
+        request.set_timeout(APPEND_ONCE_TIMEOUT);
+        self.invoke_append(std::slice::from_ref(message), expected_tail, None);
+        let no_node = |error: anyhow::Error| Status::unavailable(error.to_string());
+        let ended = match self.floor.api(self.node.unwrap_or(1)).map_err(no_node) {
+            Ok(mut api) => api.append(request).await,
+            Err(status) => Err(status),
+        };
+        let ended = ended.map(Response::into_inner).map_err(|status| Error::from(&status));
+        self.end_append(&message.conversation, ended)
     }
 
     /// Reads forwards.
@@ -205,11 +280,8 @@ impl Caller {
 impl Recent {
     /// The same payload for every attempt, and for no other message.
     fn payload(&self) -> String {
-        let mut text = format!("{}:", self.client_msg_id);
-        while text.len() < FILLING_BYTES {
-            text.push_str(&self.client_msg_id);
-        }
-        text
+        let id = &self.client_msg_id;
+        format!("{id}:{}", id.repeat(self.payload_bytes / id.len()))
     }
 
     fn sent(&self) -> Sent {

@@ -8,6 +8,7 @@ mod outcome;
 mod read;
 mod retry;
 mod session;
+mod stream;
 mod subscribe;
 
 use std::collections::{HashMap, VecDeque};
@@ -16,12 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::{Client, ClientOptions, Routing};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
 
 pub use caller::Caller;
 pub use final_read::read_everything;
@@ -31,6 +34,8 @@ use crate::record::Recorder;
 
 /// How long a call may take before it is given up.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long making a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages that retries and outcome queries choose from.
 const RECENT_MAX: usize = 256;
 
@@ -56,6 +61,7 @@ pub const ALL: &[Workload] = &[
     outcome::WORKLOAD,
     follow::WORKLOAD,
     subscribe::WORKLOAD,
+    stream::WORKLOAD,
     session::BENCHMARK,
 ];
 
@@ -90,6 +96,7 @@ pub struct Recent {
     sender: String,
     client_msg_id: String,
     issued_at_us: u64,
+    payload_bytes: usize,
 }
 
 /// One of those who work.
@@ -184,6 +191,13 @@ impl Floor {
     /// How many nodes there are.
     pub fn nodes(&self) -> u32 {
         self.endpoints.len() as u32
+    }
+
+    /// The API of a node as it is, without the client library.
+    fn api(&self, node: u32) -> anyhow::Result<MessageLogClient<Channel>> {
+        let endpoint = format!("http://{}", self.endpoints[node as usize - 1]);
+        let channel = Endpoint::from_shared(endpoint)?.connect_timeout(CONNECT_TIMEOUT);
+        Ok(MessageLogClient::new(channel.connect_lazy()))
     }
 
     /// A caller that asks this node and no other; none for one that goes to leaders.

@@ -82,11 +82,8 @@ fn run(outcome: &Outcome) -> Run {
         nemeses: vec!["simulated".to_owned()],
         duration_s: outcome.elapsed.as_secs(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        planted: None,
         command: format!("make sim SEED={}", outcome.seed),
         healed_at: outcome.healed_at,
-        excused: Vec::new(),
-        replicas: BTreeMap::new(),
-        waited_for_processor: None,
+        ..Run::default()
     }
 }

@@ -134,6 +134,7 @@ impl Small {
             reason: "WRONG_TAIL".to_owned(),
             message: String::new(),
             may_have_taken_effect: false,
+            retryable: false,
             tail: found,
         };
         self.push(process, returned, EventKind::Fail(refusal));

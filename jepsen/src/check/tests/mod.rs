@@ -30,7 +30,7 @@ fn every_checker_passes_what_a_correct_cluster_did() {
         }
     }
     // A checker that looked at nothing has not passed anything.
-    assert!(examined.values().all(|count| *count > 300), "{examined:?}");
+    assert!(examined.values().all(|count| *count > 100), "{examined:?}");
 }
 
 #[test]

@@ -52,6 +52,9 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a read says no position", answers::hide_the_position, "position"),
     ("a replica goes back", answers::lower_an_index, "position"),
     ("commit times go back", answers::turn_back_time, "commit-time"),
+    ("an overloaded node forbids a retry", answers::forbid_a_retry, "overload"),
+    ("a node takes all memory there is", answers::take_all_memory, "overload"),
+    ("a stored digest is wrong", answers::store_a_wrong_digest, "stored-data"),
     ("nothing served for a minute", answers::serve_late, "availability"),
 ];
 

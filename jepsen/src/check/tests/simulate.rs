@@ -404,7 +404,8 @@ impl Cluster {
                 let lane = self.lanes.get_mut(&(place.session, index(conversation))).unwrap();
                 lane.is_broken |= lane.reset == place.reset;
             }
-            self.emit(process, node, failed("NO_LEADER", None));
+            let reason = if self.random.random_bool(0.5) { "NO_LEADER" } else { "OVERLOADED" };
+            self.emit(process, node, failed(reason, None));
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::super::simulate::Simulated;
 use super::eyes::{acknowledged, alone, answered, appends, change, reads, shown, sightings};
 use super::logs::{final_with_two, go_back};
+use crate::check::overload::MEMORY_BYTES_MAX;
 use crate::history::{
     Answer, AppendCall, Call, Consistency, Delivered, EventKind, LanePlace, Nanos, OutcomeState,
     Process, ReadCall, Refusal,
@@ -98,6 +99,7 @@ pub fn go_on_behind_a_failure(run: &mut Simulated) -> bool {
         reason: "LANE_BROKEN".to_owned(),
         message: String::new(),
         may_have_taken_effect: false,
+        retryable: false,
         tail: None,
     });
     run.events[lane[0].1].kind = kind;
@@ -152,6 +154,7 @@ pub fn refuse_a_stream(run: &mut Simulated) -> bool {
         reason: "PROTOCOL_VIOLATION".to_owned(),
         message: "seq 6 came where 5 was due".to_owned(),
         may_have_taken_effect: false,
+        retryable: false,
         tail: None,
     });
     true
@@ -283,5 +286,23 @@ pub fn turn_back_time(run: &mut Simulated) -> bool {
 
 pub fn serve_late(run: &mut Simulated) -> bool {
     run.faults[0].served_after = Some(60_000_000_000);
+    true
+}
+
+pub fn forbid_a_retry(run: &mut Simulated) -> bool {
+    let refused = run.events.iter_mut().find_map(|event| match &mut event.kind {
+        EventKind::Fail(refusal) if refusal.retryable => Some(refusal),
+        _ => None,
+    });
+    refused.map(|refusal| refusal.retryable = false).is_some()
+}
+
+pub fn take_all_memory(run: &mut Simulated) -> bool {
+    run.run.memory_bytes_max.insert(2, MEMORY_BYTES_MAX + 1);
+    true
+}
+
+pub fn store_a_wrong_digest(run: &mut Simulated) -> bool {
+    run.run.stored.insert(2, Some("room-1: the digest of seq 4 is another".to_owned()));
     true
 }

@@ -125,6 +125,7 @@ pub fn fail_a_success(run: &mut Simulated) -> bool {
         reason: "NO_LEADER".to_owned(),
         message: String::new(),
         may_have_taken_effect: false,
+        retryable: false,
         tail: None,
     });
     true

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{MS, NODES};
+use crate::check::overload::OVERLOADED;
 use crate::history::{Answer, EventKind, Fault, Nanos, Refusal, Run, Seen};
 
 pub fn acknowledged(messages: &[Seen], duplicate: bool) -> EventKind {
@@ -17,7 +18,13 @@ pub fn acknowledged(messages: &[Seen], duplicate: bool) -> EventKind {
 }
 
 pub fn refusal(reason: &str, may_have_taken_effect: bool, tail: Option<u64>) -> Refusal {
-    Refusal { reason: reason.to_owned(), message: String::new(), may_have_taken_effect, tail }
+    Refusal {
+        reason: reason.to_owned(),
+        message: String::new(),
+        may_have_taken_effect,
+        retryable: reason == OVERLOADED,
+        tail,
+    }
 }
 
 pub fn failed(reason: &str, tail: Option<u64>) -> EventKind {
@@ -48,11 +55,11 @@ pub fn run(healed_at: Nanos) -> Run {
         nemeses: vec!["kill".to_owned()],
         duration_s: 1,
         version: "0".to_owned(),
-        planted: None,
         command: "quorate-jepsen run --seed 1".to_owned(),
         healed_at: Some(healed_at),
-        excused: Vec::new(),
         replicas: BTreeMap::from([(1, (1..=NODES).collect()), (2, (1..=NODES).collect())]),
-        waited_for_processor: None,
+        memory_bytes_max: (1..=NODES).map(|node| (node, 64 * 1024 * 1024)).collect(),
+        stored: (1..=NODES).map(|node| (node, None)).collect(),
+        ..Run::default()
     }
 }
