@@ -1,6 +1,8 @@
 //! One simulation from its seed to its verdict.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod breaking;
+
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,9 +15,10 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use turmoil::Sim;
 
-use crate::faults::{self, Planned, What};
+use crate::faults::{self, Planned};
 use crate::ground::Machine;
 use crate::ledger::Ledger;
+use crate::links::Links;
 use crate::memberships;
 use crate::node::{self, Ended, Manners};
 use crate::record::{Phase, Shared};
@@ -32,9 +35,6 @@ const END_LIMIT: Duration = Duration::from_secs(240);
 /// How often the whole state of every node is checked while nothing happens that calls for it; each write is compared
 /// as it is made.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-const DAY_US: i64 = 24 * 3600 * 1_000_000;
-/// By how much clocks are set wrong: within a step of the dedup floor, and beyond the horizon.
-const CLOCK_SKEWS_US: [i64; 5] = [900_000, -2_000_000, 45_000_000, 40 * DAY_US, -40 * DAY_US];
 
 /// What became of a simulation.
 pub struct Outcome {
@@ -95,13 +95,14 @@ pub fn simulate(seed: u64) -> Outcome {
 
 struct World {
     sim: Sim<'static>,
+    links: Links,
     plan: Plan,
     machines: Vec<Machine>,
     ledger: Arc<Ledger>,
     ended: Ended,
     /// Faults to come, by their beginning.
     to_come: Vec<Planned>,
-    /// Faults under way, with when they began.
+    /// Faults under way.
     lasting: Vec<Planned>,
     leader_deaths_in_flight: u64,
     faults_at_rest: u64,
@@ -136,9 +137,18 @@ impl World {
             node::add(&mut sim, machine.clone(), ended.clone(), storage);
         }
         let begin = Duration::from_secs(5);
-        let to_come = faults::plan(randomness, nodes, begin, begin + WORK);
-        let mut world = World {
+        let mut to_come = faults::plan(randomness, nodes, begin, begin + WORK);
+        let operators = crew::add(&mut sim, &plan, groups, randomness);
+        // Not beside operators, who may have taken one of three out already. Drawn last, so that what known seeds have
+        // found stays where it was.
+        if operators == 0 && randomness.random_ratio(1, 3) {
+            crew::add_replacers(&mut sim, &plan, randomness);
+            to_come.extend(faults::plan_wipes(randomness, nodes, begin, begin + WORK));
+            to_come.sort_by_key(|fault| fault.from);
+        }
+        World {
             sim,
+            links: Links { nodes, slowest },
             plan,
             machines,
             ledger,
@@ -147,16 +157,7 @@ impl World {
             lasting: Vec::new(),
             leader_deaths_in_flight: 0,
             faults_at_rest: 0,
-        };
-        let operators = crew::add(&mut world.sim, &world.plan, groups, randomness);
-        // Not beside operators, who may have taken one of three out already. Drawn last, so that what known seeds have
-        // found stays where it was.
-        if operators == 0 && randomness.random_ratio(1, 3) {
-            crew::add_replacers(&mut world.sim, &world.plan, randomness);
-            world.to_come.extend(faults::plan_wipes(randomness, nodes, begin, begin + WORK));
-            world.to_come.sort_by_key(|fault| fault.from);
         }
-        world
     }
 
     /// Steps until everything has been read, or something makes that impossible.
@@ -211,247 +212,8 @@ impl World {
         Ok(())
     }
 
-    /// Begins and ends faults whose time has come. Whether there were any.
-    fn break_and_mend(&mut self, now: Duration) -> bool {
-        let mut changed = false;
-        if self.plan.shared.phase() > Phase::Working {
-            return false;
-        }
-        while let Some(at) = self.lasting.iter().position(|fault| fault.to <= now) {
-            let fault = self.lasting.remove(at);
-            self.mend(&fault);
-            changed = true;
-        }
-        while self.to_come.first().is_some_and(|fault| fault.from <= now) {
-            let fault = self.to_come.remove(0);
-            changed |= self.begin(fault);
-        }
-        for fault in &self.lasting {
-            if fault.what == What::ClockStrobe {
-                let wrong = (now.as_millis() / 100).is_multiple_of(2);
-                for node in &fault.nodes {
-                    self.machine(*node).set_skew_us(if wrong { 700_000 } else { 0 });
-                }
-            }
-        }
-        changed
-    }
-
-    /// Begins a fault, unless one of its kind lasts already: which of the two would a mending end?
-    fn begin(&mut self, fault: Planned) -> bool {
-        if self.lasting.iter().any(|other| other.what.clashes_with(fault.what)) {
-            return false;
-        }
-        if fault.what == What::Wipe {
-            return self.wipe(fault.nodes[0]);
-        }
-        let shared = self.plan.shared.clone();
-        self.faults_at_rest += u64::from(fault.nodes.iter().any(|node| self.rests(*node)));
-        match fault.what {
-            What::Crash => {
-                let leads = |node: &u64| self.machine(*node).replicas("leader") > 0;
-                if shared.in_flight() > 0 && fault.nodes.iter().any(leads) {
-                    self.leader_deaths_in_flight += 1;
-                }
-                for node in &fault.nodes {
-                    self.sim.crash(self.machine(*node).name());
-                    self.machine(*node).lose_unsynced();
-                }
-            }
-            What::Pause => self.each_link(&fault, Sim::hold),
-            What::Isolate => self.each_link(&fault, Sim::partition),
-            What::Deaf => self.each_link(&fault, Sim::partition_oneway),
-            What::Ring | What::Bridge => {
-                for (a, b) in self.cut_links(fault.what) {
-                    self.sim.partition(a, b);
-                }
-            }
-            What::Loss => {
-                let pairs = self.links_of(&fault);
-                for (a, b) in pairs {
-                    self.sim.set_link_fail_rate(a, b, 0.01);
-                }
-            }
-            What::Delay => self.each_link(&fault, |sim, a, b| {
-                sim.set_link_max_message_latency(a, b, Duration::from_millis(400));
-            }),
-            What::Clock => {
-                let drawn = fault.from.as_millis() as usize;
-                for (place, node) in fault.nodes.iter().enumerate() {
-                    let skew = CLOCK_SKEWS_US[(drawn + place) % CLOCK_SKEWS_US.len()];
-                    self.machine(*node).set_skew_us(skew);
-                }
-            }
-            What::ClockStrobe => {}
-            What::DiskError => {
-                for node in &fault.nodes {
-                    self.machine(*node).set_failing(Some("input/output error (simulated)"));
-                }
-            }
-            What::DiskFull => {
-                for node in &fault.nodes {
-                    self.machine(*node).set_free_bytes(if node % 2 == 0 {
-                        1 << 10
-                    } else {
-                        1 << 28
-                    });
-                }
-            }
-            What::Wipe => {}
-            What::SlowDisk => {
-                for node in &fault.nodes {
-                    self.machine(*node).set_slowest(Some(Duration::from_millis(900)));
-                }
-            }
-        }
-        tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "begins");
-        self.lasting.push(fault);
-        true
-    }
-
-    /// One node at a time loses its data, and none while a replica is on its way: more than a minority would be gone.
-    fn wipe(&mut self, node: u64) -> bool {
-        let shared = self.plan.shared.clone();
-        let is_whole = shared.wiped().is_none() && shared.replacing() == 0;
-        if !is_whole || !memberships::differences(&self.machines).is_empty() {
-            return false;
-        }
-        let machine = self.machine(node).clone();
-        self.sim.crash(machine.name());
-        machine.wipe();
-        shared.set_wiped(Some(node));
-        self.start(&[node]);
-        tracing::info!(node, "has lost its disk");
-        true
-    }
-
-    fn mend(&mut self, fault: &Planned) {
-        tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "is mended");
-        let mut effect = Some("as simulated".to_owned());
-        match fault.what {
-            What::Crash => self.start(&fault.nodes),
-            What::Pause => self.each_link(fault, Sim::release),
-            What::Isolate | What::Deaf => self.each_link(fault, Sim::repair),
-            What::Ring | What::Bridge => {
-                for (a, b) in self.cut_links(fault.what) {
-                    self.sim.repair(a, b);
-                }
-            }
-            What::Loss => {
-                let pairs = self.links_of(fault);
-                for (a, b) in pairs {
-                    self.sim.set_link_fail_rate(a.clone(), b.clone(), 0.0);
-                    self.sim.repair(a, b);
-                }
-            }
-            What::Delay => self.each_link(fault, |sim, a, b| {
-                sim.set_link_max_message_latency(a, b, Duration::from_millis(10));
-            }),
-            What::Clock | What::ClockStrobe => {
-                for node in &fault.nodes {
-                    self.machine(*node).set_skew_us(0);
-                }
-            }
-            What::DiskError => {
-                let stopped = fault.nodes.iter().filter(|n| self.ended.borrow().contains_key(*n));
-                effect = (stopped.count() > 0).then(|| "the node stopped".to_owned());
-                for node in &fault.nodes {
-                    self.machine(*node).set_failing(None);
-                    self.sim.crash(self.machine(*node).name());
-                    self.machine(*node).lose_unsynced();
-                }
-                self.start(&fault.nodes);
-            }
-            What::DiskFull => {
-                for node in &fault.nodes {
-                    self.machine(*node).set_free_bytes(u64::MAX);
-                }
-            }
-            What::Wipe => {}
-            What::SlowDisk => {
-                for node in &fault.nodes {
-                    self.machine(*node).set_slowest(None);
-                }
-            }
-        }
-        self.plan.shared.fault(Fault {
-            from: fault.from.as_nanos() as u64,
-            to: self.sim.elapsed().as_nanos() as u64,
-            nemesis: fault.what.name().to_owned(),
-            nodes: fault.nodes.iter().map(|node| *node as u32).collect(),
-            what: format!("{:?}", fault.what),
-            effect,
-            served_after: None,
-        });
-    }
-
-    fn mend_all(&mut self) {
-        for fault in std::mem::take(&mut self.lasting) {
-            self.mend(&fault);
-        }
-        self.to_come.clear();
-    }
-
-    fn start(&mut self, nodes: &[u64]) {
-        for node in nodes {
-            self.ended.borrow_mut().remove(node);
-            self.sim.bounce(self.machine(*node).name());
-        }
-    }
-
-    /// Nodes end by themselves only where their disks fail.
-    fn expect_to_live(&self) {
-        for (node, why) in self.ended.borrow().iter() {
-            let is_excused =
-                |fault: &Planned| fault.what == What::DiskError && fault.nodes.contains(node);
-            if !self.lasting.iter().any(is_excused) {
-                self.plan.shared.problem(format!("node {node} ended by itself: {why}"));
-            }
-        }
-    }
-
-    /// Whether all replicas of a node are parked.
-    fn rests(&self, node: u64) -> bool {
-        let machine = self.machine(node);
-        let replicas = machine.replicas("leader") + machine.replicas("follower");
-        replicas > 0 && machine.parked() == replicas
-    }
-
     fn machine(&self, node: u64) -> &Machine {
         &self.machines[node as usize - 1]
-    }
-
-    /// Links between nodes of a fault and the others.
-    fn links_of(&self, fault: &Planned) -> Vec<(String, String)> {
-        let all = 1..=self.plan.nodes;
-        let others: Vec<u64> = all.filter(|node| !fault.nodes.contains(node)).collect();
-        let pairs = fault.nodes.iter().flat_map(|a| others.iter().map(move |b| (*a, *b)));
-        pairs.map(|(a, b)| (format!("n{a}"), format!("n{b}"))).collect()
-    }
-
-    fn each_link(&self, fault: &Planned, change: impl Fn(&Sim<'static>, String, String)) {
-        for (a, b) in self.links_of(fault) {
-            change(&self.sim, a, b);
-        }
-    }
-
-    /// Links that a ring or a bridge does not have.
-    fn cut_links(&self, what: What) -> Vec<(String, String)> {
-        let nodes = self.plan.nodes;
-        let middle = nodes.div_ceil(2);
-        let mut cut = BTreeSet::new();
-        for a in 1..=nodes {
-            for b in a + 1..=nodes {
-                let is_cut = match what {
-                    What::Bridge => a < middle && b > middle,
-                    _ => b - a != 1 && nodes > 3,
-                };
-                if is_cut {
-                    cut.insert((format!("n{a}"), format!("n{b}")));
-                }
-            }
-        }
-        cut.into_iter().collect()
     }
 
     /// What must hold of every node's state, and between them.

@@ -15,7 +15,8 @@ pub struct Planned {
     pub to: Duration,
     /// What it is.
     pub what: What,
-    /// Whom it is about, the first of them where it is about one.
+    /// Whom it is about, the first of them where it is about one; of a ring and a bridge all, in the order in which
+    /// they stand in it.
     pub nodes: Vec<u64>,
 }
 
@@ -31,7 +32,7 @@ pub enum What {
     Isolate,
     /// What they send to the others is lost; what the others send arrives.
     Deaf,
-    /// Each node reaches only its neighbours in a ring.
+    /// Each node reaches only its neighbours in a ring: of five nodes each a majority, and no two of them the same.
     Ring,
     /// Two halves that only one node reaches both of.
     Bridge,
@@ -101,7 +102,8 @@ impl What {
         match self {
             What::Crash | What::DiskError | What::Wipe => "process",
             What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge => "links",
-            What::Loss => "loss",
+            // A repair of a link ends whatever it suffers from.
+            What::Loss => "links",
             What::Delay => "delay",
             What::Clock | What::ClockStrobe => "clock",
             What::DiskFull => "room",
@@ -125,11 +127,15 @@ pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duratio
         let what = if randomness.random_ratio(2, 5) {
             What::Crash
         } else {
-            *KINDS.choose(randomness).expect("there are kinds")
+            match *KINDS.choose(randomness).expect("there are kinds") {
+                // Of three nodes each has both others for neighbours: nothing would be cut.
+                What::Ring if nodes == 3 => What::Bridge,
+                what => what,
+            }
         };
         let lasts = Duration::from_millis(randomness.random_range(300..7_000));
         let count = match (what, randomness.random_range(0..10)) {
-            (What::Crash | What::DiskFull, 0) => nodes,
+            (What::Ring | What::Bridge, _) | (What::Crash | What::DiskFull, 0) => nodes,
             (_, 0..3) => nodes.div_ceil(2),
             (_, 3..5) => nodes / 2,
             _ => 1,

@@ -8,6 +8,7 @@ mod ground;
 mod keeper;
 mod known;
 mod ledger;
+mod links;
 mod memberships;
 mod node;
 mod operator;

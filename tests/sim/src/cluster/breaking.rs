@@ -1,0 +1,202 @@
+//! Begins and ends the faults of a simulation.
+
+use std::time::Duration;
+
+use quorate_jepsen::history::Fault;
+
+use super::World;
+use crate::faults::{Planned, What};
+use crate::memberships;
+use crate::record::Phase;
+
+const DAY_US: i64 = 24 * 3600 * 1_000_000;
+/// By how much clocks are set wrong: within a step of the dedup floor, and beyond the horizon.
+const CLOCK_SKEWS_US: [i64; 5] = [900_000, -2_000_000, 45_000_000, 40 * DAY_US, -40 * DAY_US];
+
+impl World {
+    /// Begins and ends faults whose time has come. Whether there were any.
+    pub(super) fn break_and_mend(&mut self, now: Duration) -> bool {
+        let mut changed = false;
+        if self.plan.shared.phase() > Phase::Working {
+            return false;
+        }
+        while let Some(at) = self.lasting.iter().position(|fault| fault.to <= now) {
+            let fault = self.lasting.remove(at);
+            self.mend(&fault);
+            changed = true;
+        }
+        while self.to_come.first().is_some_and(|fault| fault.from <= now) {
+            let fault = self.to_come.remove(0);
+            changed |= self.begin(fault);
+        }
+        for fault in &self.lasting {
+            if fault.what == What::ClockStrobe {
+                let wrong = (now.as_millis() / 100).is_multiple_of(2);
+                for node in &fault.nodes {
+                    self.machine(*node).set_skew_us(if wrong { 700_000 } else { 0 });
+                }
+            }
+        }
+        changed
+    }
+
+    /// Begins a fault, unless one of its kind lasts already: which of the two would a mending end?
+    fn begin(&mut self, fault: Planned) -> bool {
+        if self.lasting.iter().any(|other| other.what.clashes_with(fault.what)) {
+            return false;
+        }
+        if fault.what == What::Wipe {
+            return self.wipe(fault.nodes[0]);
+        }
+        let shared = self.plan.shared.clone();
+        self.faults_at_rest += u64::from(fault.nodes.iter().any(|node| self.rests(*node)));
+        match fault.what {
+            What::Crash => {
+                let leads = |node: &u64| self.machine(*node).replicas("leader") > 0;
+                if shared.in_flight() > 0 && fault.nodes.iter().any(leads) {
+                    self.leader_deaths_in_flight += 1;
+                }
+                for node in &fault.nodes {
+                    self.kill(*node);
+                }
+            }
+            What::Clock => {
+                let drawn = fault.from.as_millis() as usize;
+                for (place, node) in fault.nodes.iter().enumerate() {
+                    let skew = CLOCK_SKEWS_US[(drawn + place) % CLOCK_SKEWS_US.len()];
+                    self.machine(*node).set_skew_us(skew);
+                }
+            }
+            What::DiskError => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_failing(Some("input/output error (simulated)"));
+                }
+            }
+            What::DiskFull => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_free_bytes(if node % 2 == 0 {
+                        1 << 10
+                    } else {
+                        1 << 28
+                    });
+                }
+            }
+            What::SlowDisk => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_slowest(Some(Duration::from_millis(900)));
+                }
+            }
+            _ => self.links.break_for(&fault, &mut self.sim),
+        }
+        tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "begins");
+        self.lasting.push(fault);
+        true
+    }
+
+    /// One node at a time loses its data, and none while a replica is on its way: more than a minority would be gone.
+    fn wipe(&mut self, node: u64) -> bool {
+        let shared = self.plan.shared.clone();
+        let is_whole = shared.wiped().is_none() && shared.replacing() == 0;
+        if !is_whole || !memberships::differences(&self.machines).is_empty() {
+            return false;
+        }
+        let machine = self.machine(node).clone();
+        self.sim.crash(machine.name());
+        machine.wipe();
+        shared.set_wiped(Some(node));
+        self.start(&[node]);
+        tracing::info!(node, "has lost its disk");
+        true
+    }
+
+    fn mend(&mut self, fault: &Planned) {
+        tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "is mended");
+        let mut effect = Some("as simulated".to_owned());
+        match fault.what {
+            What::Crash => self.start(&fault.nodes),
+            What::Clock | What::ClockStrobe => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_skew_us(0);
+                }
+            }
+            What::DiskError => {
+                let stopped = fault.nodes.iter().any(|node| self.has_ended(*node));
+                effect = stopped.then(|| "the node stopped".to_owned());
+                for node in &fault.nodes {
+                    self.machine(*node).set_failing(None);
+                }
+                self.restart(&fault.nodes);
+            }
+            What::DiskFull => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_free_bytes(u64::MAX);
+                }
+            }
+            What::SlowDisk => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_slowest(None);
+                }
+            }
+            _ => self.links.mend(fault, &mut self.sim),
+        }
+        self.plan.shared.fault(Fault {
+            from: fault.from.as_nanos() as u64,
+            to: self.sim.elapsed().as_nanos() as u64,
+            nemesis: fault.what.name().to_owned(),
+            nodes: fault.nodes.iter().map(|node| *node as u32).collect(),
+            what: format!("{:?}", fault.what),
+            effect,
+            served_after: None,
+        });
+    }
+
+    pub(super) fn mend_all(&mut self) {
+        for fault in std::mem::take(&mut self.lasting) {
+            self.mend(&fault);
+        }
+        self.to_come.clear();
+    }
+
+    fn kill(&mut self, node: u64) {
+        self.sim.crash(self.machine(node).name());
+        self.machine(node).lose_unsynced();
+    }
+
+    /// Starts nodes again whose disks failed, whether they have noticed or not.
+    fn restart(&mut self, nodes: &[u64]) {
+        for node in nodes {
+            self.kill(*node);
+        }
+        self.start(nodes);
+    }
+
+    fn start(&mut self, nodes: &[u64]) {
+        for node in nodes {
+            self.ended.borrow_mut().remove(node);
+            self.sim.bounce(self.machine(*node).name());
+        }
+    }
+
+    /// Nodes end by themselves only where their disks fail.
+    pub(super) fn expect_to_live(&self) {
+        for (node, why) in self.ended.borrow().iter() {
+            let has_failing_disk =
+                |fault: &Planned| fault.what == What::DiskError && fault.nodes.contains(node);
+            if !self.lasting.iter().any(has_failing_disk) {
+                self.plan.shared.problem(format!("node {node} ended by itself: {why}"));
+            }
+        }
+    }
+
+    /// Whether all replicas of a node are parked.
+    fn rests(&self, node: u64) -> bool {
+        let machine = self.machine(node);
+        let replicas = machine.replicas("leader") + machine.replicas("follower");
+        replicas > 0 && machine.parked() == replicas
+    }
+
+    /// Whether its process has ended by itself.
+    fn has_ended(&self, node: u64) -> bool {
+        self.ended.borrow().contains_key(&node)
+    }
+}
