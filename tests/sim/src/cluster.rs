@@ -22,9 +22,12 @@ use crate::links::Links;
 use crate::memberships;
 use crate::node::{self, Ended, Manners};
 use crate::record::{Phase, Shared};
+use crate::traffic::Traffic;
 use crate::verdict;
 use crate::workload::Plan;
 use crate::{crew, determinism};
+
+use breaking::Lasting;
 
 /// One step of the simulation.
 const TICK: Duration = Duration::from_millis(2);
@@ -82,10 +85,10 @@ impl Coverage {
 }
 
 /// Runs a seed to its end on this thread, which has entered its determinism.
-pub fn simulate(seed: u64) -> Outcome {
+pub fn simulate(seed: u64, traffic: Traffic) -> Outcome {
     let mut randomness = SmallRng::seed_from_u64(seed);
     let nodes = if randomness.random_ratio(1, 3) { 5 } else { 3 };
-    let mut world = World::new(seed, nodes, &mut randomness);
+    let mut world = World::new(seed, nodes, &mut randomness, traffic);
     let problem = world.run();
     if let Err(problem) = problem {
         world.plan.shared.problem(problem);
@@ -103,13 +106,15 @@ struct World {
     /// Faults to come, by their beginning.
     to_come: Vec<Planned>,
     /// Faults under way.
-    lasting: Vec<Planned>,
+    lasting: Vec<Lasting>,
+    /// Processes that were killed, or started again after they had ended by themselves.
+    deaths: u64,
     leader_deaths_in_flight: u64,
     faults_at_rest: u64,
 }
 
 impl World {
-    fn new(seed: u64, nodes: u64, randomness: &mut SmallRng) -> World {
+    fn new(seed: u64, nodes: u64, randomness: &mut SmallRng, traffic: Traffic) -> World {
         let slowest = Duration::from_millis(randomness.random_range(2..25));
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
@@ -148,13 +153,14 @@ impl World {
         }
         World {
             sim,
-            links: Links { nodes, slowest },
+            links: Links { nodes, slowest, traffic },
             plan,
             machines,
             ledger,
             ended,
             to_come,
             lasting: Vec::new(),
+            deaths: 0,
             leader_deaths_in_flight: 0,
             faults_at_rest: 0,
         }

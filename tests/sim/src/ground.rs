@@ -83,6 +83,8 @@ pub struct Machine {
     /// What it has in common with the other nodes.
     ledger: Arc<Ledger>,
     skew_us: Arc<AtomicI64>,
+    /// How often its clock was read while it was wrong.
+    misreadings: Arc<AtomicU64>,
     /// What its last process counts.
     metrics: Arc<Mutex<Option<Arc<Metrics>>>>,
 }
@@ -112,6 +114,8 @@ pub struct DiskManners {
     randomness: Mutex<SmallRng>,
     /// The longest that one operation takes, in microseconds.
     slowest_us: AtomicU64,
+    /// Operations that took longer than they usually may.
+    pub slowed: AtomicU64,
     /// Logs cut short because their end was not what the leader has.
     pub truncations: AtomicU64,
     /// Snapshots brought in.
@@ -124,7 +128,9 @@ impl DiskManners {
     fn latency(&self) -> Duration {
         let slowest = self.slowest_us.load(Ordering::Relaxed);
         let mut randomness = self.randomness.lock().expect("no panic while locked");
-        Duration::from_micros(randomness.random_range(50..=slowest.max(100)))
+        let latency_us = randomness.random_range(50..=slowest.max(100));
+        self.slowed.fetch_add(u64::from(latency_us > USUAL_DISK_US), Ordering::Relaxed);
+        Duration::from_micros(latency_us)
     }
 
     fn coin(&self) -> bool {
@@ -142,11 +148,13 @@ impl Machine {
             disk: Arc::new(DiskManners {
                 randomness,
                 slowest_us: AtomicU64::new(USUAL_DISK_US),
+                slowed: AtomicU64::new(0),
                 truncations: AtomicU64::new(0),
                 installs: AtomicU64::new(0),
             }),
             ledger,
             skew_us: Arc::default(),
+            misreadings: Arc::default(),
             metrics: Arc::default(),
         }
     }
@@ -225,6 +233,12 @@ impl Machine {
         self.data().dir.free_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Whether its process has seen that its disk has not much room left.
+    pub fn knows_of_little_room(&self) -> bool {
+        let free = self.data().dir.free_bytes.load(Ordering::Relaxed);
+        free < u64::MAX && self.counted("disk_free_bytes") == free
+    }
+
     /// Sets how long the slowest operation of its disk takes; none for as usual.
     pub fn set_slowest(&self, slowest: Option<Duration>) {
         let slowest_us = slowest.map_or(USUAL_DISK_US, |slowest| slowest.as_micros() as u64);
@@ -238,7 +252,13 @@ impl Machine {
 
     /// Its clock.
     pub fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(SimClock { skew_us: self.skew_us.clone() })
+        let (skew_us, misreadings) = (self.skew_us.clone(), self.misreadings.clone());
+        Arc::new(SimClock { skew_us, misreadings })
+    }
+
+    /// How often its wall clock was read while it was wrong.
+    pub fn misreadings(&self) -> u64 {
+        self.misreadings.load(Ordering::Relaxed)
     }
 
     /// The applied state as it is now, synced or not.
@@ -249,11 +269,13 @@ impl Machine {
 
 struct SimClock {
     skew_us: Arc<AtomicI64>,
+    misreadings: Arc<AtomicU64>,
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
         let skew = self.skew_us.load(Ordering::Relaxed);
+        self.misreadings.fetch_add(u64::from(skew != 0), Ordering::Relaxed);
         Timestamp(determinism::wall_clock_us().saturating_add_signed(skew))
     }
 

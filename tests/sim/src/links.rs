@@ -5,6 +5,7 @@ use std::time::Duration;
 use turmoil::Sim;
 
 use crate::faults::{Planned, What};
+use crate::traffic::{Counts, Traffic};
 
 /// The longest that a message takes where messages are late.
 const LATE: Duration = Duration::from_millis(400);
@@ -17,6 +18,8 @@ pub struct Links {
     pub nodes: u64,
     /// The longest that a message takes where nothing is broken.
     pub slowest: Duration,
+    /// What it does with messages.
+    pub traffic: Traffic,
 }
 
 impl Links {
@@ -46,6 +49,17 @@ impl Links {
                 _ => sim.repair(a, b),
             }
         }
+    }
+
+    /// What became so far of messages on the links that a fault is about.
+    pub fn counts(&self, fault: &Planned, sim: &Sim<'static>) -> Counts {
+        let mut counts = Counts::default();
+        for (a, b) in self.of(fault) {
+            let of_link = self.traffic.between(sim.lookup(a), sim.lookup(b));
+            counts.sent += of_link.sent;
+            counts.stopped += of_link.stopped;
+        }
+        counts
     }
 
     /// The links that a fault is about. Those of its nodes come first in each.

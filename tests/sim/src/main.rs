@@ -15,6 +15,7 @@ mod operator;
 mod record;
 mod summary;
 mod trace;
+mod traffic;
 mod verdict;
 mod workload;
 

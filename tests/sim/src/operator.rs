@@ -146,8 +146,8 @@ impl Operator {
             to: now(),
             nemesis: "replace".to_owned(),
             nodes: vec![node as u32],
-            what: "its replicas were made anew".to_owned(),
-            effect: Some("as simulated".to_owned()),
+            what: "its replicas are made anew".to_owned(),
+            effect: Some("they were".to_owned()),
             served_after: None,
         });
     }

@@ -1,5 +1,6 @@
 //! What a simulation came to, as its process tells the one that started it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,7 @@ pub struct Sum {
     pub simulated: Duration,
     calls: usize,
     faults: usize,
+    kinds: BTreeSet<String>,
     seen: Coverage,
     served_after: Vec<Duration>,
 }
@@ -82,6 +84,7 @@ impl Sum {
         self.simulated += one.elapsed;
         self.calls += one.calls;
         self.faults += one.faults.len();
+        self.kinds.extend(one.faults.iter().cloned());
         self.seen.add(one.seen);
         self.served_after.extend(one.served_after);
         if !one.problems.is_empty() {
@@ -117,7 +120,7 @@ impl Sum {
     }
 
     /// What is needed to prove anything and was not met.
-    pub fn missing(&self) -> Vec<&'static str> {
-        verdict::missing(self.seeds, self.seen)
+    pub fn missing(&self) -> Vec<String> {
+        verdict::missing(self.seeds, self.seen, &self.kinds)
     }
 }

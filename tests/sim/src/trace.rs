@@ -7,15 +7,18 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
+use tracing::Dispatch;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, registry};
 
 use crate::cluster;
 use crate::determinism;
 use crate::summary::Summary;
+use crate::traffic::Traffic;
 
 /// What becomes of a simulation's log.
 #[derive(Clone, Debug, clap::ValueEnum)]
@@ -56,19 +59,25 @@ pub fn simulate_apart(seed: u64, log: &str, shown: Option<&str>) -> anyhow::Resu
 
 fn traced(seed: u64, log: &Log, shown: Option<String>) -> Summary {
     determinism::enter(seed);
-    let lines = tracing_subscriber::fmt().with_ansi(false).with_timer(SimTime);
+    let traffic = Traffic::default();
+    let simulate = |dispatch: Dispatch| {
+        tracing::dispatcher::with_default(&dispatch, || cluster::simulate(seed, traffic.clone()))
+    };
+    let reader = traffic.reader();
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_timer(SimTime);
     if let Some(filter) = shown {
         // Not EnvFilter: it makes hash maps, and their keys are drawn from what the simulation draws from.
         let targets: Targets = filter.parse().expect("checked where it was given");
-        let all = lines.with_max_level(tracing::Level::TRACE).with_writer(io::stderr);
-        let subscriber = all.finish().with(targets);
-        let outcome = tracing::subscriber::with_default(subscriber, || cluster::simulate(seed));
+        let shown = lines.with_writer(io::stderr).with_filter(targets);
+        let outcome = simulate(registry().with(reader).with(shown).into());
         return Summary::of(&outcome, None);
     }
-    let Log::Digest = log else { return Summary::of(&cluster::simulate(seed), None) };
+    let Log::Digest = log else {
+        return Summary::of(&simulate(registry().with(reader).into()), None);
+    };
     let hashed = Hashed::default();
-    let all = lines.with_max_level(tracing::Level::TRACE).with_writer(hashed.clone());
-    let outcome = tracing::subscriber::with_default(all.finish(), || cluster::simulate(seed));
+    let all = lines.with_writer(hashed.clone());
+    let outcome = simulate(registry().with(reader).with(all).into());
     let (hasher, bytes) = &*hashed.0.lock().expect("no panic while locked");
     let hash = hasher.finalize().to_hex()[..16].to_owned();
     Summary::of(&outcome, Some((hash, *bytes)))

@@ -1,13 +1,14 @@
 //! Judges a simulation: by what it found itself, by the checkers of the fault suite, and by whether it did enough to
 //! prove anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_jepsen::check::{CHECKERS, Findings};
 use quorate_jepsen::history::{Event, EventKind, Run};
 use quorate_jepsen::model::Model;
 
 use crate::cluster::{Coverage, Outcome};
+use crate::faults::KINDS;
 
 /// Calls that a simulation has to have made, and faults that have to have taken effect.
 pub const CALLS_MIN: usize = 1_000;
@@ -15,6 +16,8 @@ pub const CALLS_MIN: usize = 1_000;
 const FAULTS_MIN: usize = 5;
 /// From so many seeds on, everything rare has to have been met.
 const SEEDS_FOR_COVERAGE: u64 = 20;
+/// From so many on, every kind of fault has to have taken effect: a ring only one in three can have.
+const SEEDS_FOR_KINDS: u64 = 100;
 
 /// What is wrong with a simulation; nothing if it is as it should be.
 pub fn problems(outcome: &Outcome) -> Vec<String> {
@@ -58,8 +61,8 @@ pub fn calls(events: &[Event]) -> usize {
     events.iter().filter(|event| matches!(event.kind, EventKind::Invoke(_))).count()
 }
 
-/// What many seeds have not met and should have.
-pub fn missing(seeds: u64, seen: Coverage) -> Vec<&'static str> {
+/// What many seeds have not met and should have, given the faults that took effect by kind.
+pub fn missing(seeds: u64, seen: Coverage, kinds: &BTreeSet<String>) -> Vec<String> {
     if seeds < SEEDS_FOR_COVERAGE {
         return Vec::new();
     }
@@ -69,7 +72,10 @@ pub fn missing(seeds: u64, seen: Coverage) -> Vec<&'static str> {
         ("no leader died with appends in flight", seen.leader_deaths_in_flight),
         ("no fault met a node whose groups were parked", seen.faults_at_rest),
     ];
-    rare.into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what).collect()
+    let unmet = rare.into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what.to_owned());
+    let idle = KINDS.iter().map(|kind| kind.name()).filter(|kind| !kinds.contains(*kind));
+    let idle = idle.filter(|_| seeds >= SEEDS_FOR_KINDS);
+    unmet.chain(idle.map(|kind| format!("no fault of kind {kind} took effect"))).collect()
 }
 
 fn run(outcome: &Outcome) -> Run {

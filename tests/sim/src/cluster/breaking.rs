@@ -1,17 +1,26 @@
-//! Begins and ends the faults of a simulation.
+//! Begins and ends the faults of a simulation, and sees whether they took effect.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_jepsen::history::Fault;
 
 use super::World;
 use crate::faults::{Planned, What};
+use crate::ground::Machine;
 use crate::memberships;
 use crate::record::Phase;
 
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
 /// By how much clocks are set wrong: within a step of the dedup floor, and beyond the horizon.
 const CLOCK_SKEWS_US: [i64; 5] = [900_000, -2_000_000, 45_000_000, 40 * DAY_US, -40 * DAY_US];
+
+/// A fault under way.
+pub(super) struct Lasting {
+    fault: Planned,
+    /// How often what it is seen by had happened before it began.
+    before: u64,
+}
 
 impl World {
     /// Begins and ends faults whose time has come. Whether there were any.
@@ -20,16 +29,16 @@ impl World {
         if self.plan.shared.phase() > Phase::Working {
             return false;
         }
-        while let Some(at) = self.lasting.iter().position(|fault| fault.to <= now) {
-            let fault = self.lasting.remove(at);
-            self.mend(&fault);
+        while let Some(at) = self.lasting.iter().position(|lasting| lasting.fault.to <= now) {
+            let lasting = self.lasting.remove(at);
+            self.mend(&lasting);
             changed = true;
         }
         while self.to_come.first().is_some_and(|fault| fault.from <= now) {
             let fault = self.to_come.remove(0);
             changed |= self.begin(fault);
         }
-        for fault in &self.lasting {
+        for Lasting { fault, .. } in &self.lasting {
             if fault.what == What::ClockStrobe {
                 let wrong = (now.as_millis() / 100).is_multiple_of(2);
                 for node in &fault.nodes {
@@ -42,7 +51,7 @@ impl World {
 
     /// Begins a fault, unless one of its kind lasts already: which of the two would a mending end?
     fn begin(&mut self, fault: Planned) -> bool {
-        if self.lasting.iter().any(|other| other.what.clashes_with(fault.what)) {
+        if self.lasting.iter().any(|other| other.fault.what.clashes_with(fault.what)) {
             return false;
         }
         if fault.what == What::Wipe {
@@ -50,6 +59,7 @@ impl World {
         }
         let shared = self.plan.shared.clone();
         self.faults_at_rest += u64::from(fault.nodes.iter().any(|node| self.rests(*node)));
+        let (before, _) = self.seen_of(&fault);
         match fault.what {
             What::Crash => {
                 let leads = |node: &u64| self.machine(*node).replicas("leader") > 0;
@@ -89,7 +99,7 @@ impl World {
             _ => self.links.break_for(&fault, &mut self.sim),
         }
         tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "begins");
-        self.lasting.push(fault);
+        self.lasting.push(Lasting { fault, before });
         true
     }
 
@@ -109,9 +119,10 @@ impl World {
         true
     }
 
-    fn mend(&mut self, fault: &Planned) {
-        tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, "is mended");
-        let mut effect = Some("as simulated".to_owned());
+    fn mend(&mut self, Lasting { fault, before }: &Lasting) {
+        let (happened, what) = self.seen_of(fault);
+        let effect = (happened > *before).then(|| format!("{} {what}", happened - before));
+        tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, effect, "is mended");
         match fault.what {
             What::Crash => self.start(&fault.nodes),
             What::Clock | What::ClockStrobe => {
@@ -120,8 +131,6 @@ impl World {
                 }
             }
             What::DiskError => {
-                let stopped = fault.nodes.iter().any(|node| self.has_ended(*node));
-                effect = stopped.then(|| "the node stopped".to_owned());
                 for node in &fault.nodes {
                     self.machine(*node).set_failing(None);
                 }
@@ -151,20 +160,55 @@ impl World {
     }
 
     pub(super) fn mend_all(&mut self) {
-        for fault in std::mem::take(&mut self.lasting) {
-            self.mend(&fault);
+        for lasting in std::mem::take(&mut self.lasting) {
+            self.mend(&lasting);
         }
         self.to_come.clear();
     }
 
+    /// What a fault is seen by, and how often that has happened so far. One that lasts has taken effect when it has
+    /// happened more often than before.
+    fn seen_of(&self, fault: &Planned) -> (u64, &'static str) {
+        let nodes = &fault.nodes;
+        let sum = |count: &dyn Fn(&Machine) -> u64| {
+            nodes.iter().map(|node| count(self.machine(*node))).sum::<u64>()
+        };
+        match fault.what {
+            What::Crash => (self.deaths, "processes died"),
+            What::DiskError => {
+                let ended = nodes.iter().filter(|node| self.has_ended(**node)).count() as u64;
+                (self.deaths + ended, "times a node stopped")
+            }
+            What::Delay => {
+                let counts = self.links.counts(fault, &self.sim);
+                (counts.sent - counts.stopped, "messages took slow links")
+            }
+            What::Clock | What::ClockStrobe => {
+                (sum(&Machine::misreadings), "times a wrong clock was read")
+            }
+            What::DiskFull => {
+                let known = sum(&|machine| u64::from(machine.knows_of_little_room()));
+                (known, "nodes knew of it")
+            }
+            What::SlowDisk => {
+                let slowed = sum(&|machine| machine.disk.slowed.load(Ordering::Relaxed));
+                (slowed, "operations were slow")
+            }
+            _ => (self.links.counts(fault, &self.sim).stopped, "messages were stopped"),
+        }
+    }
+
     fn kill(&mut self, node: u64) {
-        self.sim.crash(self.machine(node).name());
+        let name = self.machine(node).name();
+        self.deaths += u64::from(self.sim.is_host_running(name.clone()));
+        self.sim.crash(name);
         self.machine(node).lose_unsynced();
     }
 
     /// Starts nodes again whose disks failed, whether they have noticed or not.
     fn restart(&mut self, nodes: &[u64]) {
         for node in nodes {
+            self.deaths += u64::from(self.has_ended(*node));
             self.kill(*node);
         }
         self.start(nodes);
@@ -180,8 +224,9 @@ impl World {
     /// Nodes end by themselves only where their disks fail.
     pub(super) fn expect_to_live(&self) {
         for (node, why) in self.ended.borrow().iter() {
-            let has_failing_disk =
-                |fault: &Planned| fault.what == What::DiskError && fault.nodes.contains(node);
+            let has_failing_disk = |Lasting { fault, .. }: &Lasting| {
+                fault.what == What::DiskError && fault.nodes.contains(node)
+            };
             if !self.lasting.iter().any(has_failing_disk) {
                 self.plan.shared.problem(format!("node {node} ended by itself: {why}"));
             }
