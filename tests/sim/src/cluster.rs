@@ -143,17 +143,17 @@ impl World {
         }
         let begin = Duration::from_secs(5);
         let mut to_come = faults::plan(randomness, nodes, begin, begin + WORK);
-        let operators = crew::add(&mut sim, &plan, groups, randomness);
+        let mut crew = crew::add(&mut sim, &plan, groups, randomness);
         // Not beside operators, who may have taken one of three out already. Drawn last, so that what known seeds have
         // found stays where it was.
-        if operators == 0 && randomness.random_ratio(1, 3) {
-            crew::add_replacers(&mut sim, &plan, randomness);
+        if crew.operators == 0 && randomness.random_ratio(1, 3) {
+            crew.add_replacers(&mut sim, &plan, randomness);
             to_come.extend(faults::plan_wipes(randomness, nodes, begin, begin + WORK));
             to_come.sort_by_key(|fault| fault.from);
         }
         World {
             sim,
-            links: Links { nodes, slowest, traffic },
+            links: Links { nodes, callers: crew.hosts, slowest, traffic },
             plan,
             machines,
             ledger,

@@ -18,6 +18,20 @@ pub struct Planned {
     /// Whom it is about, the first of them where it is about one; of a ring and a bridge all, in the order in which
     /// they stand in it.
     pub nodes: Vec<u64>,
+    /// Whether links to clients suffer as well, where those to the other nodes do.
+    pub clients: bool,
+}
+
+impl Planned {
+    /// Whether it is about links between its nodes and clients.
+    pub fn reaches_clients(&self) -> bool {
+        use What::{Clients, Deaf, Delay, Isolate, Loss, Pause};
+        match self.what {
+            Clients => true,
+            Pause | Isolate | Deaf | Loss | Delay => self.clients,
+            _ => false,
+        }
+    }
 }
 
 /// Kinds of faults.
@@ -36,6 +50,8 @@ pub enum What {
     Ring,
     /// Two halves that only one node reaches both of.
     Bridge,
+    /// Clients do not reach them; nodes do.
+    Clients,
     /// Connections from and to them break, over and over.
     Loss,
     /// Messages from and to them are late.
@@ -55,7 +71,7 @@ pub enum What {
 }
 
 /// Those that overlap as they come.
-pub const KINDS: [What; 13] = [
+pub const KINDS: [What; 14] = [
     What::Crash,
     What::Pause,
     What::Isolate,
@@ -69,6 +85,7 @@ pub const KINDS: [What; 13] = [
     What::DiskError,
     What::DiskFull,
     What::SlowDisk,
+    What::Clients,
 ];
 
 impl What {
@@ -81,6 +98,7 @@ impl What {
             What::Deaf => "partition-one-way",
             What::Ring => "partition-ring",
             What::Bridge => "partition-bridge",
+            What::Clients => "partition-clients",
             What::Loss => "loss",
             What::Delay => "delay",
             What::Clock => "clock-bump",
@@ -103,7 +121,7 @@ impl What {
             What::Crash | What::DiskError | What::Wipe => "process",
             What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge => "links",
             // A repair of a link ends whatever it suffers from.
-            What::Loss => "links",
+            What::Clients | What::Loss => "links",
             What::Delay => "delay",
             What::Clock | What::ClockStrobe => "clock",
             What::DiskFull => "room",
@@ -120,7 +138,8 @@ pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duratio
         let from = Duration::from_millis(randomness.random_range(0..1_500));
         let lasts = Duration::from_millis(randomness.random_range(200..3_000));
         let node = randomness.random_range(1..=nodes);
-        planned.push(Planned { from, to: from + lasts, what: What::Pause, nodes: vec![node] });
+        let (to, nodes) = (from + lasts, vec![node]);
+        planned.push(Planned { from, to, what: What::Pause, nodes, clients: false });
     }
     let mut at = begin + Duration::from_millis(randomness.random_range(500..3_000));
     while at + Duration::from_secs(1) < end {
@@ -143,7 +162,8 @@ pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duratio
         let mut order: Vec<u64> = (1..=nodes).collect();
         order.shuffle(randomness);
         order.truncate(count as usize);
-        planned.push(Planned { from: at, to: (at + lasts).min(end), what, nodes: order });
+        let (to, clients) = ((at + lasts).min(end), randomness.random_ratio(1, 3));
+        planned.push(Planned { from: at, to, what, nodes: order, clients });
         // Often while the one before still lasts.
         let most = if randomness.random_ratio(1, 3) { 800 } else { 6_000 };
         at += Duration::from_millis(randomness.random_range(200..most));
@@ -166,6 +186,6 @@ pub fn plan_wipes(
             return planned;
         }
         let nodes = vec![randomness.random_range(1..=nodes)];
-        planned.push(Planned { from: at, to: at, what: What::Wipe, nodes });
+        planned.push(Planned { from: at, to: at, what: What::Wipe, nodes, clients: false });
     }
 }

@@ -16,6 +16,8 @@ const LOSS: f64 = 0.01;
 pub struct Links {
     /// How many nodes there are.
     pub nodes: u64,
+    /// Hosts of those who call them.
+    pub callers: Vec<String>,
     /// The longest that a message takes where nothing is broken.
     pub slowest: Duration,
     /// What it does with messages.
@@ -65,7 +67,14 @@ impl Links {
     /// The links that a fault is about. Those of its nodes come first in each.
     fn of(&self, fault: &Planned) -> Vec<(String, String)> {
         let node = |node: u64| format!("n{node}");
-        between(fault, self.nodes).into_iter().map(|(a, b)| (node(a), node(b))).collect()
+        let between = between(fault, self.nodes).into_iter().map(|(a, b)| (node(a), node(b)));
+        let mut links: Vec<_> = between.collect();
+        if fault.reaches_clients() {
+            for a in &fault.nodes {
+                links.extend(self.callers.iter().map(|b| (node(*a), b.clone())));
+            }
+        }
+        links
     }
 }
 
@@ -94,7 +103,7 @@ mod tests {
 
     fn cut(what: What, order: &[u64]) -> Vec<(u64, u64)> {
         let (from, to) = (Duration::ZERO, Duration::ZERO);
-        let fault = Planned { from, to, what, nodes: order.to_vec() };
+        let fault = Planned { from, to, what, nodes: order.to_vec(), clients: false };
         between(&fault, order.len() as u64)
     }
 

@@ -153,7 +153,11 @@ impl World {
             to: self.sim.elapsed().as_nanos() as u64,
             nemesis: fault.what.name().to_owned(),
             nodes: fault.nodes.iter().map(|node| *node as u32).collect(),
-            what: format!("{:?}", fault.what),
+            what: if fault.reaches_clients() {
+                format!("{:?}, of clients too", fault.what)
+            } else {
+                format!("{:?}", fault.what)
+            },
             effect,
             served_after: None,
         });
