@@ -62,8 +62,11 @@ pub enum What {
     ClockStrobe,
     /// Their disks fail: the nodes stop, and are started again at the end.
     DiskError,
-    /// Their disks are nearly full.
+    /// Their disks are nearly full, and say so.
     DiskFull,
+    /// Nothing more can be written to their disks, from one moment to the next: the nodes stop. Whoever watches over
+    /// them starts them again and again, in vain until the end.
+    NoSpace,
     /// Their disks are slow.
     SlowDisk,
     /// Their disks are lost, and they are started with empty ones.
@@ -71,7 +74,7 @@ pub enum What {
 }
 
 /// Those that overlap as they come.
-pub const KINDS: [What; 14] = [
+pub const KINDS: [What; 15] = [
     What::Crash,
     What::Pause,
     What::Isolate,
@@ -86,6 +89,7 @@ pub const KINDS: [What; 14] = [
     What::DiskFull,
     What::SlowDisk,
     What::Clients,
+    What::NoSpace,
 ];
 
 impl What {
@@ -105,6 +109,7 @@ impl What {
             What::ClockStrobe => "clock-strobe",
             What::DiskError => "disk-error",
             What::DiskFull => "disk-full",
+            What::NoSpace => "no-space",
             What::SlowDisk => "slow-disk",
             What::Wipe => "wipe",
         }
@@ -118,7 +123,7 @@ impl What {
     /// What of a node it changes.
     fn touches(self) -> &'static str {
         match self {
-            What::Crash | What::DiskError | What::Wipe => "process",
+            What::Crash | What::DiskError | What::NoSpace | What::Wipe => "process",
             What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge => "links",
             // A repair of a link ends whatever it suffers from.
             What::Clients | What::Loss => "links",

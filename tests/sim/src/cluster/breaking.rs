@@ -11,6 +11,8 @@ use crate::ground::Machine;
 use crate::memberships;
 use crate::record::Phase;
 
+/// How often whoever watches over nodes starts those again whose disks have no room.
+const RESTART_INTERVAL: Duration = Duration::from_millis(500);
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
 /// By how much clocks are set wrong: within a step of the dedup floor, and beyond the horizon.
 const CLOCK_SKEWS_US: [i64; 5] = [900_000, -2_000_000, 45_000_000, 40 * DAY_US, -40 * DAY_US];
@@ -38,6 +40,7 @@ impl World {
             let fault = self.to_come.remove(0);
             changed |= self.begin(fault);
         }
+        let mut to_restart = Vec::new();
         for Lasting { fault, .. } in &self.lasting {
             if fault.what == What::ClockStrobe {
                 let wrong = (now.as_millis() / 100).is_multiple_of(2);
@@ -45,6 +48,12 @@ impl World {
                     self.machine(*node).set_skew_us(if wrong { 700_000 } else { 0 });
                 }
             }
+            if fault.what == What::NoSpace {
+                to_restart.extend(fault.nodes.iter().copied().filter(|node| self.has_ended(*node)));
+            }
+        }
+        if now.as_millis().is_multiple_of(RESTART_INTERVAL.as_millis()) {
+            self.restart(&to_restart);
         }
         changed
     }
@@ -80,6 +89,11 @@ impl World {
             What::DiskError => {
                 for node in &fault.nodes {
                     self.machine(*node).set_failing(Some("input/output error (simulated)"));
+                }
+            }
+            What::NoSpace => {
+                for node in &fault.nodes {
+                    self.machine(*node).set_failing(Some("no space left on device (simulated)"));
                 }
             }
             What::DiskFull => {
@@ -130,7 +144,7 @@ impl World {
                     self.machine(*node).set_skew_us(0);
                 }
             }
-            What::DiskError => {
+            What::DiskError | What::NoSpace => {
                 for node in &fault.nodes {
                     self.machine(*node).set_failing(None);
                 }
@@ -179,7 +193,7 @@ impl World {
         };
         match fault.what {
             What::Crash => (self.deaths, "processes died"),
-            What::DiskError => {
+            What::DiskError | What::NoSpace => {
                 let ended = nodes.iter().filter(|node| self.has_ended(**node)).count() as u64;
                 (self.deaths + ended, "times a node stopped")
             }
@@ -229,7 +243,7 @@ impl World {
     pub(super) fn expect_to_live(&self) {
         for (node, why) in self.ended.borrow().iter() {
             let has_failing_disk = |Lasting { fault, .. }: &Lasting| {
-                fault.what == What::DiskError && fault.nodes.contains(node)
+                matches!(fault.what, What::DiskError | What::NoSpace) && fault.nodes.contains(node)
             };
             if !self.lasting.iter().any(has_failing_disk) {
                 self.plan.shared.problem(format!("node {node} ended by itself: {why}"));
