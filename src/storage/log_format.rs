@@ -1,21 +1,14 @@
-//! A write-ahead log whose last write a power cut has met halfway, told from one that is damaged; and a manifest, which is
-//! a log of the same format that says what a database consists of.
+//! The format of RocksDB's write-ahead logs and manifests, read for one question: is the last write torn, or is the log
+//! damaged?
 //!
 //! Each write is synced before the next begins, so a power cut tears one record at most, the last, which was never
 //! reported done. Its pages reach the disk in any order; those that did not are read as zeros where the file is as long
 //! already. RocksDB tolerates a log that only ends too early, and calls everything else corruption.
 //!
-//! One sync of a manifest may cover several small records, one for each table that was flushed. RocksDB counts all of
-//! them or none. If one is sound behind one that is not, this is not told from damage.
-//!
-//! RocksDB's framing (`db/log_format.h`): blocks of 32 KiB, and in them fragments. Each has a checksum of its type and
-//! payload, the payload's length, and the type. A record is one full fragment, or a first one, middle ones and a last.
+//! The framing (`db/log_format.h`): blocks of 32 KiB, and in them fragments. Each has a checksum of its type and payload,
+//! the payload's length, and the type. A record is one full fragment, or a first one, middle ones and a last.
 
-use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-
-use crate::storage::StorageError;
 
 const BLOCK_BYTES: usize = 32 * 1024;
 const HEADER_BYTES: usize = 7;
@@ -24,34 +17,11 @@ const SECTOR_BYTES: usize = 512;
 
 /// The end of a log that a power cut has torn.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TornTail {
+pub struct TornTail {
     /// Where the record begins that was not written as a whole; every record before it was.
-    pub(super) at: u64,
+    pub at: u64,
     /// Bytes from there to the end of the file.
-    pub(super) bytes: u64,
-}
-
-/// Looks for torn ends in a database: in its manifest, and in its newest write-ahead log, for those before it were
-/// complete when it was begun. Reads all of these files, a block at a time. Blocks.
-pub(super) fn of_database(folder: &Path) -> Result<Vec<(PathBuf, TornTail)>, StorageError> {
-    let failed = failed("looking for a torn write");
-    let logs = [manifest(folder), newest(folder).map_err(&failed)?];
-    let mut torn = Vec::new();
-    for path in logs.into_iter().flatten() {
-        let tail = File::open(&path).and_then(find).map_err(&failed)?;
-        torn.extend(tail.map(|tail| (path, tail)));
-    }
-    Ok(torn)
-}
-
-/// Cuts a torn end off: on stable storage when this returns. Blocks.
-pub(super) fn cut(path: &Path, tail: &TornTail) -> Result<(), StorageError> {
-    let TornTail { at, bytes } = tail;
-    let file = path.display();
-    tracing::warn!(%file, at, bytes, "a power cut has torn the last write to a file: it is dropped");
-    let file = File::options().write(true).open(path);
-    file.and_then(|file| file.set_len(*at).and_then(|()| file.sync_all()))
-        .map_err(failed("cutting off a torn write"))
+    pub bytes: u64,
 }
 
 /// Finds the torn end of a log that is read from its start. It has one if
@@ -60,8 +30,9 @@ pub(super) fn cut(path: &Path, tail: &TornTail) -> Result<(), StorageError> {
 /// - the bad ones look unwritten, not altered: each block that holds any has a sector of zeros from there on, or ends too
 ///   early. A flipped bit leaves neither, unless the record has such zeros of its own.
 ///
-/// Behind a header that was not written nothing in the same block is looked at, as RocksDB does not.
-pub(super) fn find(mut log: impl Read) -> io::Result<Option<TornTail>> {
+/// Behind a header that was not written nothing in the same block is looked at, as RocksDB does not. Fails only if
+/// reading does.
+pub fn find_torn_tail(mut log: impl Read) -> io::Result<Option<TornTail>> {
     let mut walk = Walk::default();
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     loop {
@@ -201,27 +172,4 @@ fn has_empty_sector(block: &[u8], from: usize) -> bool {
 
 fn is_empty(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
-}
-
-/// The manifest in use, if what names it can be relied on.
-fn manifest(folder: &Path) -> Option<PathBuf> {
-    let current = fs::read_to_string(folder.join("CURRENT")).ok()?;
-    let name = current.strip_suffix('\n').filter(|name| name.starts_with("MANIFEST-"))?;
-    Some(folder.join(name)).filter(|path| path.is_file())
-}
-
-/// The write-ahead log of the highest number.
-fn newest(folder: &Path) -> io::Result<Option<PathBuf>> {
-    let mut newest = None;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let number = name.and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok());
-        newest = newest.max(number.map(|number| (number, path)));
-    }
-    Ok(newest.map(|(_, path)| path))
-}
-
-fn failed(action: &'static str) -> impl Fn(io::Error) -> StorageError {
-    move |error| StorageError::Failed { action, reason: error.to_string() }
 }

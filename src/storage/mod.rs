@@ -9,6 +9,7 @@ mod disk_space;
 mod engine;
 mod entries;
 pub mod install;
+pub mod log_format;
 pub mod log_writer;
 mod memory;
 mod node_storage;

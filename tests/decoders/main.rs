@@ -88,7 +88,7 @@ macro_rules! bend_the_seeds_of {
     };
 }
 
-bend_the_seeds_of!(config peers proposals records requests small_files snapshots stored);
+bend_the_seeds_of!(config log_tails peers proposals records requests small_files snapshots stored);
 
 #[test]
 fn every_case_is_a_target_of_make_fuzz() {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::tests::{contents, count, crashed_log, file, flip_bit, written};
-use super::torn_tail::{TornTail, find};
 use super::*;
+use crate::storage::log_format::{TornTail, find_torn_tail};
 
 const BLOCK: usize = 32 * 1024;
 const SECTOR: usize = 512;
@@ -79,7 +79,7 @@ fn records() -> impl Strategy<Value = Vec<Vec<u8>>> {
 }
 
 fn found(log: &[u8]) -> Option<TornTail> {
-    find(log).unwrap()
+    find_torn_tail(log).unwrap()
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 //! these: `tests/decoders` bends the seeds at random, with the stable toolchain; `fuzz/` follows coverage.
 
 pub mod config;
+pub mod log_tails;
 pub mod peers;
 pub mod proposals;
 pub mod records;

@@ -321,7 +321,7 @@ impl Engine for SimEngine {
     }
 
     /// A write that a power cut meets halfway is torn, and opening the log drops it, whichever of its pages are missing
-    /// (`storage/rocks/torn_tail.rs`). So it is there or it is not, and which of the two is drawn.
+    /// (`storage/log_format.rs`). So it is there or it is not, and which of the two is drawn.
     fn write_synced(&self, batch: Batch) -> BoxFuture<'_, Result<(), StorageError>> {
         let cuts = batch.ops.iter().filter(|op| is_cut(op)).count();
         self.manners.truncations.fetch_add(cuts as u64, Ordering::Relaxed);

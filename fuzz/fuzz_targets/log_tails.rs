@@ -1,0 +1,4 @@
+//! Fuzzes `cases::log_tails`.
+#![no_main]
+
+quorate_fuzz::fuzz!(log_tails);
