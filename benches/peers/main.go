@@ -34,7 +34,7 @@ type System struct {
 	Durable string
 	// Prepare installs what is needed and says which version that is; an error is why the system is not run.
 	Prepare func(ctx context.Context, env *Env) (string, error)
-	// Start brings up three nodes in a folder of their own.
+	// Start brings up three nodes, on empty data in a folder of their own, for one workload.
 	Start func(ctx context.Context, env *Env) (Cluster, error)
 }
 
@@ -135,19 +135,10 @@ func run(ctx context.Context, settings Settings, quorate, data, only string, rou
 	return report, nil
 }
 
+// measureSystem runs all workloads, each on a cluster of its own: none works on what another has left.
 func measureSystem(ctx context.Context, env *Env, system System, report *Report) error {
-	if err := env.NewFolder(); err != nil {
-		return err
-	}
-	started, cancel := context.WithTimeout(ctx, startTimeout)
-	cluster, err := system.Start(started, env)
-	cancel()
-	if err != nil {
-		return fmt.Errorf("it did not start: %w", err)
-	}
-	defer cluster.Stop()
 	for _, workload := range workloads {
-		figure, err := cluster.Measure(ctx, workload)
+		figure, err := measureWorkload(ctx, env, system, workload)
 		if err != nil {
 			return fmt.Errorf("%s: %w", workload.Name, err)
 		}
@@ -155,6 +146,20 @@ func measureSystem(ctx context.Context, env *Env, system System, report *Report)
 		report.Note(system, workload, figure)
 	}
 	return nil
+}
+
+func measureWorkload(ctx context.Context, env *Env, system System, workload Workload) (Figure, error) {
+	if err := env.NewFolder(); err != nil {
+		return Figure{}, err
+	}
+	started, cancel := context.WithTimeout(ctx, startTimeout)
+	cluster, err := system.Start(started, env)
+	cancel()
+	if err != nil {
+		return Figure{}, fmt.Errorf("it did not start: %w", err)
+	}
+	defer cluster.Stop()
+	return cluster.Measure(ctx, workload)
 }
 
 var systems = []System{

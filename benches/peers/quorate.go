@@ -10,7 +10,7 @@ import (
 
 const quorateName = "Quorate"
 
-// Its own generator measures it, through its own client library: `quorate bench append`, on a cluster for each workload.
+// Its own generator measures it, through its own client library: `quorate bench append`, which brings up the cluster.
 var quorateSystem = System{
 	Name:    quorateName,
 	Durable: "yes",
@@ -23,7 +23,7 @@ var quorateSystem = System{
 
 type quorateCluster struct{ env *Env }
 
-// Stop has nothing to do: the cluster of a workload has ended with it.
+// Stop has nothing to do: the cluster has ended with the workload.
 func (c quorateCluster) Stop() {}
 
 // Measure runs a workload: one call for each append where nothing is pipelined, sessions where it is.

@@ -10,7 +10,9 @@ import (
 
 // Report is what a run found.
 type Report struct {
+	Machine       string    `json:"machine"`
 	Date          string    `json:"date"`
+	Commit        string    `json:"commit"`
 	Cores         int       `json:"cores"`
 	Settings      Settings  `json:"settings"`
 	WarmUpSeconds float64   `json:"warm_up_seconds"`
@@ -41,7 +43,9 @@ type Cases struct {
 // NewReport is one without results.
 func NewReport(settings Settings, rounds int) *Report {
 	return &Report{
+		Machine:       machine(),
 		Date:          time.Now().UTC().Format(time.DateOnly),
+		Commit:        commit(),
 		Cores:         runtime.NumCPU(),
 		Settings:      settings,
 		WarmUpSeconds: settings.WarmUp.Seconds(),
@@ -102,8 +106,9 @@ func (r *Result) of(workload Workload) *Cases {
 // Tables are one for each workload, in Markdown.
 func (r *Report) Tables() string {
 	out := new(strings.Builder)
-	fmt.Fprintf(out, "%d-byte messages, %d conversations, %d nodes and the producers on %d cores, %s; medians of %d rounds\n",
-		r.Settings.MessageBytes, r.Settings.Conversations, nodes, r.Cores, r.Date, r.Rounds)
+	fmt.Fprintf(out, "%d-byte messages, %d conversations, %d nodes and the producers on one machine; medians of %d rounds\n\n",
+		r.Settings.MessageBytes, r.Settings.Conversations, nodes, r.Rounds)
+	fmt.Fprintf(out, "- machine: %s\n- date: %s\n- commit: %s\n", r.Machine, r.Date, r.Commit)
 	for _, workload := range workloads {
 		fmt.Fprintf(out, "\n%s\n\n| system | version | durable before ACK | appends/s | p50 ms | p99 ms | Quorate is |\n", workload.Name)
 		fmt.Fprintln(out, "|---|---|---|---|---|---|---|")
