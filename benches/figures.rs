@@ -7,6 +7,8 @@
 mod cases;
 #[path = "figures/machine.rs"]
 mod machine;
+#[path = "figures/peers.rs"]
+mod peers;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -26,13 +28,14 @@ fn main() -> anyhow::Result<()> {
     }
     let wanted: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
     let is_wanted = |figure: &&Figure| wanted.iter().all(|word| figure.name.contains(*word));
+    let peers = peers::Peers::read()?;
     let mut rows = String::new();
     let mut bounds = String::new();
     let mut commands = String::new();
     for figure in FIGURES.iter().filter(is_wanted) {
         eprintln!("{}: quorate bench {}", figure.name, figure.arguments);
         let result = median(figure)?;
-        let (shown, verdict) = ((figure.show)(&result), figure.verdict(&result));
+        let (shown, verdict) = (figure.shown(&result, &peers), figure.verdict(&result, &peers));
         eprintln!("  {shown}: {verdict}");
         writeln!(rows, "| {} | {} | {shown} | {verdict} |", figure.name, figure.target)?;
         if !figure.bound.is_empty() {
@@ -89,7 +92,8 @@ Made by `make bench`, which writes this file. Three nodes, the producers and the
 disk; messages of 256 random bytes unless said otherwise; settings of a node that is configured by nobody. Latency is
 that of acknowledged appends, from handing in to acknowledgement, through the client library. The loops are closed
 (`quorate bench append --help` says what that means) except those with a rate. Short cases are the median of three runs.
-Targets that stand in relation to other systems: PEERS.md has both, of one run.
+What targets say of other systems is judged by PEERS.md, which has all of one run: the commit and the date behind its name
+are those of that run, and not of the row.
 
 - machine: {}
 - date: {}

@@ -14,6 +14,7 @@ use crate::cli::Output;
 Examples:
   quorate bench append --local --mode unary --probe
   quorate bench append --local --producers 64 --mode unary
+  quorate bench append --local --producers 64 --mode session
   quorate bench append --local --producers 8 --in-flight 128
   quorate bench append --local --conversations 1 --in-flight 512
   quorate bench append --producers 8 --in-flight 128 --duration 30s --endpoints 10.0.0.1:7101
