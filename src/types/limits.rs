@@ -116,6 +116,10 @@ pub const LANES_BYTES_MAX: usize = 512 * 1024 * 1024;
 pub const CALL_BYTES_FREE: usize = 16 * 1024;
 /// Entries of one group that its proposer has in flight. Small ones wait sooner, and grow.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
+/// Appends of one group that are accepted and have no outcome yet: in the queue, in the entry that fills, and in those in
+/// flight. How long an accepted one waits at most is what the group takes for so many.
+pub const PROPOSALS_WAITING_MAX: usize =
+    PROPOSAL_QUEUE_MAX + (1 + PROPOSALS_IN_FLIGHT_MAX) * ENTRY_COMMANDS_MAX;
 /// Appends of one session that wait for their outcome.
 pub const SESSION_IN_FLIGHT_MAX: usize = 4_096;
 /// Memory of the appends of one session that wait for their outcome.

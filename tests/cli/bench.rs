@@ -109,10 +109,17 @@ async fn growth_rest_and_overload_give_figures() {
     let done = local(folder.path(), &[&idle[..], &["--window", "500ms"]].concat()).await;
     assert_eq!(done["result"]["nodes"].as_array().map(Vec::len), Some(3), "{done}");
 
-    let overload = ["overload", "--duration", "1s", "--producers", "4", "--outstanding", "64"];
-    let done = local(folder.path(), &[&overload[..], &["--conversations", "8"]].concat()).await;
-    assert_eq!(done["result"]["acknowledged_lost"], 0, "{done}");
-    assert!(done["result"]["accepted"].as_u64() > Some(0), "{done}");
+    let overload = ["overload", "--duration", "1s", "--step", "200ms", "--factor", "2"];
+    let shape = ["--groups", "3", "--sessions", "2", "--conversations", "300"];
+    let done = local(folder.path(), &[&overload[..], &shape].concat()).await;
+    let result = &done["result"];
+    assert_eq!(result["acknowledged_lost"], 0, "{done}");
+    assert!(result["sustained_appends_per_second"].as_f64() > Some(0.0), "{done}");
+    assert!(result["accepted_appends_per_second"].as_f64() > Some(0.0), "{done}");
+    assert_eq!(
+        (&result["refused_for_good"], &result["is_within_queue"]),
+        (&0.into(), &true.into())
+    );
 }
 
 /// What a bench says of a cluster of its own.

@@ -29,6 +29,10 @@ impl Latencies {
         self.0.add(&other.0).context("histograms differ")
     }
 
+    pub(super) fn p99(&self) -> Duration {
+        Duration::from_micros(self.0.value_at_quantile(0.99))
+    }
+
     pub(super) fn to_json(&self) -> Value {
         if self.0.is_empty() {
             return Value::Null;
