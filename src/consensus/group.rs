@@ -109,6 +109,7 @@ impl Group {
                 admission.clone(),
                 parking.clone(),
                 observer.clone(),
+                &timing,
             ),
             read_index: ReadIndex::start(id, raft.clone(), voters, clock, remote, parking.clone()),
             last_barrier: Mutex::new(None),

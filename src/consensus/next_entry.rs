@@ -9,6 +9,15 @@ const FAT_BYTES: usize = 64 * 1024;
 /// Up to how many entries in flight a small one makes. With one, what arrives behind an entry would wait for all of it.
 const SMALL_IN_FLIGHT_MAX: usize = 2;
 
+/// The entries of a group that are on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnTheirWay {
+    /// How many.
+    pub entries: usize,
+    /// Whether the oldest of them takes long.
+    pub is_slow: bool,
+}
+
 /// What the next entry of a group carries, while it fills.
 pub struct NextEntry<T> {
     commands: Vec<T>,
@@ -40,11 +49,17 @@ impl<T> NextEntry<T> {
 
     /// Nagle's rule (RFC 896) without a timer: a small entry goes if few are in flight, and grows until then. So who is
     /// alone never waits, and under load few entries carry much, for what an entry costs hardly depends on its size.
-    pub fn may_go(&self, in_flight: usize) -> bool {
+    ///
+    /// Where entries take long, the next one goes when none is on its way: more of them at a time would take longer still,
+    /// and a leader whose entries are confirmed later than a lease after they were sent has no lease, and refuses.
+    pub fn may_go(&self, others: OnTheirWay) -> bool {
         let is_fat = self.commands.len() >= FAT_COMMANDS || self.bytes >= FAT_BYTES;
-        let max =
-            if is_fat || self.is_full() { PROPOSALS_IN_FLIGHT_MAX } else { SMALL_IN_FLIGHT_MAX };
-        !self.commands.is_empty() && in_flight < max
+        let max = match others.is_slow {
+            true => 1,
+            false if is_fat || self.is_full() => PROPOSALS_IN_FLIGHT_MAX,
+            false => SMALL_IN_FLIGHT_MAX,
+        };
+        !self.commands.is_empty() && others.entries < max
     }
 
     /// The commands, in order. What did not fit begins the next entry.
@@ -70,13 +85,23 @@ mod tests {
 
     #[test]
     fn a_small_entry_goes_at_once_where_few_are_in_flight_and_otherwise_grows() {
-        assert!(!filled(0, 0).may_go(0), "there is nothing in it");
+        let with = |entries| OnTheirWay { entries, is_slow: false };
+        assert!(!filled(0, 0).may_go(with(0)), "there is nothing in it");
         let small = filled(1, 100);
-        assert!(small.may_go(0) && small.may_go(SMALL_IN_FLIGHT_MAX - 1));
-        assert!(!small.may_go(SMALL_IN_FLIGHT_MAX));
+        assert!(small.may_go(with(0)) && small.may_go(with(SMALL_IN_FLIGHT_MAX - 1)));
+        assert!(!small.may_go(with(SMALL_IN_FLIGHT_MAX)));
         for fat in [filled(FAT_COMMANDS, 1), filled(1, FAT_BYTES), filled(2, ENTRY_BYTES_TARGET)] {
-            assert!(fat.may_go(PROPOSALS_IN_FLIGHT_MAX - 1), "it gains nothing by waiting");
-            assert!(!fat.may_go(PROPOSALS_IN_FLIGHT_MAX));
+            assert!(fat.may_go(with(PROPOSALS_IN_FLIGHT_MAX - 1)), "it gains nothing by waiting");
+            assert!(!fat.may_go(with(PROPOSALS_IN_FLIGHT_MAX)));
+        }
+    }
+
+    #[test]
+    fn where_entries_take_long_they_go_one_by_one() {
+        let slow = |entries| OnTheirWay { entries, is_slow: true };
+        for next in [filled(1, 100), filled(ENTRY_COMMANDS_MAX, 1)] {
+            assert!(next.may_go(slow(0)));
+            assert!(!next.may_go(slow(1)));
         }
     }
 
@@ -85,7 +110,7 @@ mod tests {
         let mut next = filled(ENTRY_COMMANDS_MAX, 1);
         assert!(next.is_full());
         assert_eq!(next.take(), (0..ENTRY_COMMANDS_MAX).collect::<Vec<_>>());
-        assert!(!next.is_full() && !next.may_go(0));
+        assert!(!next.is_full() && !next.may_go(OnTheirWay::default()));
 
         let mut next = filled(2, ENTRY_BYTES_TARGET / 2 + 1);
         assert!(next.is_full(), "the second does not fit");

@@ -4,15 +4,18 @@
 //! (the queue is bounded, in commands and in bytes: what was proposed counts until its outcome is known, also when
 //! its caller has given up).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use openraft::errors::ClientWriteError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Admission, Room, RoomLeft};
-use super::next_entry::NextEntry;
+use super::config::RaftTiming;
+use super::next_entry::{NextEntry, OnTheirWay};
 use super::parking::Parking;
 use super::raft_types::{EncodedProposal, OnComplete, Raft, TypeConfig};
 use super::weighing::Weighed;
@@ -81,10 +84,12 @@ impl Proposer {
         node: Arc<Admission>,
         parking: Parking,
         observer: Arc<dyn ConsensusObserver>,
+        timing: &RaftTiming,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(limits::PROPOSAL_QUEUE_MAX);
-        let (next, in_flight) = (NextEntry::new(), Arc::default());
-        let worker = Worker { raft, weighed, parking, observer, receiver, next, in_flight };
+        let (next, in_flight, slow_after) = (NextEntry::new(), Arc::default(), timing.lease() / 4);
+        let worker =
+            Worker { raft, weighed, parking, observer, receiver, next, in_flight, slow_after };
         tokio::spawn(worker.run());
         Proposer { queue, room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX), node }
     }
@@ -137,6 +142,8 @@ struct Worker {
     receiver: mpsc::Receiver<Waiting>,
     next: NextEntry<Waiting>,
     in_flight: Arc<InFlight>,
+    /// An entry that is on its way for longer is slow.
+    slow_after: Duration,
 }
 
 impl Worker {
@@ -154,7 +161,7 @@ impl Worker {
             {
                 self.add(waiting);
             }
-            if self.next.may_go(self.in_flight.entries()) {
+            if self.next.may_go(self.in_flight.now(self.slow_after)) {
                 return true;
             }
             tokio::select! {
@@ -185,11 +192,12 @@ impl Worker {
             return answer_all(replies, &ProposeError::ClockUntrusted);
         };
         let proposal = Proposal { stamped_at, commands };
+        let began = Instant::now();
         let entry = Entry {
             replies,
-            began: Instant::now(),
+            began,
             observer: self.observer.clone(),
-            _counted: InFlight::count(&self.in_flight),
+            _counted: InFlight::count(&self.in_flight, began),
         };
         let responder = OnComplete::new(|result| entry.answer(result));
         let encoded = EncodedProposal(proposal.encode());
@@ -201,30 +209,39 @@ impl Worker {
     }
 }
 
-/// How many entries of the group are on their way.
+/// When the entries of the group that are on their way began it.
 #[derive(Default)]
 struct InFlight {
-    entries: AtomicUsize,
+    began: Mutex<BTreeMap<u64, Instant>>,
     one_ended: Notify,
 }
 
-/// An entry on its way, for as long as it lives.
-struct Counted(Arc<InFlight>);
+/// An entry on its way, for as long as it lives, and its number among those.
+struct Counted(Arc<InFlight>, u64);
 
 impl InFlight {
-    fn entries(&self) -> usize {
-        self.entries.load(Ordering::Acquire)
+    fn began(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.began.lock().expect("no panic while locked")
     }
 
-    fn count(this: &Arc<Self>) -> Counted {
-        this.entries.fetch_add(1, Ordering::AcqRel);
-        Counted(this.clone())
+    fn now(&self, slow_after: Duration) -> OnTheirWay {
+        let began = self.began();
+        let oldest = began.first_key_value();
+        let is_slow = oldest.is_some_and(|(_, began)| began.elapsed() > slow_after);
+        OnTheirWay { entries: began.len(), is_slow }
+    }
+
+    fn count(this: &Arc<Self>, now: Instant) -> Counted {
+        let mut began = this.began();
+        let number = began.last_key_value().map_or(0, |(last, _)| last + 1);
+        began.insert(number, now);
+        Counted(this.clone(), number)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.entries.fetch_sub(1, Ordering::AcqRel);
+        self.0.began().remove(&self.1);
         self.0.one_ended.notify_one();
     }
 }
