@@ -7,7 +7,6 @@ use std::collections::HashSet;
 
 use super::dedup::{Content, accept_again, standing};
 use super::digest;
-use super::rows::read_head;
 use super::{
     AppendRef, AppendRefusal, Appended, Applied, ApplyError, GroupState, IdKey, NewMessageRef,
     Outcome,
@@ -89,13 +88,13 @@ fn attempt(
     if !group.holds(conversation) {
         return Err(AppendRefusal::WrongGroup { epoch: group.epoch }.into());
     }
-    let stored = read_head(overlay, conversation)?;
-    if stored.as_ref().is_some_and(|head| head.name.as_str() != request.conversation.as_str()) {
+    let stored = overlay.head(conversation)?;
+    if stored.is_some_and(|head| head.name.as_str() != request.conversation.as_str()) {
         return Err(AppendRefusal::NameCollision.into());
     }
     let is_new = stored.is_none();
-    let head =
-        stored.unwrap_or_else(|| ConversationHead::blank(request.conversation.as_str().to_owned()));
+    let blank = || ConversationHead::blank(request.conversation.as_str().to_owned());
+    let head = stored.cloned().unwrap_or_else(blank);
     check_ids(&request.messages)?;
     check_not_too_old(group, &request.messages)?;
     let rows = standing_rows(overlay, group, conversation, request)?;
@@ -332,7 +331,6 @@ fn write(
         overlay.put_row(id, &row);
         overlay.put_row(keys::message(conversation, record.seq), &record);
     }
-    overlay.put_row(keys::conversation(conversation), &head);
     let appended = Appended {
         first_seq,
         last_seq,
@@ -340,7 +338,9 @@ fn write(
         digest: head.digest,
         duplicate: false,
     };
-    (appended, head.tail)
+    let tail = head.tail;
+    overlay.put_head(conversation, head);
+    (appended, tail)
 }
 
 /// The record that `message` gets behind `head`, whose commit time is already that of the batch.

@@ -1,8 +1,7 @@
 //! Reading records by key.
 
-use crate::storage::records::{ConversationHead, OwnedRecord};
-use crate::storage::{Overlay, StorageError, View, keys};
-use crate::types::ConversationId;
+use crate::storage::records::OwnedRecord;
+use crate::storage::{StorageError, View};
 
 /// The record under a key of a view, verified.
 pub(super) fn row_of_view<R: OwnedRecord>(
@@ -10,12 +9,4 @@ pub(super) fn row_of_view<R: OwnedRecord>(
     key: &[u8],
 ) -> Result<Option<R>, StorageError> {
     view.get(R::TABLE, key)?.map(|value| R::decode(key, &value)).transpose()
-}
-
-/// The head under a conversation's id. Its name has still to be compared.
-pub(super) fn read_head(
-    overlay: &Overlay<'_>,
-    conversation: ConversationId,
-) -> Result<Option<ConversationHead>, StorageError> {
-    overlay.row(&keys::conversation(conversation))
 }

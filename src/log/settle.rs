@@ -2,7 +2,6 @@
 
 use super::append::{check_not_ahead, latest_issued_at};
 use super::dedup::{keep_in_force, standing};
-use super::rows::read_head;
 use super::{AppendRefusal, ApplyError, GroupState, Outcome, OutcomeState, SettleRef};
 use crate::storage::records::{DedupOutcome, DedupRow};
 use crate::storage::{Overlay, keys};
@@ -23,7 +22,7 @@ pub(super) fn settle(
     if !group.holds(conversation) {
         return Ok(Outcome::AppendRefused(AppendRefusal::WrongGroup { epoch: group.epoch }));
     }
-    let head = read_head(overlay, conversation)?;
+    let head = overlay.head(conversation)?;
     if head.is_some_and(|head| head.name.as_str() != request.conversation.as_str()) {
         return Ok(Outcome::AppendRefused(AppendRefusal::NameCollision));
     }
