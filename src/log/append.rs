@@ -222,8 +222,7 @@ struct Place {
     same_content: bool,
 }
 
-/// The places of the ids that stand, in the order of the batch. A redacted message counts as the same: its content
-/// can no longer be compared.
+/// The places of the ids that stand, in the order of the batch.
 fn found_places(
     messages: &[NewMessageRef<'_>],
     rows: &[Option<DedupRow>],
@@ -235,9 +234,8 @@ fn found_places(
                 let client_msg_id = message.client_msg_id.to_owned();
                 return Err(AppendRefusal::Burnt { client_msg_id });
             }
-            Some(DedupOutcome::Committed { seq, commit_time, content_hash: stored, .. }) => {
-                let same_content =
-                    stored.is_none_or(|stored| stored == Content::from(message).hash());
+            Some(DedupOutcome::Committed { seq, commit_time, content, .. }) => {
+                let same_content = Content::from(message).is_that_of(content);
                 found.push(Place { seq: *seq, commit_time: *commit_time, same_content });
             }
             None => {}
@@ -314,7 +312,8 @@ fn write(
     let mut last_seq = first_seq;
     head.last_commit_time = head.last_commit_time.max(stamped_at);
     for message in &request.messages {
-        let record = next_record(&head, conversation, request.sender, message);
+        let payload = digest::payload_commitment(&message.salt, message.payload);
+        let record = next_record(&head, conversation, request.sender, message, &payload);
         last_seq = record.seq;
         head.tail = record.seq.next();
         head.bytes += record.content_bytes() as u64;
@@ -323,7 +322,7 @@ fn write(
         let outcome = DedupOutcome::Committed {
             seq: record.seq,
             commit_time: record.commit_time,
-            content_hash: Some(Content::from(message).hash()),
+            content: Content::from(message).identity(message.salt, &payload),
             attempt: request.lane.as_ref().map(|place| place.attempt),
         };
         let row = DedupRow { issued_at: message.issued_at, outcome };
@@ -343,12 +342,14 @@ fn write(
     (appended, tail)
 }
 
-/// The record that `message` gets behind `head`, whose commit time is already that of the batch.
+/// The record that `message`, with this commitment to its payload, gets behind `head`, whose commit time is already that
+/// of the batch.
 fn next_record<'a>(
     head: &ConversationHead,
     conversation: ConversationId,
     sender: &'a str,
     message: &NewMessageRef<'a>,
+    payload: &digest::Digest,
 ) -> MessageRef<'a> {
     let mut record = MessageRecord {
         seq: head.tail,
@@ -367,6 +368,7 @@ fn next_record<'a>(
         salt: message.salt,
         digest: [0; 32],
     };
-    record.digest = digest::leaf(&head.digest, conversation, head.generation, &record);
+    record.digest =
+        digest::leaf_over(payload, &head.digest, conversation, head.generation, &record);
     record
 }

@@ -78,6 +78,22 @@ where
     Text: AsRef<str>,
     Data: AsRef<[u8]>,
 {
+    let payload = payload_commitment(&message.salt, message.payload.as_ref());
+    leaf_over(&payload, before, conversation, generation, message)
+}
+
+/// The same of a message whose `payload_commitment` is known.
+pub(super) fn leaf_over<Text, Data>(
+    payload: &Digest,
+    before: &Digest,
+    conversation: ConversationId,
+    generation: u32,
+    message: &MessageRecord<Text, Data>,
+) -> Digest
+where
+    Text: AsRef<str>,
+    Data: AsRef<[u8]>,
+{
     let mut hasher = hasher_in(&LEAF);
     hasher.update(before);
     hasher.update(&conversation.0);
@@ -93,7 +109,7 @@ where
     bytes(&mut hasher, message.traceparent.as_ref().as_bytes());
     hasher.update(&message.unread_ordinal.to_be_bytes());
     hasher.update(&headers_commitment(&message.salt, &message.headers));
-    hasher.update(&payload_commitment(&message.salt, message.payload.as_ref()));
+    hasher.update(payload);
     *hasher.finalize().as_bytes()
 }
 

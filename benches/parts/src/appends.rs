@@ -1,8 +1,8 @@
 use bytes::Bytes;
 use quorate::log::{Append, Command, IdKey, LanePlace, NewMessage, Predecessor, Proposal};
 use quorate::storage::records::{
-    ConversationHead, DedupOutcome, DedupRow, GroupRow, Kind, LogId, MembershipRecord,
-    MessageRecord,
+    ContentIdentity, ConversationHead, DedupOutcome, DedupRow, GroupRow, Kind, LogId,
+    MembershipRecord, MessageRecord,
 };
 use quorate::types::{
     AttemptId, ConversationName, HashRange, Incarnation, LogIndex, NodeId, ReplicaId, Seq, Term,
@@ -134,7 +134,7 @@ impl Appends {
         let outcome = DedupOutcome::Committed {
             seq: Seq(70_000),
             commit_time: STAMPED_AT,
-            content_hash: Some([0xee; 16]),
+            content: ContentIdentity::Salted { salt: [0x5a; 16], hash: [0xee; 16] },
             attempt: Some(AttemptId(70_000)),
         };
         DedupRow { issued_at: STAMPED_AT, outcome }

@@ -209,11 +209,11 @@ impl<'a> Conversation<'a> {
         let Some(row) = findings.readable(Table::Dedup, row) else { return };
         let row = row.filter(|row| in_force(row, self.floor));
         let leads_here = row.is_some_and(|row| match row.outcome {
-            DedupOutcome::Committed { seq, commit_time, content_hash, .. } => {
+            DedupOutcome::Committed { seq, commit_time, content, .. } => {
                 seq == record.seq
                     && commit_time == record.commit_time
                     && row.issued_at >= record.issued_at
-                    && content_hash.is_none_or(|hash| hash == Content::from(record).hash())
+                    && Content::from(record).is_that_of(&content)
             }
             DedupOutcome::Burnt => false,
         });

@@ -4,7 +4,8 @@ use super::replica::{Replica, append_of, minutes, name, text_message};
 use crate::log::invariants::{Report, VIOLATIONS_LISTED_MAX, check};
 use crate::log::{Command, IdKey, Settle};
 use crate::storage::records::{
-    ConversationHead, DedupOutcome, DedupRow, GroupRow, MessageRecord, NameRow, OwnedRecord,
+    ContentIdentity, ConversationHead, DedupOutcome, DedupRow, GroupRow, MessageRecord, NameRow,
+    OwnedRecord,
 };
 use crate::storage::{Table, View, keys};
 use crate::types::{
@@ -232,8 +233,8 @@ fn dedup_rows_that_are_missing_or_wrong() {
             }
         },
         |row| {
-            if let DedupOutcome::Committed { content_hash, .. } = &mut row.outcome {
-                *content_hash = Some([0; 16]);
+            if let DedupOutcome::Committed { content, .. } = &mut row.outcome {
+                *content = ContentIdentity::Unsalted([0; 16]);
             }
         },
     ];
@@ -253,7 +254,7 @@ fn a_dedup_row_that_leads_nowhere() {
             outcome: DedupOutcome::Committed {
                 seq: Seq(seq),
                 commit_time: minutes(12),
-                content_hash: None,
+                content: ContentIdentity::Erased,
                 attempt: None,
             },
         };
@@ -273,11 +274,11 @@ fn expired_dedup_rows_are_not_looked_at() {
 }
 
 #[test]
-fn a_redacted_content_hash_is_no_violation() {
+fn an_erased_content_identity_is_no_violation() {
     let mut replica = sound();
     change_dedup(&mut replica, |row| {
-        if let DedupOutcome::Committed { content_hash, .. } = &mut row.outcome {
-            *content_hash = None;
+        if let DedupOutcome::Committed { content, .. } = &mut row.outcome {
+            *content = ContentIdentity::Erased;
         }
     });
     assert_eq!(replica.check().violations, []);

@@ -53,10 +53,14 @@ fn head() -> ConversationHead {
 }
 
 fn committed() -> DedupRow {
+    committed_with(ContentIdentity::Salted { salt: [0xdd; 16], hash: [0xee; 16] })
+}
+
+fn committed_with(content: ContentIdentity) -> DedupRow {
     let outcome = DedupOutcome::Committed {
         seq: Seq(2),
         commit_time: Timestamp(3),
-        content_hash: Some([0xee; 16]),
+        content,
         attempt: Some(AttemptId(300)),
     };
     DedupRow { issued_at: Timestamp(1), outcome }
@@ -80,6 +84,11 @@ fn group() -> GroupRow {
 
 fn entry(payload: EntryPayload) -> EntryRecord {
     EntryRecord { log_id: log_id(), payload }
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits = |place| u8::from_str_radix(&hex[place..place + 2], 16).unwrap();
+    (0..hex.len()).step_by(2).map(digits).collect()
 }
 
 /// Compares with the golden bytes and reads those back.
@@ -121,8 +130,29 @@ fn names_have_their_golden_bytes() {
 
 #[test]
 fn dedup_rows_have_their_golden_bytes() {
-    golden(&committed(), "010100020301eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee01ac02ced709b5");
-    golden(&DedupRow { issued_at: Timestamp(1), outcome: DedupOutcome::Burnt }, "010101c956a386");
+    golden(
+        &committed(),
+        "020100020302ddddddddddddddddddddddddddddddddeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee01ac02f374fa\
+         27",
+    );
+    golden(&committed_with(ContentIdentity::Erased), "02010002030001ac023d358aae");
+    golden(&DedupRow { issued_at: Timestamp(1), outcome: DedupOutcome::Burnt }, "020101ba968d6c");
+}
+
+/// Where the identity was an optional hash.
+#[test]
+fn dedup_rows_of_version_1_are_decoded() {
+    let rows = [
+        (
+            committed_with(ContentIdentity::Unsalted([0xee; 16])),
+            "010100020301eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee01ac02ced709b5",
+        ),
+        (committed_with(ContentIdentity::Erased), "01010002030001ac02143925b7"),
+        (DedupRow { issued_at: Timestamp(1), outcome: DedupOutcome::Burnt }, "010101c956a386"),
+    ];
+    for (row, stored) in rows {
+        assert_eq!(DedupRow::decode(KEY, &bytes_of(stored)).unwrap(), row);
+    }
 }
 
 #[test]
@@ -291,14 +321,20 @@ prop_compose! {
 }
 
 fn any_dedup_row() -> impl Strategy<Value = DedupRow> {
-    let committed = any::<(u64, u64, Option<[u8; 16]>, Option<u64>)>().prop_map(
-        |(seq, at, content_hash, attempt)| DedupOutcome::Committed {
-            seq: Seq(seq),
-            commit_time: Timestamp(at),
-            content_hash,
-            attempt: attempt.map(AttemptId),
-        },
-    );
+    let content = prop_oneof![
+        Just(ContentIdentity::Erased),
+        any::<[u8; 16]>().prop_map(ContentIdentity::Unsalted),
+        any::<[[u8; 16]; 2]>().prop_map(|[salt, hash]| ContentIdentity::Salted { salt, hash }),
+    ];
+    let committed =
+        (any::<(u64, u64, Option<u64>)>(), content).prop_map(|((seq, at, attempt), content)| {
+            DedupOutcome::Committed {
+                seq: Seq(seq),
+                commit_time: Timestamp(at),
+                content,
+                attempt: attempt.map(AttemptId),
+            }
+        });
     let outcome = prop_oneof![committed, Just(DedupOutcome::Burnt)];
     (any::<u64>(), outcome)
         .prop_map(|(issued_at, outcome)| DedupRow { issued_at: Timestamp(issued_at), outcome })

@@ -5,8 +5,9 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use quorate::log::{Topology, TopologyGroup, TopologyNode, TopologyReplica};
 use quorate::storage::records::{
-    ConversationHead, DedupOutcome, DedupRow, EntryPayload, EntryRecord, GroupRow, Kind, LogId,
-    LogIdRecord, MembershipRecord, MessageRecord, NameRow, OwnedRecord, Record, VoteRecord,
+    ContentIdentity, ConversationHead, DedupOutcome, DedupRow, EntryPayload, EntryRecord, GroupRow,
+    Kind, LogId, LogIdRecord, MembershipRecord, MessageRecord, NameRow, OwnedRecord, Record,
+    VoteRecord,
 };
 use quorate::types::{
     AttemptId, ClusterId, ConversationName, GroupId, HashRange, Incarnation, LogIndex, NodeId,
@@ -109,7 +110,7 @@ pub fn dedup_rows() -> [DedupRow; 2] {
     let committed = DedupOutcome::Committed {
         seq: Seq(1),
         commit_time: Timestamp(2_000_000),
-        content_hash: Some([9; 16]),
+        content: ContentIdentity::Salted { salt: [8; 16], hash: [9; 16] },
         attempt: Some(AttemptId(u64::MAX)),
     };
     [committed, DedupOutcome::Burnt]
