@@ -1,5 +1,5 @@
 //! The shell around the pure state machine: decodes entries, applies them on top of the stored state, writes what
-//! changed in one batch together with the applied id, and only then answers and wakes.
+//! changed in one batch together with the applied id, and only then wakes those who follow and answers.
 //!
 //! Guarantees at stake: G1 and G4 after a crash. State writes have no write-ahead log, so they are lost with the
 //! process unless a flush has completed; the applied id is part of each batch, and openraft replays from there.
@@ -222,13 +222,15 @@ impl GroupStateMachine {
         let index = row.applied.map(|id| id.index);
         *self.applied.lock_row() = row;
         self.applied.index.send_replace(index);
+        // Before the answers, each of which makes work for this thread: what is announced is committed, written, and can be
+        // read at this index, as what is answered is (G6).
+        effects.announce(&self.applied);
         for (responder, outcomes) in answers {
             if let Some(responder) = responder {
                 responder.send(outcomes);
             }
         }
         crash::apply_answered();
-        effects.announce(&self.applied);
         Ok(())
     }
 
