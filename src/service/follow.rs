@@ -62,7 +62,7 @@ async fn drive(mut subscription: Subscription, request: FollowRequest, api: Api)
         Err(error) = add_all => error,
     };
     // If the caller is gone nobody needs to know.
-    let _ = out.send(Err(error).into()).await;
+    out.send(Err(error).into()).await;
 }
 
 fn heartbeat(ms: u32) -> Result<Duration, Violation> {

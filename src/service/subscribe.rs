@@ -51,7 +51,7 @@ async fn drive(mut subscription: Subscription, changes: Streaming<SubscribeReque
         Err(error) = change_all => error,
     };
     // If the caller is gone nobody needs to know.
-    let _ = out.send(Err(error).into()).await;
+    out.send(Err(error).into()).await;
 }
 
 async fn change_one(

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use quorate_client::proto::delivery::Kind as Delivered;
 use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::subscribe_response::Kind;
@@ -74,11 +74,15 @@ impl Alone {
     }
 
     async fn append(&self, conversation: &str, number: u64) {
+        self.append_bytes(conversation, number, PAYLOAD_BYTES).await;
+    }
+
+    async fn append_bytes(&self, conversation: &str, number: u64, payload_bytes: usize) {
         let message = NewMessage {
             client_msg_id: number.to_string(),
             // The clock that judges it is the storage's own, which stands still.
             issued_at_us: 5_000_000,
-            payload: vec![b'x'; PAYLOAD_BYTES].into(),
+            payload: vec![b'x'; payload_bytes].into(),
             ..NewMessage::default()
         };
         let request = AppendRequest {
@@ -267,6 +271,27 @@ async fn a_follower_that_does_not_read_slows_nobody_and_holds_no_more_than_its_q
     let (all, _) = messages(&mut unread, MESSAGES).await;
     let seqs: Vec<_> = all.iter().map(|message| message.seq).collect();
     assert_eq!(seqs, (1..=MESSAGES).collect::<Vec<_>>());
+    alone.stop().await;
+}
+
+/// A piece for each few of them would be a frame, a write and a wake for each few.
+#[tokio::test(start_paused = true)]
+async fn what_one_entry_brings_to_many_conversations_goes_out_in_one_piece() {
+    let names: Vec<_> = (0..10 * limits::RESPONSE_QUEUE_MAX).map(|n| format!("a/{n}")).collect();
+    let alone = Alone::start().await;
+    let (mut subscription, mut responses) = follow(&alone, "a").await;
+    caught_up(&mut responses).await;
+    for name in &names {
+        subscription.add(name.clone(), None, 0).await.unwrap();
+        caught_up(&mut responses).await;
+    }
+    let append = |name| alone.append_bytes(name, 1, 256);
+    let appends = futures::future::join_all(names.iter().map(|name| append(name)));
+    let (_, first) = tokio::join!(appends, responses.next());
+    let at_once = std::iter::from_fn(|| responses.next().now_or_never());
+    let pieces: Vec<_> = first.into_iter().chain(at_once.flatten()).collect();
+    assert!(pieces.iter().all(|piece| matches!(piece, Outgoing::Encoded(_))));
+    assert_eq!(pieces.len(), names.len());
     alone.stop().await;
 }
 

@@ -69,6 +69,9 @@ pub const BATCH_READ_MESSAGES_MAX: usize = 2_000;
 /// Responses that wait for one caller's stream. With [`RESPONSE_BYTES_TARGET`] this bounds its memory;
 /// [`RESPONSES_BYTES_MAX`] bounds that of all.
 pub const RESPONSE_QUEUE_MAX: usize = 4;
+/// Parts of such a place on a stream of many conversations. A small response keeps only some of them, so that what one
+/// entry brings to tens of conversations goes out at once, and in one piece.
+pub const RESPONSE_PLACE_PARTS: usize = 64;
 /// How long a Read waits for its caller to take a response, and then fails: a stalled one would hold old state on disk.
 pub const READ_STALL_MS_MAX: u64 = 60_000;
 

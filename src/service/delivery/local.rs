@@ -12,8 +12,9 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::credit::Credit;
 use super::outgoing::{EncodedMessages, Outgoing, Subscribed};
+use super::places::Out;
 use super::progress::{Progress, Step};
-use super::{Out, caught_up, gap};
+use super::{caught_up, gap};
 use crate::consensus::{Group, LiveMessage, Sent};
 use crate::service::consistency::{Level, confirm, open};
 use crate::service::errors::CallError;
@@ -31,6 +32,9 @@ use crate::types::{ConversationId, ConversationName, Seq, limits};
 const IDLE_CHECK: Duration = Duration::from_secs(10);
 /// How soon it looks once more at a replica that was not confirmed. An election is over by then.
 const DOUBT: Duration = Duration::from_secs(3);
+
+/// A response, and the memory that its contents take.
+type Response = (Waiting<Subscribed>, usize);
 
 /// Delivers one conversation until it fails or is dropped.
 pub struct LocalDelivery {
@@ -71,7 +75,7 @@ impl LocalDelivery {
                 None => self.take_stored(&mut progress, bytes_max).await?,
             };
             match response {
-                Some(response) => place.send(response),
+                Some((response, bytes)) => place.send(response, bytes),
                 None => {
                     drop(place);
                     tokio::select! {
@@ -104,7 +108,7 @@ impl LocalDelivery {
         &self,
         progress: &mut Progress,
         live: &[Arc<LiveMessage>],
-    ) -> Result<Option<Waiting<Subscribed>>, CallError> {
+    ) -> Result<Option<Response>, CallError> {
         let Some(last) = live.last() else { return Ok(None) };
         let encode = |seq, stored: &[u8]| encoded(self.name.id(), seq, stored);
         let mut messages = Vec::with_capacity(live.len());
@@ -126,13 +130,13 @@ impl LocalDelivery {
         &self,
         progress: &mut Progress,
         bytes_max: u64,
-    ) -> Result<Option<Waiting<Subscribed>>, CallError> {
+    ) -> Result<Option<Response>, CallError> {
         let (after, step, records) = self.read(*progress, bytes_max).await?;
         *progress = after;
         let conversation = self.name.0.clone();
         Ok(match step {
-            Step::Gap { from, to } => Some(Ok(gap(conversation, from, to)).into()),
-            Step::CaughtUp { next } => Some(Ok(caught_up(conversation, next)).into()),
+            Step::Gap { from, to } => Some((Ok(gap(conversation, from, to)).into(), 0)),
+            Step::CaughtUp { next } => Some((Ok(caught_up(conversation, next)).into(), 0)),
             Step::Deliver { .. } => Some(self.messages(conversation, records)?),
             Step::Wait => None,
         })
@@ -179,7 +183,7 @@ impl LocalDelivery {
         &self,
         conversation: String,
         records: Vec<MessageRecord>,
-    ) -> Result<Waiting<Subscribed>, CallError> {
+    ) -> Result<Response, CallError> {
         let bytes = records.iter().map(|record| record.content_bytes() as u64).sum();
         let messages: Vec<_> = records.into_iter().map(convert::message).collect();
         let (count, memory) = (messages.len(), memory::messages_bytes(&messages));
@@ -195,14 +199,14 @@ impl LocalDelivery {
         messages: usize,
         content_bytes: u64,
         memory_bytes: usize,
-    ) -> Result<Waiting<Subscribed>, CallError> {
+    ) -> Result<Response, CallError> {
         let left = self.api.replicas.admission().responses();
         let room = responses::room_for(left, memory_bytes)?;
         if let Some(credit) = &self.credit {
             credit.spend(content_bytes);
         }
         self.api.observer.delivered(messages, content_bytes);
-        Ok(Waiting::new(response, room))
+        Ok((Waiting::new(response, room), self.name.0.len() + memory_bytes))
     }
 
     /// Ends once the replica cannot serve the conversation any more, with the reason. Not at the first sign: nobody is

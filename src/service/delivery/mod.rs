@@ -7,6 +7,7 @@ mod conversations;
 mod credit;
 mod local;
 pub mod outgoing;
+mod places;
 mod progress;
 mod relay;
 #[cfg(test)]
@@ -31,13 +32,14 @@ use self::conversations::{Conversations, Task};
 use self::credit::Credit;
 use self::local::LocalDelivery;
 pub use self::outgoing::{Followed, Outgoing, Subscribed};
+use self::places::{Out, Responses};
 use self::relay::{Relay, Upstream};
 use super::authorize::Resource;
 use super::call::Call;
 use super::errors::CallError;
 use super::observer::OpenStream;
 use super::read::{StartAt, elsewhere, validate_start};
-use super::responses::{Taken, Waiting};
+use super::responses::Taken;
 use super::{Api, forward, validate};
 use crate::consensus::Route;
 use crate::service::consistency::Level;
@@ -45,9 +47,6 @@ use crate::types::{ConversationName, NodeId, Seq, limits};
 
 /// A heartbeat when nothing else was sent for this long, unless the caller asks for another interval.
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
-
-/// Where responses go.
-pub type Out = mpsc::Sender<Waiting<Subscribed>>;
 
 /// Who limits what may be sent of each conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +79,7 @@ impl Subscription {
         pacing: Pacing,
         heartbeat: Duration,
     ) -> (Self, impl Stream<Item = Result<Subscribed, Status>> + Send + use<>) {
-        let (out, responses) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
+        let (out, responses) = places::queue();
         let taken = Taken::new();
         let subscription = Subscription {
             api: api.clone(),
@@ -253,7 +252,7 @@ impl Subscription {
 
     async fn end(&self, conversation: String, error: Option<CallError>) {
         // If the caller is gone nobody needs to know.
-        let _ = self.out.send(Ok(ended(conversation, error)).into()).await;
+        self.out.send(Ok(ended(conversation, error)).into()).await;
     }
 }
 
@@ -274,13 +273,13 @@ async fn announce_end(
     // If the caller is gone nobody needs to know.
     let Ok(place) = out.reserve().await else { return };
     if leaves(&conversation) {
-        place.send(Ok(ended(conversation, Some(error))).into());
+        place.send(Ok(ended(conversation, Some(error))).into(), 0);
     }
 }
 
 /// Responses as they come, and a heartbeat whenever nothing came for `every`.
 fn with_heartbeats(
-    responses: mpsc::Receiver<Waiting<Subscribed>>,
+    responses: Responses,
     taken: Taken,
     every: Duration,
     node: NodeId,
@@ -290,7 +289,7 @@ fn with_heartbeats(
     stream::unfold((responses, taken, quiet), move |(mut responses, taken, mut quiet)| async move {
         let response = tokio::select! {
             biased;
-            response = responses.recv() => response?.into_response(),
+            response = responses.next() => response?.into_response(),
             () = quiet.as_mut() => {
                 let heartbeat = Kind::Heartbeat(Heartbeat { node_id: node.0.into() });
                 Ok(delivered(heartbeat))

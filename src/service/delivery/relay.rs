@@ -13,7 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Streaming};
 
-use super::{Conversations, HEARTBEAT_DEFAULT, Out, Outgoing, announce_end};
+use super::places::Out;
+use super::{Conversations, HEARTBEAT_DEFAULT, Outgoing, announce_end};
 use crate::service::errors::{CallError, Effect};
 use crate::service::responses::{Decoded, Taken, Waiting};
 use crate::service::{Api, PeerLog, convert, memory};
@@ -140,7 +141,7 @@ impl Relay {
                 let bytes: u64 = messages.iter().map(convert::content_bytes).sum();
                 *owed.entry(conversation.clone()).or_default() += bytes;
             }
-            place.send(Waiting::new(Outgoing::Plain(response), room));
+            place.send(Waiting::new(Outgoing::Plain(response), room), bytes);
         }
     }
 
