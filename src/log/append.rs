@@ -222,7 +222,8 @@ struct Place {
     same_content: bool,
 }
 
-/// The places of the ids that stand, in the order of the batch.
+/// The places of the ids that stand, in the order of the batch. A redacted message counts as the same: its content
+/// can no longer be compared.
 fn found_places(
     messages: &[NewMessageRef<'_>],
     rows: &[Option<DedupRow>],
@@ -235,7 +236,8 @@ fn found_places(
                 return Err(AppendRefusal::Burnt { client_msg_id });
             }
             Some(DedupOutcome::Committed { seq, commit_time, content, .. }) => {
-                let same_content = Content::from(message).is_that_of(content);
+                let is_that_of = |kept: &_| Content::from(message).is_that_of(kept);
+                let same_content = content.as_ref().is_none_or(is_that_of);
                 found.push(Place { seq: *seq, commit_time: *commit_time, same_content });
             }
             None => {}
@@ -322,7 +324,7 @@ fn write(
         let outcome = DedupOutcome::Committed {
             seq: record.seq,
             commit_time: record.commit_time,
-            content: Content::from(message).identity(message.salt, &payload),
+            content: Some(Content::from(message).identity(message.salt, &payload)),
             attempt: request.lane.as_ref().map(|place| place.attempt),
         };
         let row = DedupRow { issued_at: message.issued_at, outcome };

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use blake3::Hasher;
 use blake3::hazmat::hash_derive_key_context;
 
 use super::digest::{
@@ -14,8 +13,6 @@ use crate::storage::{Overlay, StorageError, keys};
 use crate::types::{AttemptId, ConversationId, Seq, Timestamp};
 
 static CONTENT: Domain = LazyLock::new(|| hash_derive_key_context("quorate v2 content identity"));
-static UNSALTED_CONTENT: Domain =
-    LazyLock::new(|| hash_derive_key_context("quorate v1 content identity"));
 
 /// Whether a row still counts. Later it means nothing, also while it has not been removed yet: removal is not
 /// replicated, so replicas may differ in which expired rows they have.
@@ -79,48 +76,26 @@ pub(super) struct Content<'a> {
 impl Content<'_> {
     /// What a row keeps of it. `payload_commitment` is that of its payload with this salt.
     pub fn identity(self, salt: [u8; 16], payload_commitment: &Digest) -> ContentIdentity {
-        ContentIdentity::Salted { salt, hash: self.hash_over(payload_commitment) }
+        ContentIdentity { salt, hash: self.hash_over(payload_commitment) }
     }
 
-    /// Whether it is what a row was made for. What was redacted counts as the same: it can no longer be compared.
+    /// Whether it is what a row was made for.
     pub fn is_that_of(self, kept: &ContentIdentity) -> bool {
-        match kept {
-            ContentIdentity::Erased => true,
-            ContentIdentity::Unsalted(hash) => self.unsalted_hash() == *hash,
-            ContentIdentity::Salted { salt, hash } => {
-                self.hash_over(&payload_commitment(salt, self.payload)) == *hash
-            }
-        }
+        self.hash_over(&payload_commitment(&kept.salt, self.payload)) == kept.hash
     }
 
     /// The first 16 bytes of BLAKE3 in key-derivation mode; fields as in `digest`. Over the payload's commitment, which
     /// the digest chain needs as well: so each replica hashes a payload once.
     fn hash_over(self, payload_commitment: &Digest) -> [u8; 16] {
         let mut hasher = hasher_in(&CONTENT);
-        self.begin(&mut hasher);
-        hasher.update(payload_commitment);
-        first_half(&hasher)
-    }
-
-    /// The same over the payload itself, as rows of version 1 have it.
-    pub fn unsalted_hash(self) -> [u8; 16] {
-        let mut hasher = hasher_in(&UNSALTED_CONTENT);
-        self.begin(&mut hasher);
-        bytes(&mut hasher, self.payload);
-        first_half(&hasher)
-    }
-
-    fn begin(self, hasher: &mut Hasher) {
         hasher.update(&[kind_byte(self.kind)]);
         hasher.update(&target_number(self.target_seq).to_be_bytes());
-        bytes(hasher, self.content_type.as_bytes());
+        bytes(&mut hasher, self.content_type.as_bytes());
+        hasher.update(payload_commitment);
+        let mut identity = [0; 16];
+        identity.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        identity
     }
-}
-
-fn first_half(hasher: &Hasher) -> [u8; 16] {
-    let mut identity = [0; 16];
-    identity.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    identity
 }
 
 impl<'a> From<&NewMessageRef<'a>> for Content<'a> {

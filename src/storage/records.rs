@@ -226,8 +226,8 @@ pub enum DedupOutcome {
         seq: Seq,
         /// When.
         commit_time: Timestamp,
-        /// What it says, as far as a repeat has to say the same.
-        content: ContentIdentity,
+        /// What it says, as far as a repeat has to say the same; absent once the message was redacted.
+        content: Option<ContentIdentity>,
         /// The attempt on a session that was last accepted, the first one or a repeat, if there was any.
         attempt: Option<AttemptId>,
     },
@@ -238,25 +238,16 @@ pub enum DedupOutcome {
 /// By what the content of a repeat is told from that of the message that was committed. `log::dedup` makes and compares
 /// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ContentIdentity {
-    /// The message was redacted: there is nothing to compare with any more.
-    Erased,
-    /// Of rows of version 1, where this was an optional hash: of payload, content type, kind and target.
-    Unsalted([u8; 16]),
-    /// Of the payload's commitment, content type, kind and target.
-    Salted {
-        /// The message's own. With the message it is erased here too.
-        salt: [u8; 16],
-        /// The hash.
-        hash: [u8; 16],
-    },
+pub struct ContentIdentity {
+    /// The message's own. With the message it is erased here too.
+    pub salt: [u8; 16],
+    /// Of the payload's commitment with that salt, content type, kind and target.
+    pub hash: [u8; 16],
 }
 
 impl Record for DedupRow {
     const TABLE: Table = Table::Dedup;
     const WHAT: &'static str = "dedup row";
-    /// Version 1 knew no salted identities. Its rows are decoded as they are.
-    const VERSION: u8 = 2;
 }
 
 /// A position in a Raft log together with the leadership that wrote it.

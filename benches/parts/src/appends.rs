@@ -134,7 +134,7 @@ impl Appends {
         let outcome = DedupOutcome::Committed {
             seq: Seq(70_000),
             commit_time: STAMPED_AT,
-            content: ContentIdentity::Salted { salt: [0x5a; 16], hash: [0xee; 16] },
+            content: Some(ContentIdentity { salt: [0x5a; 16], hash: [0xee; 16] }),
             attempt: Some(AttemptId(70_000)),
         };
         DedupRow { issued_at: STAMPED_AT, outcome }

@@ -110,7 +110,7 @@ pub fn dedup_rows() -> [DedupRow; 2] {
     let committed = DedupOutcome::Committed {
         seq: Seq(1),
         commit_time: Timestamp(2_000_000),
-        content: ContentIdentity::Salted { salt: [8; 16], hash: [9; 16] },
+        content: Some(ContentIdentity { salt: [8; 16], hash: [9; 16] }),
         attempt: Some(AttemptId(u64::MAX)),
     };
     [committed, DedupOutcome::Burnt]

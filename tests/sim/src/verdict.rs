@@ -1,7 +1,7 @@
 //! Judges a simulation: by what it found itself, by the checkers of the fault suite, and by whether it did enough to
 //! prove anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use quorate_jepsen::check::{CHECKERS, Findings};
 use quorate_jepsen::history::{Event, EventKind, Run};
