@@ -143,15 +143,21 @@ impl Run<'_> {
         let calm = self.load.progress();
         self.load.set_pace(Pace::Surge);
         self.load.wait_flowing(&calm, 1, |lane| hit.contains(&lane.group)).await;
-        eventually("enough is in flight", async || {
+        let enough = || {
             let now = self.load.progress();
-            let full = |node| {
+            let full = |node: &u32| {
                 leaders[node].is_empty()
                     || now.in_flight_through(&now, &leaders[node]) >= 2 * IN_FLIGHT_MIN
             };
-            nodes.iter().all(full).then_some(())
-        })
-        .await;
-        tokio::time::sleep(self.choices.random_range(Duration::ZERO..KILL_DELAY_MAX)).await;
+            nodes.iter().all(full)
+        };
+        // A busy machine may take the load from under the delay.
+        loop {
+            eventually("enough is in flight", async || enough().then_some(())).await;
+            tokio::time::sleep(self.choices.random_range(Duration::ZERO..KILL_DELAY_MAX)).await;
+            if enough() {
+                return;
+            }
+        }
     }
 }
