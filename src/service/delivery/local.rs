@@ -15,7 +15,7 @@ use super::outgoing::{EncodedMessages, Outgoing, Subscribed};
 use super::places::Out;
 use super::progress::{Progress, Step};
 use super::{caught_up, gap};
-use crate::consensus::{Group, LiveMessage, Sent};
+use crate::consensus::{Group, LiveMessage, Sent, TailWatch};
 use crate::service::consistency::{Level, confirm, open};
 use crate::service::errors::CallError;
 use crate::service::read::{StartAt, resolve};
@@ -75,14 +75,18 @@ impl LocalDelivery {
                 None => self.take_stored(&mut progress, bytes_max).await?,
             };
             match response {
-                Some((response, bytes)) => place.send(response, bytes),
-                None => {
-                    drop(place);
-                    tokio::select! {
-                        () = moves.changed() => {}
-                        error = self.replica_lost(idle.as_mut()) => return Err(error),
+                Some((response, bytes)) => {
+                    place.send(response, bytes);
+                    // Who has everything takes no turn only to find that there is no more.
+                    if !has_all(progress, &mut moves) {
+                        continue;
                     }
                 }
+                None => drop(place),
+            }
+            tokio::select! {
+                () = moves.changed() => {}
+                error = self.replica_lost(idle.as_mut()) => return Err(error),
             }
         }
     }
@@ -234,6 +238,13 @@ impl LocalDelivery {
         let deadline = Instant::now() + IDLE_CHECK;
         confirm(&self.api, &self.group, Level::MaxStaleness(IDLE_CHECK), deadline).await.map(|_| ())
     }
+}
+
+/// Whether all there is was delivered, as far as that can be told from memory. What comes after is announced.
+fn has_all(progress: Progress, moves: &mut TailWatch) -> bool {
+    let next = progress.live_from();
+    let more = next.and_then(|next| moves.messages_from(next, 1, 0));
+    more.is_some_and(|more| more.is_empty())
 }
 
 /// A message in the form in which it is sent. Verified like any that is read (G11).
