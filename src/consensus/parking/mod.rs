@@ -6,6 +6,8 @@
 mod rest;
 mod rounds;
 mod silence;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
