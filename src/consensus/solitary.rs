@@ -22,7 +22,7 @@ use super::{
 use crate::log::Command;
 use crate::storage::small_file::MemoryFile;
 use crate::storage::{
-    DataDir, Database, MemoryDir, MemoryDisk, Opened, Recovered, Storage, make_ready,
+    DataDir, Database, Engine, MemoryDir, MemoryDisk, Opened, Recovered, Storage, make_ready,
 };
 use crate::types::{Clock, GroupId, HashRange, LogIndex, NodeId, ReplicaId, Timestamp};
 
@@ -175,13 +175,21 @@ impl Disks {
     /// # Panics
     /// It does not start.
     pub async fn start(&self) -> Process {
+        self.start_over(Arc::new(self.state.open())).await
+    }
+
+    /// Starts a process on them, with this database over the state's disk.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_over(&self, state: Arc<dyn Engine>) -> Process {
         let timing = RaftTiming {
             heartbeat_interval_ms: 50,
             election_timeout_min_ms: 200,
             election_timeout_max_ms: 400,
             park_after_ms: 0,
         };
-        self.start_among(Arc::new(Nobody), timing).await
+        self.start_on(NODE, state, Arc::new(Nobody), timing).await
     }
 
     /// Starts a process on them that has somebody to talk to.
@@ -206,8 +214,18 @@ impl Disks {
         transport: Arc<dyn RaftTransport>,
         timing: RaftTiming,
     ) -> Process {
+        self.start_on(node, Arc::new(self.state.open()), transport, timing).await
+    }
+
+    async fn start_on(
+        &self,
+        node: NodeId,
+        state: Arc<dyn Engine>,
+        transport: Arc<dyn RaftTransport>,
+        timing: RaftTiming,
+    ) -> Process {
         let dir = DataDir::open_in_memory(&self.dir, node).expect("the folder opens");
-        let (log, state) = (Arc::new(self.log.open()), Arc::new(self.state.open()));
+        let log = Arc::new(self.log.open());
         let opened = Opened::make_ready(dir, log, state, self.watermark.clone());
         let storage = opened.expect("the disks are read").start(Arc::new(()));
         let nobody = Arc::new(Nobody);

@@ -26,7 +26,7 @@ async fn write(writer: &LogWriter, write: impl FnOnce(Done) -> LogWrite) {
     reported.await.unwrap().unwrap();
 }
 
-fn old() -> ReplicaId {
+pub fn old() -> ReplicaId {
     replica(3, 1)
 }
 
@@ -36,7 +36,7 @@ fn vote() -> VoteRecord {
 
 /// An old incarnation that voted and took ten entries, and a neighbour. Applied or not: one that only voted has
 /// nothing in its state that could tell that its log is gone.
-async fn with_an_old_replica(has_applied: bool) -> Disks {
+pub async fn with_an_old_replica(has_applied: bool) -> Disks {
     let disks = Disks::default();
     let state = disks.state.open();
     fill(&state, NEIGHBOUR, old(), &names(NEIGHBOUR, "both", 2), 2, log_id(1, 4));

@@ -8,6 +8,7 @@ mod handover;
 mod install_crashes;
 mod links;
 mod make_crashes;
+mod make_given_up;
 mod mortal;
 mod overloaded;
 mod parked;
