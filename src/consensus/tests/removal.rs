@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
 
 use super::fixture::{EVENTUALLY, GROUP, replica};
 use super::scripted::{Asked, followers, leads_three, leads_three_at};
 use crate::consensus::solitary::Disks;
 use crate::consensus::{Group, MembershipChangeError, RaftTiming};
-use crate::types::ReplicaId;
+use crate::types::{LogIndex, ReplicaId};
 
 /// So quick that a question to somebody who does not answer ends within a test.
 const QUICK: RaftTiming = RaftTiming {
@@ -95,5 +97,100 @@ async fn who_is_not_wanted_any_more_becomes_no_voter() {
     others.follow_until(group.remove_older(newer, 3)).await.unwrap();
     let mut members = group.raft().voter_ids().chain(group.raft().learner_ids());
     assert!(members.all(|member| member != made));
+    disks.crash(process).await;
+}
+
+/// Of two operators who replace one node, the slower comes when the faster has brought in a newer replica.
+#[tokio::test]
+async fn a_newer_replica_of_the_node_is_not_taken_out() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [first, second] = followers();
+    let (slower, faster) = (replica(first.node.0, 2), replica(first.node.0, 3));
+    others.follow_until(group.remove_older(faster, 3)).await.unwrap();
+    others.follow_until(group.add_learner(faster, wanted)).await.unwrap();
+    others.follow_until(group.promote(faster, wanted)).await.unwrap();
+    let refused = others.follow_until(group.remove_older(slower, 3)).await.unwrap_err();
+    assert!(matches!(refused, MembershipChangeError::Newer(id) if id == faster), "{refused}");
+    assert_eq!(voters(&group), [faster, second, group.replica()].into());
+    disks.crash(process).await;
+}
+
+/// A group between two memberships needs majorities of both, and whoever has begun the change may have gone.
+#[tokio::test]
+async fn what_a_change_has_left_between_two_memberships_is_completed() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [first, second] = followers();
+    let is_between = group.raft().wait(Some(EVENTUALLY));
+    let is_between = is_between.metrics(
+        |metrics| metrics.membership_config.membership().get_joint_config().len() > 1,
+        "the first step is made",
+    );
+    let goes_away = async {
+        tokio::select! {
+            biased;
+            between = is_between => drop(between.unwrap()),
+            removed = group.remove_older(replica(first.node.0, 2), 3) => panic!("{removed:?}"),
+        }
+    };
+    let first_step = group.raft().metrics().borrow_watched().last_log_index.unwrap() + 1;
+    others.follow_until(goes_away).await;
+    let committed = group.wait_applied(LogIndex(first_step), Instant::now() + EVENTUALLY);
+    others.follow_until(committed).await.unwrap();
+    assert!(group.is_between_memberships());
+    others.follow_until(group.settle()).await.unwrap();
+    assert!(!group.is_between_memberships());
+    assert_eq!(voters(&group), [second, group.replica()].into());
+    disks.crash(process).await;
+}
+
+/// It may yet be rolled back, and the data of the removed replica would be gone by then, with its votes (G1).
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_is_not_committed_is_not_done() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [first, second] = followers();
+    let remaining: BTreeSet<_> = [second, group.replica()].into();
+    let removal = || group.remove_older(replica(first.node.0, 2), 3);
+    // The step into the change is committed, and the one out of it is not.
+    let first_step = group.raft().metrics().borrow_watched().last_log_index.unwrap() + 1;
+    let reaches = |asked: &Asked| asked.last().is_none_or(|last| last.index <= first_step);
+    let is_appended = group.raft().wait(Some(EVENTUALLY));
+    let is_appended = is_appended
+        .metrics(|m| m.last_log_index == Some(first_step + 1), "the second step is appended");
+    let goes_away = async {
+        tokio::select! {
+            biased;
+            appended = is_appended => drop(appended.unwrap()),
+            removed = removal() => panic!("{removed:?}"),
+        }
+    };
+    others.answer_until(reaches, goes_away).await;
+
+    let repeated = others.answer_until(reaches, removal()).await.unwrap_err();
+    assert!(matches!(repeated, MembershipChangeError::NotMade(_)), "{repeated}");
+    others.follow_until(removal()).await.unwrap();
+    assert_eq!(voters(&group), remaining);
+    disks.crash(process).await;
+}
+
+/// openraft takes changes from a leader that was taken out, and asserts that there are none.
+#[tokio::test]
+async fn a_leader_that_is_taken_out_changes_nothing_more() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [first, second] = followers();
+    let both = async {
+        tokio::join!(
+            group.remove_older(replica(3, 2), 3),
+            group.remove_older(replica(first.node.0, 2), 2),
+        )
+    };
+    let (_, other) = others.follow_until(both).await;
+    let refused = other.unwrap_err();
+    assert!(matches!(refused, MembershipChangeError::NotLeader), "{refused}");
+    assert_eq!(voters(&group), [first, second].into());
+    assert_eq!(group.status().problem, "", "openraft goes on");
     disks.crash(process).await;
 }
