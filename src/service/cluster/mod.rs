@@ -4,10 +4,14 @@
 //! repeated, so that an operation that was cut off is finished by asking again.
 
 mod describe;
+#[cfg(test)]
+pub mod fixture;
 mod grpc;
 mod init;
 mod meta;
 mod replace;
+#[cfg(test)]
+mod tests;
 mod topology_to_proto;
 
 use std::sync::Arc;

@@ -345,7 +345,7 @@ impl ClusterApi {
     }
 
     /// What is wanted, as of now: by what this node has heard of last it could take for done what is not.
-    async fn confirmed_topology(&self) -> Result<Topology, ClusterError> {
+    pub(super) async fn confirmed_topology(&self) -> Result<Topology, ClusterError> {
         let none = || ClusterError::Unavailable("the cluster is not initialized".into());
         self.peers.introduction().cluster().ok_or_else(none)?;
         self.meta().topology(step_deadline()).await?.ok_or_else(none)
