@@ -3,19 +3,21 @@
 //!
 //! Replicas of groups that have begun are made by `quorate node replace` alone, which first takes the old id out.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::proto::ReplicaStatus;
 use tokio::time::{Instant, timeout};
 
 use super::operations::other_addresses;
-use super::wanted::{confirmed, may_be_blank};
+use super::wanted::{confirmed, has_not_begun, may_be_blank, nodes_to_ask};
 use crate::consensus::{Group, Replicas};
 use crate::log::{Command, Topology, TopologyChange, TopologyGroup, TopologyReplica};
 use crate::seams::planted;
-use crate::service::cluster::{FIRST, MetaGroup, replica_statuses};
+use crate::service::cluster::{MetaGroup, replica_statuses};
 use crate::transport::{NodeOperations, Peers};
 use crate::types::{GroupId, ReplicaId};
 
@@ -142,27 +144,21 @@ impl Placement {
         self.change(TopologyChange::ActivateGroup { group: group.id }).await;
     }
 
-    /// Whether the group can be initialized. One of whose first replicas another was made in place may have begun with
-    /// those, and its entries must not be replaced (G2): not as long as a node of it has ever heard of a leader, or does
-    /// not answer.
+    /// Asks the other nodes of a group how its replicas are, and decides by that.
     async fn has_not_begun(&self, group: &TopologyGroup) -> bool {
-        if group.replicas.iter().all(|replica| replica.incarnation == FIRST) {
-            return true;
-        }
-        let (replicas, peers) = (&self.replicas, &self.peers);
-        for replica in group.replicas.iter().filter(|replica| replica.node != replicas.node()) {
+        let (replicas, peers, own) = (&self.replicas, &self.peers, self.replicas.node());
+        let mut said = BTreeMap::new();
+        for node in nodes_to_ask(group, own) {
             let operations = self.operations.as_ref();
-            let statuses = replica_statuses(replicas, peers, operations, replica.node).await;
+            let statuses = replica_statuses(replicas, peers, operations, node).await;
             let status = statuses.ok().and_then(|(_, mut statuses)| statuses.remove(&group.id));
-            let is_blank = |status: ReplicaStatus| {
-                status.incarnation == replica.incarnation.0 && status.term == 0
-            };
-            if !status.is_some_and(is_blank) {
-                tracing::debug!(group = %group.id, node = %replica.node, "a group may have begun");
-                return false;
-            }
+            said.extend(status.map(|status| (node, status)));
         }
-        true
+        let has_not = has_not_begun(group, own, &said);
+        if !has_not {
+            tracing::debug!(group = %group.id, "a group may have begun");
+        }
+        has_not
     }
 
     /// Completes what stays between two memberships from one tick to the next: whoever began the change has gone, and it
@@ -261,28 +257,5 @@ async fn changed(watch: &mut Option<tokio::sync::watch::Receiver<()>>) {
             }
         }
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A node that stops has just handed it over, and answers until it has gone.
-    #[test]
-    fn a_group_is_not_handed_on_as_soon_as_it_has_changed_hands() {
-        let (one, other) = (GroupId(1), GroupId(2));
-        let (mut led, began) = (LedSince::default(), Instant::now());
-        led.note([one].into(), began);
-        let later = began + SETTLE_TIME - Duration::from_millis(1);
-        led.note([one, other].into(), later);
-        assert!(!led.is_settled(one, later) && !led.is_settled(other, later));
-        let settled = began + SETTLE_TIME;
-        assert!(led.is_settled(one, settled) && !led.is_settled(other, settled));
-        led.note([other].into(), settled);
-        led.note([one, other].into(), settled);
-        assert!(!led.is_settled(one, settled), "it was lost in between");
-        assert!(led.is_settled(other, later + SETTLE_TIME));
-        assert!(!led.is_settled(GroupId(3), settled), "it is not led");
     }
 }
