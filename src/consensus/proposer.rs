@@ -87,9 +87,8 @@ impl Proposer {
         timing: &RaftTiming,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(limits::PROPOSAL_QUEUE_MAX);
-        let (next, in_flight, slow_after) = (NextEntry::new(), Arc::default(), timing.lease() / 4);
-        let worker =
-            Worker { raft, weighed, parking, observer, receiver, next, in_flight, slow_after };
+        let (next, in_flight, lease) = (NextEntry::new(), Arc::default(), timing.lease());
+        let worker = Worker { raft, weighed, parking, observer, receiver, next, in_flight, lease };
         tokio::spawn(worker.run());
         Proposer { queue, room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX), node }
     }
@@ -142,8 +141,8 @@ struct Worker {
     receiver: mpsc::Receiver<Waiting>,
     next: NextEntry<Waiting>,
     in_flight: Arc<InFlight>,
-    /// An entry that is on its way for longer is slow.
-    slow_after: Duration,
+    /// Of the leader: an entry that is on its way for a quarter of it is slow.
+    lease: Duration,
 }
 
 impl Worker {
@@ -161,7 +160,7 @@ impl Worker {
             {
                 self.add(waiting);
             }
-            if self.next.may_go(self.in_flight.now(self.slow_after)) {
+            if self.next.may_go(self.in_flight.now(self.lease)) {
                 return true;
             }
             tokio::select! {
@@ -224,10 +223,11 @@ impl InFlight {
         self.began.lock().expect("no panic while locked")
     }
 
-    fn now(&self, slow_after: Duration) -> OnTheirWay {
+    /// Not slow after a whole lease: then it stands, and openraft refuses what follows, so that callers go elsewhere.
+    fn now(&self, lease: Duration) -> OnTheirWay {
         let began = self.began();
-        let oldest = began.first_key_value();
-        let is_slow = oldest.is_some_and(|(_, began)| began.elapsed() > slow_after);
+        let age = began.first_key_value().map(|(_, began)| began.elapsed());
+        let is_slow = age.is_some_and(|age| (lease / 4..lease).contains(&age));
         OnTheirWay { entries: began.len(), is_slow }
     }
 
@@ -286,5 +286,32 @@ fn refused(error: &ClientWriteError<TypeConfig>) -> ProposeError {
             leader: forward.leader_id.map(|id: crate::types::ReplicaId| -> NodeId { id.node }),
         },
         other => ProposeError::Unknown { reason: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_entry_is_slow_until_it_stands() {
+        let (lease, in_flight) = (Duration::from_secs(1), Arc::<InFlight>::default());
+        let first = InFlight::count(&in_flight, Instant::now());
+        let now =
+            |entries, is_slow| assert_eq!(in_flight.now(lease), OnTheirWay { entries, is_slow });
+        now(1, false);
+        advance(lease / 4).await;
+        let second = InFlight::count(&in_flight, Instant::now());
+        now(2, true);
+        drop(first);
+        now(1, false);
+        advance(lease / 2).await;
+        now(1, true);
+        advance(lease / 2).await;
+        now(1, false);
+        drop(second);
+        now(0, false);
     }
 }

@@ -62,7 +62,7 @@ async fn drive(mut subscription: Subscription, request: FollowRequest, api: Api)
         Err(error) = add_all => error,
     };
     // If the caller is gone nobody needs to know.
-    out.send(Err(error).into()).await;
+    out.send(Err(error).into(), 0).await;
 }
 
 fn heartbeat(ms: u32) -> Result<Duration, Violation> {

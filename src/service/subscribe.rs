@@ -51,7 +51,7 @@ async fn drive(mut subscription: Subscription, changes: Streaming<SubscribeReque
         Err(error) = change_all => error,
     };
     // If the caller is gone nobody needs to know.
-    out.send(Err(error).into()).await;
+    out.send(Err(error).into(), 0).await;
 }
 
 async fn change_one(
@@ -69,8 +69,7 @@ async fn change_one(
         }
         Some(Change::Remove(Remove { conversation })) => {
             validate::conversation(&conversation)?;
-            subscription.remove(conversation).await;
-            Ok(())
+            subscription.remove(conversation).await
         }
         Some(Change::Credit(Credit { conversation, credit_bytes })) => {
             validate::conversation(&conversation)?;

@@ -213,7 +213,9 @@ impl<'a> Conversation<'a> {
                 seq == record.seq
                     && commit_time == record.commit_time
                     && row.issued_at >= record.issued_at
-                    && content.is_none_or(|kept| Content::from(record).is_that_of(&kept))
+                    && content.is_none_or(|kept| {
+                        kept.salt == record.salt && Content::from(record).is_that_of(&kept)
+                    })
             }
             DedupOutcome::Burnt => false,
         });

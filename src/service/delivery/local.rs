@@ -14,7 +14,7 @@ use super::credit::Credit;
 use super::outgoing::{EncodedMessages, Outgoing, Subscribed};
 use super::places::Out;
 use super::progress::{Progress, Step};
-use super::{caught_up, gap};
+use super::{bytes_of, caught_up, gap};
 use crate::consensus::{Group, LiveMessage, Sent, TailWatch};
 use crate::service::consistency::{Level, confirm, open};
 use crate::service::errors::CallError;
@@ -139,8 +139,8 @@ impl LocalDelivery {
         *progress = after;
         let conversation = self.name.0.clone();
         Ok(match step {
-            Step::Gap { from, to } => Some((Ok(gap(conversation, from, to)).into(), 0)),
-            Step::CaughtUp { next } => Some((Ok(caught_up(conversation, next)).into(), 0)),
+            Step::Gap { from, to } => Some(plain(gap(conversation, from, to))),
+            Step::CaughtUp { next } => Some(plain(caught_up(conversation, next))),
             Step::Deliver { .. } => Some(self.messages(conversation, records)?),
             Step::Wait => None,
         })
@@ -238,6 +238,12 @@ impl LocalDelivery {
         let deadline = Instant::now() + IDLE_CHECK;
         confirm(&self.api, &self.group, Level::MaxStaleness(IDLE_CHECK), deadline).await.map(|_| ())
     }
+}
+
+/// A response without messages.
+fn plain(response: Subscribed) -> Response {
+    let bytes = bytes_of(&response);
+    (Ok(response).into(), bytes)
 }
 
 /// Whether all there is was delivered, as far as that can be told from memory. What comes after is announced.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, stream};
+use prost::Message as _;
 use quorate_client::proto::delivery::{CaughtUp, Gap, Heartbeat, Kind};
 use quorate_client::proto::subscribe_request::{Add, Change, Credit as Grant, Remove};
 use quorate_client::proto::subscribe_response::{Ended, Kind as Response};
@@ -39,7 +40,7 @@ use super::call::Call;
 use super::errors::CallError;
 use super::observer::OpenStream;
 use super::read::{StartAt, elsewhere, validate_start};
-use super::responses::Taken;
+use super::responses::{self, Taken, Waiting};
 use super::{Api, forward, validate};
 use crate::consensus::Route;
 use crate::service::consistency::Level;
@@ -111,7 +112,8 @@ impl Subscription {
     /// Starts a conversation. If that is not possible the conversation ends at once, and says why.
     ///
     /// # Errors
-    /// If the subscription has the conversation already: an end could not be told from that of the first.
+    /// If the subscription has the conversation already: an end could not be told from that of the first. OVERLOADED if
+    /// there is no room to say why it ended: a name may be as long as a request.
     pub async fn add(
         &mut self,
         conversation: String,
@@ -122,22 +124,26 @@ impl Subscription {
             return Err(CallError::already_subscribed(&conversation));
         }
         if let Err(error) = self.begin(&conversation, start, credit_bytes).await {
-            self.end(conversation, Some(error)).await;
+            self.end(conversation, Some(error)).await?;
         }
         Ok(())
     }
 
     /// Ends a conversation. Nothing of it is delivered after its end. One that has left already is left alone: its
     /// end is on the way.
-    pub async fn remove(&mut self, conversation: String) {
+    ///
+    /// # Errors
+    /// OVERLOADED.
+    pub async fn remove(&mut self, conversation: String) -> Result<(), CallError> {
         if let Some(upstream) = self.conversations.relayed_by(&conversation) {
             // Its end comes from the node that delivers it, behind what is on the way.
             let removed = Change::Remove(Remove { conversation });
             upstream.tell(removed).await;
         } else if let Some(task) = self.conversations.take_local(&conversation) {
             task.stop().await;
-            self.end(conversation, None).await;
+            self.end(conversation, None).await?;
         }
+        Ok(())
     }
 
     /// Lets more of a conversation be sent.
@@ -250,9 +256,13 @@ impl Subscription {
         Ok(Upstream::new(stream, requests))
     }
 
-    async fn end(&self, conversation: String, error: Option<CallError>) {
+    async fn end(&self, conversation: String, error: Option<CallError>) -> Result<(), CallError> {
+        let response = ended(conversation, error);
+        let bytes = bytes_of(&response);
+        let room = responses::room_for(self.api.replicas.admission().responses(), bytes)?;
         // If the caller is gone nobody needs to know.
-        self.out.send(Ok(ended(conversation, error)).into()).await;
+        self.out.send(Waiting::new(response, room), bytes).await;
+        Ok(())
     }
 }
 
@@ -273,7 +283,9 @@ async fn announce_end(
     // If the caller is gone nobody needs to know.
     let Ok(place) = out.reserve().await else { return };
     if leaves(&conversation) {
-        place.send(Ok(ended(conversation, Some(error))).into(), 0);
+        let response = ended(conversation, Some(error));
+        let bytes = bytes_of(&response);
+        place.send(Ok(response).into(), bytes);
     }
 }
 
@@ -312,6 +324,14 @@ fn gap(conversation: String, from: Seq, to: Seq) -> Subscribed {
 
 fn caught_up(conversation: String, next: Seq) -> Subscribed {
     delivered(Kind::CaughtUp(CaughtUp { conversation, next_seq: next.0 }))
+}
+
+/// About what a response without encoded messages takes of memory: its texts are most of it.
+fn bytes_of(response: &Subscribed) -> usize {
+    match response {
+        Outgoing::Plain(response) => response.encoded_len(),
+        Outgoing::Encoded(_) => 0,
+    }
 }
 
 fn ended(conversation: String, error: Option<CallError>) -> Subscribed {

@@ -62,10 +62,11 @@ impl Out {
         Ok(Place { queue: &self.queue, parts: parts.await.map_err(|_| Gone)? })
     }
 
-    /// Puts a response without messages, once there is a place. Lost if nobody takes responses any more.
-    pub async fn send(&self, response: Waiting<Subscribed>) {
+    /// Puts a response whose contents take so many bytes of memory, once there is a place. Lost if nobody takes responses
+    /// any more.
+    pub async fn send(&self, response: Waiting<Subscribed>, bytes: usize) {
         if let Ok(place) = self.reserve().await {
-            place.send(response, 0);
+            place.send(response, bytes);
         }
     }
 
@@ -197,6 +198,6 @@ mod tests {
         let both = async { tokio::join!(waits, leaves) };
         timeout(Duration::from_secs(20), both).await.expect("nobody waits for ever");
         out.closed().await;
-        out.send(Ok(response(1)).into()).await;
+        out.send(Ok(response(1)).into(), 0).await;
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use prost::Message as _;
 use quorate_client::proto::delivery::Messages;
 use quorate_client::proto::subscribe_request::{Change, Credit};
 use quorate_client::proto::subscribe_response::{Ended, Kind};
@@ -141,7 +142,11 @@ impl Relay {
                 let bytes: u64 = messages.iter().map(convert::content_bytes).sum();
                 *owed.entry(conversation.clone()).or_default() += bytes;
             }
-            place.send(Waiting::new(Outgoing::Plain(response), room), bytes);
+            let kept = delivered(&response).map_or_else(
+                || response.encoded_len(),
+                |messages| messages.conversation.len() + bytes,
+            );
+            place.send(Waiting::new(Outgoing::Plain(response), room), kept);
         }
     }
 

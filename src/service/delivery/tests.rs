@@ -255,7 +255,7 @@ async fn a_conversation_is_held_until_its_end_has_room() {
     conversations.insert_local("a".into(), None, || Task::spawn(future::pending())).unwrap();
     let (out, mut responses) = places::queue();
     while !out.is_full() {
-        out.send(Ok(caught_up("b".into(), Seq(1))).into()).await;
+        out.send(Ok(caught_up("b".into(), Seq(1))).into(), 0).await;
     }
     let leaves = |name: &str| conversations.leave(name);
     let mut end = pin!(announce_end(&out, "a".into(), CallError::replica_gone(), leaves));
@@ -281,9 +281,25 @@ async fn a_quiet_stream_beats_and_ends_with_its_source() {
     let mut stream = Box::pin(with_heartbeats(responses, Taken::new(), every, NodeId(7)));
     let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));
     assert_eq!(stream.next().await.unwrap().unwrap(), beat);
-    out.send(Ok(caught_up("a".into(), Seq(1))).into()).await;
+    out.send(Ok(caught_up("a".into(), Seq(1))).into(), 0).await;
     assert_eq!(stream.next().await.unwrap().unwrap(), caught_up("a".into(), Seq(1)));
     assert_eq!(stream.next().await.unwrap().unwrap(), beat);
     drop(out);
     assert!(stream.next().await.is_none());
+}
+
+/// G12. A name may be as long as a request, and its end says it.
+#[tokio::test(start_paused = true)]
+async fn ends_of_conversations_with_long_names_wait_in_few_places() {
+    let mut fixture = Fixture::start().await;
+    let long = "x".repeat(1024 * 1024);
+    let mut adds = 0;
+    loop {
+        let add = fixture.subscription.add(long.clone(), None, 0);
+        if timeout(Duration::from_secs(5), add).await.is_err() {
+            break;
+        }
+        adds += 1;
+    }
+    assert_eq!(adds, limits::RESPONSE_QUEUE_MAX);
 }
