@@ -150,7 +150,7 @@ fn record(dir: &std::path::Path, count: u64) {
     let mut writer = Writer { recorder, logs, now: 0 };
     let follower = count + 1;
     let from = (0..CONVERSATIONS).map(|at| (name(at), 1)).collect();
-    let follow = Call::Follow(FollowCall { from, is_subscription: false });
+    let follow = Call::Follow(FollowCall { from, is_subscription: false, without_library: false });
     writer.event(follower, EventKind::Invoke(follow));
     for nth in 1..=count {
         let at = (nth as usize * 7) % CONVERSATIONS;

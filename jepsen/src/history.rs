@@ -152,6 +152,9 @@ pub struct FollowCall {
     pub from: Vec<(String, u64)>,
     /// Subscribe rather than Follow.
     pub is_subscription: bool,
+    /// As the API has it, without the client library, which opens a stream again and refuses what is out of order.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_library: bool,
 }
 
 /// What a call was answered.
@@ -245,12 +248,16 @@ pub struct Refusal {
     pub message: String,
     /// What the error itself says: whether the operation may have taken effect.
     pub may_have_taken_effect: bool,
-    /// What it says: whether the same call can be made again.
-    #[serde(default)]
+    /// What it says: whether the same call can be made again. Older records do not say.
+    #[serde(default = "unsaid")]
     pub retryable: bool,
     /// The tail that the error names: what an append with another `expected_tail` found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<u64>,
+}
+
+fn unsaid() -> bool {
+    true
 }
 
 /// What came on a stream.

@@ -117,7 +117,7 @@ pub async fn run(
             shown.add(entry, &ran);
         }
         if stop.is_cancelled() {
-            return Ok(Verdict::Unknown);
+            return Ok(worse(verdict, Verdict::Unknown));
         }
     }
     let missing = shown.missing(options);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Checker, Evidence, Findings, Guarantee, described};
-use crate::history::{Consistency, Nanos};
+use crate::history::{Consistency, ENDED_BY_ITSELF, Fault, Nanos};
 use crate::model::{Mark, Model, Span};
 
 /// From mending until every group serves. The healed phase begins once all do.
@@ -25,10 +25,18 @@ impl Checker for Availability {
 
     fn rule(&self) -> &'static str {
         "Every group serves within 30 s of the mending of a fault, and from then on in the healed phase every node and \
-         conversation that is asked."
+         conversation that is asked. No node ends by itself but with an error that it tells."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {
+        for fault in model.faults.iter().filter(|fault| is_crash(fault)) {
+            findings.violation(Guarantee::Availability, || {
+                let node = fault.nodes.first().copied().unwrap_or(0);
+                let what = format!("node {node} ended by itself: {}", fault.what);
+                let mark = Mark { line: 0, at: fault.from, process: 0, node };
+                described(what, [Evidence::new(mark, "it was found ended")])
+            });
+        }
         for fault in &model.faults {
             let Some(served_after) = fault.served_after else { continue };
             findings.examined += 1;
@@ -46,6 +54,12 @@ impl Checker for Availability {
             check_healed(model, healed, findings);
         }
     }
+}
+
+/// A node that ended otherwise than with an error that it told: by a signal that nobody sent, or a panic. Nodes end with
+/// exit code 1 where their disks fail them.
+fn is_crash(fault: &Fault) -> bool {
+    fault.nemesis == ENDED_BY_ITSELF && fault.what != "exit code 1"
 }
 
 /// Calls and successes of one node or conversation.

@@ -47,19 +47,22 @@ fn idle_workloads(model: &Model) -> Vec<String> {
         let mut ok = model.appends.iter().filter(|append| append.ending.ok().is_some());
         ok.any(|append| append.lane.is_some() == in_lane)
     };
-    let delivered = |is_subscription: bool| {
-        let mut streams = model.follows.iter();
-        streams.any(|f| f.is_subscription == is_subscription && !f.deliveries.is_empty())
+    let delivered = |is_subscription: bool, without_library: bool| {
+        let mut streams = model.follows.iter().filter(|follow| {
+            follow.is_subscription == is_subscription && follow.without_library == without_library
+        });
+        streams.any(|follow| !follow.deliveries.is_empty())
     };
     let read = || model.reads.iter().any(|read| !read.is_final && read.ending.ok().is_some());
     let retried = || model.keys().any(|key| model.attempts(key).len() > 1);
     let told = || model.outcomes.iter().any(|query| query.ending.ok().is_some());
-    let does: [(&str, &dyn Fn() -> bool); 9] = [
+    let does: [(&str, &dyn Fn() -> bool); 10] = [
         ("session", &|| appended(true)),
         ("benchmark", &|| appended(true)),
         ("pipeline", &|| appended(true)),
-        ("follow", &|| delivered(false)),
-        ("subscri", &|| delivered(true)),
+        ("follow", &|| delivered(false, false)),
+        ("subscri", &|| delivered(true, false)),
+        ("stream", &|| delivered(false, true)),
         ("retr", &retried),
         ("idempot", &retried),
         ("outcome", &told),

@@ -79,8 +79,12 @@ fn runs_are_summed_up_and_controls_apart() {
     let mut two_faults = long();
     let more =
         Fault { effect: None, served_after: Some(4_000_000_000), ..two_faults.faults[0].clone() };
-    let by_itself =
-        Fault { nemesis: ENDED_BY_ITSELF.to_owned(), served_after: None, ..more.clone() };
+    let by_itself = Fault {
+        nemesis: ENDED_BY_ITSELF.to_owned(),
+        what: "exit code 1".to_owned(),
+        served_after: None,
+        ..more.clone()
+    };
     two_faults.faults.extend([more, by_itself]);
     record(&other, two_faults);
     let mut lying = long();

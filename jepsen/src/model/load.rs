@@ -175,6 +175,7 @@ impl Loader {
                     span,
                     from,
                     is_subscription: follow.is_subscription,
+                    without_library: follow.without_library,
                     deliveries: Vec::new(),
                     ending: Ending::Open,
                 });

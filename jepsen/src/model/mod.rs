@@ -249,6 +249,8 @@ pub struct Follow {
     pub from: Vec<(Name, u64)>,
     /// Subscribe rather than Follow.
     pub is_subscription: bool,
+    /// Whether it was opened without the client library.
+    pub without_library: bool,
     /// What came, in order.
     pub deliveries: Vec<Delivery>,
     /// How it ended; ok if the run ended it.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::future::BoxFuture;
 use quorate_client::proto::NodeStatus;
 use rand::Rng;
@@ -117,26 +117,30 @@ pub(super) const NEMESES: &[Nemesis] = &[
 ];
 
 async fn strike(world: Arc<World>, mut dice: StdRng, kind: Kind) -> Result<Struck> {
-    let nodes = world.some(dice.random_range(1..=world.minority().max(1)), &mut dice);
-    let mut done = Vec::new();
-    for id in &nodes {
-        let mut node = world.cluster.node(*id).await;
+    let some = world.some(dice.random_range(1..=world.replica_minority().await?), &mut dice);
+    let (mut nodes, mut done) = (Vec::new(), Vec::new());
+    for id in some {
+        let mut node = world.cluster.node(id).await;
         node.kill().await?;
-        let harmed = harm(&node.disk.data(), kind, &mut dice)?;
+        let harmed = harm(&node.disk.data(), kind, &mut dice);
         node.start()?;
-        done.push(format!("node {id}: {harmed}"));
+        let harmed = harmed?;
+        if !harmed.is_empty() {
+            nodes.push(id);
+            done.push(format!("node {id}: {harmed}"));
+        }
     }
+    ensure!(!nodes.is_empty(), "there was no {} to harm", kind.file);
     let what = format!("{}: {:?}: {}", kind.file, kind.how, done.join("; "));
     Ok(Struck::new(nodes.clone(), what, async move {
         let noticed = replace_noticed(&world, &nodes).await?;
-        // What a node goes on with is allowed, as long as nothing false is served: a torn tail younger than the watermark,
-        // or bytes that nothing reads. Checkers see to that. It shows nothing of how damage is noticed.
+        // A torn tail younger than the watermark is nothing to notice, and shows nothing of how damage is noticed.
         Ok((!noticed.is_empty()).then(|| noticed.join("; ")))
     }))
 }
 
-/// Gives nodes time to notice that their data is damaged, lets them read all of it, and makes those anew that do. What was
-/// seen of each of those.
+/// Gives nodes time to notice that their data is damaged, lets them read all of it, and makes those anew that do; and those
+/// of which `quorate check` says it, so that no damage is left that nothing has read. What was seen of those that noticed.
 pub(super) async fn replace_noticed(world: &Arc<World>, nodes: &[u32]) -> Result<Vec<String>> {
     let mut seen = Vec::new();
     for id in nodes {
@@ -144,14 +148,19 @@ pub(super) async fn replace_noticed(world: &Arc<World>, nodes: &[u32]) -> Result
             noticed = notice(world, *id, NOTICE_DEADLINE) => noticed,
             never = read_again_and_again(world, *id) => never,
         };
-        let Some(noticed) = noticed else { continue };
         let mut node = world.cluster.node(*id).await;
         node.kill().await?;
+        if noticed.is_none() && node.check().await?.is_none() {
+            node.start()?;
+            continue;
+        }
         node.disk.wipe()?;
         drop(node);
         world.revive(&[*id]).await?;
         let replaced = world.replace(*id).await?;
-        seen.push(format!("{noticed}; `node replace` made {replaced} replicas of it anew"));
+        if let Some(noticed) = noticed {
+            seen.push(format!("{noticed}; `node replace` made {replaced} replicas of it anew"));
+        }
     }
     Ok(seen)
 }
@@ -192,7 +201,7 @@ async fn shorten_in_turn(world: Arc<World>, mut dice: StdRng) -> Result<Struck> 
     }))
 }
 
-/// Harms the newest and largest file of a kind. What was done; empty if there was no such file.
+/// Harms the two largest files of a kind. What was done; empty if there was no such file.
 pub(super) fn harm(data: &Path, kind: Kind, dice: &mut StdRng) -> Result<String> {
     let all = files_below(data);
     let of_kind = all.into_iter().filter(|(path, about)| (kind.is_of)(path) && about.len() > 64);

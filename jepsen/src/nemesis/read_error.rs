@@ -20,7 +20,7 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
 }];
 
 async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
-    let nodes = world.some(dice.random_range(1..=world.minority().max(1)), &mut dice);
+    let nodes = world.some(dice.random_range(1..=world.replica_minority().await?), &mut dice);
     let before = failed(&world, &nodes).await?;
     for id in &nodes {
         // What it has in memory it would not read.

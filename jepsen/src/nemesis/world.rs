@@ -61,6 +61,16 @@ impl World {
         (self.cluster.count() - 1) / 2
     }
 
+    /// The most nodes that may lose what they have while each group keeps a quorum; one in any case.
+    ///
+    /// # Errors
+    ///
+    /// If no node describes the cluster.
+    pub async fn replica_minority(&self) -> anyhow::Result<u32> {
+        let smallest = self.replicas().await?.into_values().map(|nodes| nodes.len()).min();
+        Ok((smallest.unwrap_or(0).saturating_sub(1) as u32 / 2).max(1))
+    }
+
     /// The cluster as the first node that answers describes it.
     ///
     /// # Errors

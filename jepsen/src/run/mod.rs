@@ -33,6 +33,8 @@ const CALM_BEFORE: Duration = Duration::from_secs(3);
 const CALM_AFTER: Duration = Duration::from_secs(12);
 /// The same in positive controls, whose faults show earlier.
 const CALM_AFTER_PLANTED: Duration = Duration::from_secs(3);
+/// How often nodes are asked for what they take of memory.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long nodes may take until everything can be read from each.
 const FINAL_DEADLINE: Duration = Duration::from_secs(45);
 
@@ -57,6 +59,7 @@ pub async fn run(options: &RunOptions, dir: &Path, stop: CancellationToken) -> a
     let world = Arc::new(World::new(cluster, floor));
     let outcome = tokio::select! {
         outcome = work_and_break(options, &world, version.trim()) => outcome,
+        never = watch_memory(&world) => never,
         () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
     };
     let problems = world.cluster.stop(options.keep_data).await;
@@ -124,7 +127,10 @@ async fn work_and_break(
     }
     let mut memory_bytes_max = BTreeMap::new();
     for id in world.cluster.ids() {
-        memory_bytes_max.insert(id, world.cluster.node(id).await.memory_bytes_max());
+        let bytes = world.cluster.node(id).await.memory_bytes_max();
+        if bytes > 0 {
+            memory_bytes_max.insert(id, bytes);
+        }
     }
     let run = Run {
         name: options.name(),
@@ -146,6 +152,16 @@ async fn work_and_break(
         waited_for_processor: pressure.share(),
     };
     recorder.finish(&run).context("the run was not written down")
+}
+
+/// Looks at what nodes take of memory, again and again: who ends by itself cannot be asked any more.
+async fn watch_memory(world: &World) -> ! {
+    loop {
+        sleep(MEMORY_INTERVAL).await;
+        for id in world.cluster.ids() {
+            world.cluster.node(id).await.memory_bytes_max();
+        }
+    }
 }
 
 /// Kills all nodes, and looks at what is left of each, as an operator would with `quorate check`.

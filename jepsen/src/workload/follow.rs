@@ -40,7 +40,11 @@ async fn follow(worker: &Worker, caller: &Caller, next: &mut HashMap<String, u64
     let from: Vec<(String, u64)> = next.iter().map(|(name, seq)| (name.clone(), *seq)).collect();
     let starts: Vec<(String, Start)> =
         from.iter().map(|(name, seq)| (name.clone(), Start::Seq(*seq))).collect();
-    caller.record(EventKind::Invoke(Call::Follow(FollowCall { from, is_subscription: false })));
+    caller.record(EventKind::Invoke(Call::Follow(FollowCall {
+        from,
+        is_subscription: false,
+        without_library: false,
+    })));
     let mut stream = match caller.client.follow_with_heartbeat(starts, 500) {
         Ok(stream) => stream,
         Err(error) => return caller.record(EventKind::Fail(api::refusal(&error))),

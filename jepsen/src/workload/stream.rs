@@ -18,13 +18,15 @@ use crate::history::{Answer, Call, EventKind, FollowCall, Refusal};
 const HEARTBEAT_MS: u32 = 500;
 /// A stream that is silent for longer has been lost.
 const SILENT_MAX: Duration = Duration::from_millis(4 * HEARTBEAT_MS as u64);
-/// How long one stream is kept, in milliseconds: often begun in the middle, where what was delivered before counts.
+/// How long every other worker keeps a stream, in milliseconds: often begun in the middle, where what was delivered before
+/// counts. The others keep theirs as long as it lives, so that it has to be complete in the end.
 const KEPT_MS: std::ops::Range<u64> = 1_000..8_000;
+const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) const WORKLOAD: Workload = Workload {
     name: "stream",
     about: "follows all conversations without the client library, from node to node (G6)",
-    workers: 2,
+    workers: 4,
     share: 0,
     work: |worker| Box::pin(work(worker)),
 };
@@ -35,7 +37,11 @@ async fn work(mut worker: Worker) {
     let mut next: HashMap<String, u64> = all.map(|name| (name.clone(), 1)).collect();
     let mut node = worker.number % worker.floor.nodes() + 1;
     while !worker.stop.is_cancelled() {
-        let until = Instant::now() + Duration::from_millis(worker.dice.random_range(KEPT_MS));
+        let kept = match worker.number.is_multiple_of(2) {
+            true => Duration::from_millis(worker.dice.random_range(KEPT_MS)),
+            false => KEPT_MAX,
+        };
+        let until = Instant::now() + kept;
         let one = caller.sibling_at(node);
         let ended = match open(&one, node, &next).await {
             Ok(stream) => take(&worker, &one, stream, &mut next, until).await,
@@ -59,7 +65,11 @@ async fn open(
     });
     let request =
         FollowRequest { conversations: conversations.collect(), heartbeat_ms: HEARTBEAT_MS };
-    caller.record(EventKind::Invoke(Call::Follow(FollowCall { from, is_subscription: false })));
+    caller.record(EventKind::Invoke(Call::Follow(FollowCall {
+        from,
+        is_subscription: false,
+        without_library: true,
+    })));
     let mut api = caller.floor.api(node).map_err(|error| lost(&error.to_string()))?;
     match timeout(SILENT_MAX, api.follow(request)).await {
         Ok(Ok(opened)) => Ok(opened.into_inner()),

@@ -40,7 +40,7 @@ async fn subscribe(
     until: Instant,
 ) {
     let from: Vec<(String, u64)> = next.iter().map(|(name, seq)| (name.clone(), *seq)).collect();
-    let call = FollowCall { from: from.clone(), is_subscription: true };
+    let call = FollowCall { from: from.clone(), is_subscription: true, without_library: false };
     caller.record(EventKind::Invoke(Call::Follow(call)));
     let mut subscription = caller.client.subscribe();
     for (name, seq) in from {

@@ -247,7 +247,7 @@ pub async fn follow(plan: Plan, node: Option<u64>) {
     let client = connect(&plan, node).await;
     let caller = plan.shared.caller(node.map(|node| node as u32));
     let from = plan.conversations.iter().map(|name| (name.clone(), 1)).collect();
-    caller.opened(FollowCall { from, is_subscription: false });
+    caller.opened(FollowCall { from, is_subscription: false, without_library: false });
     let starts = plan.conversations.iter().map(|name| (name.clone(), Start::Seq(1)));
     let mut follow = match client.follow(starts) {
         Ok(follow) => follow,
@@ -270,7 +270,7 @@ pub async fn subscribe(plan: Plan, node: Option<u64>) {
     let client = connect(&plan, node).await;
     let caller = plan.shared.caller(node.map(|node| node as u32));
     let from = plan.conversations.iter().map(|name| (name.clone(), 1)).collect();
-    caller.opened(FollowCall { from, is_subscription: true });
+    caller.opened(FollowCall { from, is_subscription: true, without_library: false });
     let mut subscription = client.subscribe();
     for conversation in plan.conversations.iter() {
         let added = subscription.add(conversation.clone(), Start::Seq(1), Credit::default()).await;

@@ -55,6 +55,7 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("an overloaded node forbids a retry", answers::forbid_a_retry, "overload"),
     ("a node takes all memory there is", answers::take_all_memory, "overload"),
     ("a stored digest is wrong", answers::store_a_wrong_digest, "stored-data"),
+    ("a node was killed, and by nobody", answers::end_by_itself, "availability"),
     ("nothing served for a minute", answers::serve_late, "availability"),
 ];
 

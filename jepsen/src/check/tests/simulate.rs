@@ -165,6 +165,7 @@ impl Cluster {
                 Call::Follow(FollowCall {
                     from: from.collect(),
                     is_subscription: self.process.is_multiple_of(2),
+                    without_library: false,
                 })
             }
         };

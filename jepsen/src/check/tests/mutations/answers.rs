@@ -7,8 +7,8 @@ use super::eyes::{acknowledged, alone, answered, appends, change, reads, shown, 
 use super::logs::{final_with_two, go_back};
 use crate::check::overload::MEMORY_BYTES_MAX;
 use crate::history::{
-    Answer, AppendCall, Call, Consistency, Delivered, EventKind, LanePlace, Nanos, OutcomeState,
-    Process, ReadCall, Refusal,
+    Answer, AppendCall, Call, Consistency, Delivered, ENDED_BY_ITSELF, EventKind, Fault, LanePlace,
+    Nanos, OutcomeState, Process, ReadCall, Refusal,
 };
 
 pub fn retry(run: &mut Simulated, breaks: fn(&mut Answer)) -> bool {
@@ -304,5 +304,12 @@ pub fn take_all_memory(run: &mut Simulated) -> bool {
 
 pub fn store_a_wrong_digest(run: &mut Simulated) -> bool {
     run.run.stored.insert(2, Some("room-1: the digest of seq 4 is another".to_owned()));
+    true
+}
+
+pub fn end_by_itself(run: &mut Simulated) -> bool {
+    let nemesis = ENDED_BY_ITSELF.to_owned();
+    let fault = Fault { nemesis, what: "signal 9".to_owned(), ..run.faults[0].clone() };
+    run.faults.push(fault);
     true
 }
