@@ -49,7 +49,7 @@ pub struct Outcome {
     pub problems: Vec<String>,
     /// What clients did and saw.
     pub events: Vec<Event>,
-    /// What was broken, and took effect.
+    /// What was broken, whether it was seen to take effect or not.
     pub faults: Vec<Fault>,
     /// Simulated time.
     pub elapsed: Duration,
@@ -253,7 +253,7 @@ impl World {
             nodes: self.plan.nodes,
             problems: shared.problems(),
             events: shared.events(),
-            faults: shared.faults().into_iter().filter(|fault| fault.effect.is_some()).collect(),
+            faults: shared.faults(),
             elapsed: self.sim.elapsed(),
             served_after: shared.served_after().map(Duration::from_nanos),
             healed_at: shared.healed_at(),

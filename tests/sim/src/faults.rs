@@ -73,6 +73,9 @@ pub enum What {
     Wipe,
 }
 
+/// What operators do is written down among what is broken.
+pub const REPLACE: &str = "replace";
+
 /// Those that overlap as they come.
 pub const KINDS: [What; 15] = [
     What::Crash,

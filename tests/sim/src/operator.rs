@@ -12,6 +12,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::faults::REPLACE;
 use crate::record::{Phase, now};
 use crate::workload::{self, Plan};
 
@@ -144,7 +145,7 @@ impl Operator {
         shared.fault(Fault {
             from,
             to: now(),
-            nemesis: "replace".to_owned(),
+            nemesis: REPLACE.to_owned(),
             nodes: vec![node as u32],
             what: "its replicas are made anew".to_owned(),
             effect: Some("they were".to_owned()),

@@ -50,7 +50,7 @@ impl Summary {
             seed: outcome.seed,
             nodes: outcome.nodes,
             calls: verdict::calls(&outcome.events),
-            faults: outcome.faults.iter().map(|fault| fault.nemesis.clone()).collect(),
+            faults: verdict::took_effect(outcome).map(|fault| fault.nemesis.clone()).collect(),
             elapsed: outcome.elapsed,
             served_after: outcome.served_after,
             seen: outcome.seen,

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use quorate_jepsen::check::{CHECKERS, Findings};
-use quorate_jepsen::history::{Event, EventKind, Run};
+use quorate_jepsen::history::{Event, EventKind, Fault, Run};
 use quorate_jepsen::model::Model;
 
 use crate::cluster::{Coverage, Outcome};
-use crate::faults::KINDS;
+use crate::faults::{KINDS, REPLACE, What};
 
 /// Calls that a simulation has to have made, and faults that have to have taken effect.
 pub const CALLS_MIN: usize = 1_000;
@@ -26,7 +26,8 @@ pub fn problems(outcome: &Outcome) -> Vec<String> {
     if !problems.is_empty() {
         return problems;
     }
-    let (calls, faults) = (calls(&outcome.events), outcome.faults.len());
+    let broken = took_effect(outcome).filter(|fault| fault.nemesis != REPLACE);
+    let (calls, faults) = (calls(&outcome.events), broken.count());
     if calls < CALLS_MIN {
         problems.push(format!("vacuous: {calls} calls, and {CALLS_MIN} are needed"));
     }
@@ -56,6 +57,12 @@ pub fn problems(outcome: &Outcome) -> Vec<String> {
     problems
 }
 
+/// Faults that were seen to take effect, and what operators replaced. The others count for nothing, though checkers hear of
+/// them: what was done to a node at their end may show.
+pub fn took_effect(outcome: &Outcome) -> impl Iterator<Item = &Fault> {
+    outcome.faults.iter().filter(|fault| fault.effect.is_some())
+}
+
 /// How many calls clients made.
 pub fn calls(events: &[Event]) -> usize {
     events.iter().filter(|event| matches!(event.kind, EventKind::Invoke(_))).count()
@@ -73,7 +80,8 @@ pub fn missing(seeds: u64, seen: Coverage, kinds: &BTreeSet<String>) -> Vec<Stri
         ("no fault met a node whose groups were parked", seen.faults_at_rest),
     ];
     let unmet = rare.into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what.to_owned());
-    let idle = KINDS.iter().map(|kind| kind.name()).filter(|kind| !kinds.contains(*kind));
+    let all = KINDS.iter().map(|kind| kind.name()).chain([What::Wipe.name(), REPLACE]);
+    let idle = all.filter(|kind| !kinds.contains(*kind));
     let idle = idle.filter(|_| seeds >= SEEDS_FOR_KINDS);
     unmet.chain(idle.map(|kind| format!("no fault of kind {kind} took effect"))).collect()
 }

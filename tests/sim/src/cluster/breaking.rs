@@ -130,6 +130,16 @@ impl World {
         shared.set_wiped(Some(node));
         self.start(&[node]);
         tracing::info!(node, "has lost its disk");
+        let now = self.sim.elapsed().as_nanos() as u64;
+        shared.fault(Fault {
+            from: now,
+            to: now,
+            nemesis: What::Wipe.name().to_owned(),
+            nodes: vec![node as u32],
+            what: format!("{:?}", What::Wipe),
+            effect: Some("started with an empty disk".to_owned()),
+            served_after: None,
+        });
         true
     }
 
