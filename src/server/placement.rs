@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::operations::other_addresses;
@@ -144,16 +145,16 @@ impl Placement {
         self.change(TopologyChange::ActivateGroup { group: group.id }).await;
     }
 
-    /// Asks the other nodes of a group how its replicas are, and decides by that.
+    /// Asks the other nodes of a group, all at once, how its replicas are, and decides by that.
     async fn has_not_begun(&self, group: &TopologyGroup) -> bool {
         let (replicas, peers, own) = (&self.replicas, &self.peers, self.replicas.node());
-        let mut said = BTreeMap::new();
-        for node in nodes_to_ask(group, own) {
-            let operations = self.operations.as_ref();
+        let operations = self.operations.as_ref();
+        let asked = nodes_to_ask(group, own).map(async |node| {
             let statuses = replica_statuses(replicas, peers, operations, node).await;
-            let status = statuses.ok().and_then(|(_, mut statuses)| statuses.remove(&group.id));
-            said.extend(status.map(|status| (node, status)));
-        }
+            let status = statuses.ok()?.1.remove(&group.id)?;
+            Some((node, status))
+        });
+        let said = join_all(asked).await.into_iter().flatten().collect();
         let has_not = has_not_begun(group, own, &said);
         if !has_not {
             tracing::debug!(group = %group.id, "a group may have begun");

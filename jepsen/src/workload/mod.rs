@@ -188,6 +188,11 @@ impl Floor {
         among.choose(dice).expect("there are conversations").clone()
     }
 
+    /// Every conversation, with the first seq there is.
+    fn from_the_start(&self) -> HashMap<String, u64> {
+        self.conversations.iter().map(|name| (name.clone(), 1)).collect()
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> u32 {
         self.endpoints.len() as u32

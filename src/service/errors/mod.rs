@@ -133,7 +133,10 @@ impl CallError {
             Some(leader) => error(reason::NOT_LEADER, "this node does not lead the group")
                 .with("leader", leader)
                 .retry_after(RETRY_SOON),
-            None => error(reason::NO_LEADER, "no leader of the group is known"),
+            None => error(
+                reason::NO_LEADER,
+                "no leader of the group is known, or a quorum has not heard it for its lease",
+            ),
         }
     }
 
