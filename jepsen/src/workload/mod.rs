@@ -189,7 +189,7 @@ impl Floor {
     }
 
     /// Every conversation, with the first seq there is.
-    fn from_the_start(&self) -> HashMap<String, u64> {
+    fn starts(&self) -> HashMap<String, u64> {
         self.conversations.iter().map(|name| (name.clone(), 1)).collect()
     }
 

@@ -33,7 +33,7 @@ pub(super) const WORKLOAD: Workload = Workload {
 
 async fn work(mut worker: Worker) {
     let Some(caller) = worker.caller().await else { return };
-    let mut next = worker.floor.from_the_start();
+    let mut next = worker.floor.starts();
     let mut node = worker.number % worker.floor.nodes() + 1;
     while !worker.stop.is_cancelled() {
         let kept = match worker.number.is_multiple_of(2) {

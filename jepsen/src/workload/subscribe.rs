@@ -24,7 +24,7 @@ pub(super) const WORKLOAD: Workload = Workload {
 
 async fn work(mut worker: Worker) {
     let Some(caller) = worker.caller().await else { return };
-    let mut next = worker.floor.from_the_start();
+    let mut next = worker.floor.starts();
     while !worker.stop.is_cancelled() {
         let until = Instant::now() + Duration::from_millis(worker.dice.random_range(4_000..20_000));
         subscribe(&worker, &caller.sibling(), &mut next, until).await;
