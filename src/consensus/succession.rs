@@ -41,6 +41,9 @@ impl Group {
     /// connections, or if the group is parked and its leader is missed. Returns whether another one is still to come: then
     /// this is to be called again soon.
     pub async fn succeed(&self, refusals: &BTreeMap<NodeId, Refusal>) -> bool {
+        if self.raft().metrics().borrow_watched().running_state.is_err() {
+            return false; // It has stopped, and elects nobody.
+        }
         let metrics = self.raft().server_metrics().borrow_watched().clone();
         let missed = self.parking().look(|rest| rest.missed_since(Instant::now()));
         let missed = missed.map(|since| Refusal { since, last: since });

@@ -247,7 +247,7 @@ impl Driver {
             Answered::Failed(failure) => {
                 lane.is_broken = true;
                 anyhow::ensure!(failure.reason != reason::LANE_BROKEN, "a lane had two appends");
-                self.seen.refused(failure);
+                self.seen.refused(lane.began.elapsed(), failure);
             }
         }
         self.free.push_back(place);

@@ -26,6 +26,8 @@ pub(super) struct Offered {
     pub(super) latencies: Latencies,
     /// Appends that a group was heard to accept between the sending of another one and its acknowledgement.
     ahead: Histogram<u64>,
+    /// From sending to refusal: what an append takes that does not wait in a group.
+    pub(super) refused_after: Latencies,
     /// By reason.
     pub(super) refused: BTreeMap<String, u64>,
     /// Of those, the ones that are not to be sent again.
@@ -43,6 +45,7 @@ impl Offered {
             accepted_in_time: 0,
             latencies: Latencies::new()?,
             ahead: Histogram::new_with_bounds(1, AHEAD_MAX, 3).context("no histogram")?,
+            refused_after: Latencies::new()?,
             refused: BTreeMap::new(),
             refused_for_good: 0,
             acknowledged: Vec::new(),
@@ -56,7 +59,8 @@ impl Offered {
         self.ahead.saturating_record(ahead);
     }
 
-    pub(super) fn refused(&mut self, failure: Failure) {
+    pub(super) fn refused(&mut self, took: Duration, failure: Failure) {
+        self.refused_after.record(took);
         self.refused_for_good += u64::from(!failure.retryable);
         *self.refused.entry(failure.reason).or_default() += 1;
     }
@@ -67,6 +71,7 @@ impl Offered {
         self.accepted_in_time += other.accepted_in_time;
         self.latencies.add(&other.latencies)?;
         self.ahead.add(&other.ahead).context("histograms differ")?;
+        self.refused_after.add(&other.refused_after)?;
         self.refused_for_good += other.refused_for_good;
         for (reason, count) in other.refused {
             *self.refused.entry(reason).or_default() += count;
@@ -114,7 +119,8 @@ mod tests {
         assert!(!offered(100, 97, 50).is_sustained(within), "it was not offered");
         assert!(!offered(100, 100, 200).is_sustained(within), "it piles up");
         let mut refused = offered(100, 100, 50);
-        refused.refused(Failure { reason: "OVERLOADED".into(), ..Failure::default() });
+        refused
+            .refused(Duration::ZERO, Failure { reason: "OVERLOADED".into(), ..Failure::default() });
         assert!(!refused.is_sustained(within));
         assert_eq!((refused.refusals(), refused.refused_for_good), (1, 1));
     }

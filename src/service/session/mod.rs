@@ -39,7 +39,8 @@ use super::{Api, append, validate};
 use crate::consensus::Room;
 use crate::types::{AttemptId, limits};
 
-/// Requests that are read, and flights that land, before what they lead to is done.
+/// Requests that are read, and flights that land, before what they lead to is done and others on this thread go on: Raft
+/// too, which callers who have everything refused must not keep from its turn.
 const AT_ONCE_MAX: usize = 256;
 
 /// Opens a session.
@@ -64,6 +65,7 @@ pub async fn open(
         ways: Ways::new(&api.replicas),
         flights: Flights::new(call.timeout),
         answers: VecDeque::new(),
+        is_others_turn: false,
         room: None,
         kept: api.replicas.admission().lanes().nothing(),
         depth: SessionDepth::new(api.observer.clone()),
@@ -105,6 +107,8 @@ struct Session {
     flights: Flights,
     /// Answers that can be given. No more than one turn leads to: they are given before the next.
     answers: VecDeque<Answer>,
+    /// As much as goes at once has been done, and there may be more.
+    is_others_turn: bool,
     /// Memory for what the lanes hold.
     room: Option<Room>,
     /// Memory for the lanes themselves.
@@ -126,16 +130,22 @@ impl Session {
             if self.requests.is_none() && self.lanes.requests() == 0 {
                 return Poll::Ready(self.ends_with.take().map(|error| Err(error.into())));
             }
+            if std::mem::take(&mut self.is_others_turn) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if !self.turn(cx) {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Takes what has landed and what has been asked, and does what that leads to. False if there was nothing.
+    /// Takes what has landed, and what has been asked once nothing more has, and does what that leads to. False if there
+    /// was nothing.
     fn turn(&mut self, cx: &mut Context<'_>) -> bool {
         let landed = self.take_landed(cx);
-        let read = self.read(cx);
+        let read = if landed < AT_ONCE_MAX { self.read(cx) } else { 0 };
+        self.is_others_turn = landed.max(read) == AT_ONCE_MAX;
         let now = Instant::now();
         let mut moved = std::mem::take(&mut self.moved);
         moved.dedup();
@@ -146,33 +156,34 @@ impl Session {
         }
         self.kept.shrink_to(self.lanes.kept_bytes());
         self.depth.set(self.lanes.requests());
-        landed || read
+        landed + read > 0
     }
 
-    fn take_landed(&mut self, cx: &mut Context<'_>) -> bool {
+    /// How many have landed.
+    fn take_landed(&mut self, cx: &mut Context<'_>) -> usize {
         for count in 0..AT_ONCE_MAX {
             let Poll::Ready((slot, result)) = self.flights.poll_landed(cx, &self.api) else {
-                return count > 0;
+                return count;
             };
             self.lanes.arrive(slot, result);
             self.moved.push(slot.lane);
         }
-        true
+        AT_ONCE_MAX
     }
 
-    /// Reads requests, as far as there is room for more in flight.
-    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Reads requests, as far as there is room for more in flight. How often something came, the end too.
+    fn read(&mut self, cx: &mut Context<'_>) -> usize {
         if self.requests.is_some() && self.stopping.as_mut().poll(cx).is_ready() {
             self.end_reading(Some(CallError::shutting_down()));
-            return true;
+            return 1;
         }
         for count in 0..AT_ONCE_MAX {
             if !self.has_room() {
-                return count > 0;
+                return count;
             }
-            let Some(requests) = &mut self.requests else { return count > 0 };
+            let Some(requests) = &mut self.requests else { return count };
             match Pin::new(requests).poll_next(cx) {
-                Poll::Pending => return count > 0,
+                Poll::Pending => return count,
                 Poll::Ready(None) => self.end_reading(None),
                 Poll::Ready(Some(Err(status))) => self.end_reading(stream_failure(&status)),
                 Poll::Ready(Some(Ok(request))) => match self.take_number(&request) {
@@ -181,7 +192,7 @@ impl Session {
                 },
             }
         }
-        true
+        AT_ONCE_MAX
     }
 
     fn end_reading(&mut self, ends_with: Option<CallError>) {
