@@ -25,7 +25,8 @@ use crate::network::NetworkKind;
 use crate::programs;
 use sets::{Entry, entries};
 
-/// How long a run may take besides its faults, before it is ended: start, final read, judging.
+/// How long a run may take besides its faults, before it is ended: start, and turns that are taken again because nothing
+/// was seen of them. Final read and judging take the longer, the more there is: half as long as the faults.
 const OVERHEAD_MAX: Duration = Duration::from_secs(240);
 /// How long a run may take to put itself away.
 const STOP_DEADLINE: Duration = Duration::from_secs(90);
@@ -236,18 +237,24 @@ async fn one(
     let mut child = command.spawn().context("cannot start a run")?;
     let input = child.stdin.take();
     let status = tokio::select! {
-        status = timeout(entry.time + OVERHEAD_MAX, child.wait()) => status.ok().transpose()?,
+        status = timeout(entry.time * 3 / 2 + OVERHEAD_MAX, child.wait()) => status.ok().transpose()?,
         () = stop.cancelled() => None,
+    };
+    let unknown = |why: String| {
+        let what = format!("{why}; {}", dir.display());
+        Ok(Ran { verdict: Verdict::Unknown, what, results: None })
     };
     if status.is_none() {
         drop(input);
         if timeout(STOP_DEADLINE, child.wait()).await.is_err() {
             child.kill().await?;
         }
-        let what = format!("it did not end; {}", dir.display());
-        return Ok(Ran { verdict: Verdict::Unknown, what, results: None });
+        return unknown("it did not end".to_owned());
     }
-    let results = judge(&dir)?;
+    let results = match judge(&dir) {
+        Ok(results) => results,
+        Err(error) => return unknown(format!("{:#}", anyhow::Error::from(error))),
+    };
     let what = format!("{}; {}", sentence(&results), dir.display());
     Ok(Ran { verdict: results.verdict, what, results: Some(results) })
 }

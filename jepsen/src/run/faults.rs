@@ -119,7 +119,7 @@ async fn one_round(
             served_after: None,
         });
     }
-    revive_fallen(options, world, recorder).await?;
+    start_fallen(options, world, recorder).await?;
     let served_after =
         Nanos::try_from(served::wait(&world.floor).await.as_nanos()).unwrap_or(Nanos::MAX);
     let seconds = served_after as f64 / 1e9;
@@ -136,8 +136,8 @@ async fn one_round(
     Ok(effects)
 }
 
-/// Starts what ended by itself, and says that it did: whether it should have is for those who judge.
-async fn revive_fallen(
+/// Starts what does not run. Of what ended by itself it says that it did: whether it should have is for those who judge.
+async fn start_fallen(
     options: &RunOptions,
     world: &Arc<World>,
     recorder: &Recorder,
@@ -148,7 +148,11 @@ async fn revive_fallen(
         if node.is_running() {
             continue;
         }
-        if let WhyDown::ByItself(how) = node.why_down().clone() {
+        let why_down = node.why_down().clone();
+        if why_down == WhyDown::NotStarted {
+            continue;
+        }
+        if let WhyDown::ByItself(how) = why_down {
             let at = recorder.now();
             say!(options, "node {id} had ended by itself ({how}):\n{}", node.end_of_log());
             recorder.fault(Fault {
@@ -160,8 +164,10 @@ async fn revive_fallen(
                 effect: None,
                 served_after: None,
             });
-            node.start()?;
+        } else {
+            say!(options, "node {id} was left ended by what could not be done: it is started");
         }
+        node.start()?;
     }
     Ok(())
 }

@@ -8,7 +8,6 @@ use hdrhistogram::Histogram;
 use quorate_client::proto::Failure;
 
 use super::latency::Latencies;
-use crate::types::limits::PROPOSALS_WAITING_MAX;
 
 /// How many may be due and not sent, in a hundred, if all is to have been offered.
 const UNSENT_PERCENT_MAX: u64 = 2;
@@ -87,11 +86,6 @@ impl Offered {
         is_sent && self.refused.is_empty() && self.latencies.p99() <= within
     }
 
-    /// Of 99 in 100 no more were ahead than a group may have waiting.
-    pub(super) fn is_within_queue(&self) -> bool {
-        self.ahead_p99() <= PROPOSALS_WAITING_MAX as u64
-    }
-
     /// The most appends that were ahead of 99 in 100.
     pub(super) fn ahead_p99(&self) -> u64 {
         self.ahead.value_at_quantile(0.99)
@@ -123,13 +117,5 @@ mod tests {
             .refused(Duration::ZERO, Failure { reason: "OVERLOADED".into(), ..Failure::default() });
         assert!(!refused.is_sustained(within));
         assert_eq!((refused.refusals(), refused.refused_for_good), (1, 1));
-    }
-
-    #[test]
-    fn an_append_is_within_the_queue_by_those_ahead_of_it() {
-        let mut offered = Offered::new().unwrap();
-        assert!(offered.is_within_queue());
-        offered.accepted(Duration::ZERO, 2 * PROPOSALS_WAITING_MAX as u64, true);
-        assert!(!offered.is_within_queue());
     }
 }

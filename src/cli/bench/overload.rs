@@ -55,9 +55,9 @@ lanes have one append each at a time, without the client library: nothing is tri
 while all lanes are busy is not sent, and counted. Afterwards every conversation is read and compared with what was \
 acknowledged.
 
-Latency is that of accepted appends, from sending to acknowledgement. Ahead of one are those that its group was heard \
-to accept between the two: a group has a bound for how many may wait, and how long that is depends on how many it does \
-a second. The generator shares the machine: what it could not send in time, it says. Exits with 1 if something \
+Latency is from sending to acknowledgement, or to refusal. Ahead of one that is accepted are those that its group was \
+heard to accept between the two: a group has a bound for how many may wait, and how long that is depends on how many it \
+does a second. What has not been read by the node yet waits before that, as the refused do. The generator shares the machine: what it could not send in time, it says. Exits with 1 if something \
 acknowledged is not there.")]
 pub struct OverloadArgs {
     /// How many times the sustainable load
@@ -226,7 +226,6 @@ impl Overload {
                 "full_queue_seconds": self.queue_seconds(),
                 "appends_ahead_p99": offered.ahead_p99(),
                 "appends_waiting_max": PROPOSALS_WAITING_MAX,
-                "is_within_queue": offered.is_within_queue(),
                 "resident_bytes_peak_by_node": self.peaks,
                 "resident_bytes_max": RESIDENT_BYTES_MAX,
                 "acknowledged_lost": self.lost,
