@@ -116,10 +116,9 @@ async fn growth_rest_and_overload_give_figures() {
     assert_eq!(result["acknowledged_lost"], 0, "{done}");
     assert!(result["sustained_appends_per_second"].as_f64() > Some(0.0), "{done}");
     assert!(result["accepted_appends_per_second"].as_f64() > Some(0.0), "{done}");
-    assert_eq!(
-        (&result["refused_for_good"], &result["is_within_queue"]),
-        (&0.into(), &true.into())
-    );
+    assert_eq!(result["refused_for_good"], 0, "{done}");
+    let appends = |name: &str| result[name].as_u64().unwrap();
+    assert!(appends("appends_ahead_p99") <= appends("appends_waiting_max"), "{done}");
 }
 
 /// What a bench says of a cluster of its own.
