@@ -73,7 +73,12 @@ impl Disk {
         self.image.is_some()
     }
 
-    async fn mount(&mut self) -> anyhow::Result<()> {
+    /// Mounts it, if it is a file system of its own that is not.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be mounted.
+    pub async fn mount(&mut self) -> anyhow::Result<()> {
         let Some(image) = &mut self.image else { return Ok(()) };
         if !image.is_mounted {
             // Nothing is written but what is synced, as far as that can be had.
@@ -90,6 +95,7 @@ impl Disk {
     ///
     /// If the file system cannot be shut down or mounted again.
     pub async fn lose_power(&mut self, shim: Option<&Shim>) -> anyhow::Result<String> {
+        self.mount().await?;
         let before = bytes_below(&self.folder);
         let Some(image) = &mut self.image else {
             let shim = shim.context("a cut of power needs a disk of its own or the shim")?;

@@ -13,7 +13,7 @@ use super::{RunOptions, served};
 use crate::check::SERVED_WITHIN;
 use crate::history::{ENDED_BY_ITSELF, Fault, Nanos};
 use crate::nemesis::{Nemesis, Struck, World};
-use crate::nodes::WhyDown;
+use crate::nodes::{Shim, WhyDown};
 use crate::record::Recorder;
 use crate::say;
 
@@ -167,6 +167,8 @@ async fn start_fallen(
         } else {
             say!(options, "node {id} was left ended by what could not be done: it is started");
         }
+        node.disk.mount().await?;
+        node.shim.as_ref().map_or(Ok(()), Shim::mend)?;
         node.start()?;
     }
     Ok(())

@@ -20,6 +20,7 @@ use std::task::{Context, Poll};
 use futures::Stream;
 use quorate_client::proto::session_response::Result as Answered;
 use quorate_client::proto::{AppendRequest, SessionRequest, SessionResponse};
+use tokio::task::coop::poll_proceed;
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
@@ -38,10 +39,6 @@ use super::validate::{Problem, Violation};
 use super::{Api, append, validate};
 use crate::consensus::Room;
 use crate::types::{AttemptId, limits};
-
-/// Requests that are read, and flights that land, before what they lead to is done and others on this thread go on: Raft
-/// too, which callers who have everything refused must not keep from its turn.
-const AT_ONCE_MAX: usize = 256;
 
 /// Opens a session.
 ///
@@ -65,7 +62,6 @@ pub async fn open(
         ways: Ways::new(&api.replicas),
         flights: Flights::new(call.timeout),
         answers: VecDeque::new(),
-        is_others_turn: false,
         room: None,
         kept: api.replicas.admission().lanes().nothing(),
         depth: SessionDepth::new(api.observer.clone()),
@@ -107,8 +103,6 @@ struct Session {
     flights: Flights,
     /// Answers that can be given. No more than one turn leads to: they are given before the next.
     answers: VecDeque<Answer>,
-    /// As much as goes at once has been done, and there may be more.
-    is_others_turn: bool,
     /// Memory for what the lanes hold.
     room: Option<Room>,
     /// Memory for the lanes themselves.
@@ -130,22 +124,18 @@ impl Session {
             if self.requests.is_none() && self.lanes.requests() == 0 {
                 return Poll::Ready(self.ends_with.take().map(|error| Err(error.into())));
             }
-            if std::mem::take(&mut self.is_others_turn) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
             if !self.turn(cx) {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Takes what has landed, and what has been asked once nothing more has, and does what that leads to. False if there
-    /// was nothing.
+    /// Takes what has landed and what has been asked, and does what that leads to. False if there was nothing, or the task
+    /// has done as much as it may before others go on: Raft too, which callers who have everything refused must not keep
+    /// from its turn. What has landed comes first, so that it does not wait for what is refused.
     fn turn(&mut self, cx: &mut Context<'_>) -> bool {
         let landed = self.take_landed(cx);
-        let read = if landed < AT_ONCE_MAX { self.read(cx) } else { 0 };
-        self.is_others_turn = landed.max(read) == AT_ONCE_MAX;
+        let read = self.read(cx);
         let now = Instant::now();
         let mut moved = std::mem::take(&mut self.moved);
         moved.dedup();
@@ -156,43 +146,46 @@ impl Session {
         }
         self.kept.shrink_to(self.lanes.kept_bytes());
         self.depth.set(self.lanes.requests());
-        landed + read > 0
+        landed || read
     }
 
-    /// How many have landed.
-    fn take_landed(&mut self, cx: &mut Context<'_>) -> usize {
-        for count in 0..AT_ONCE_MAX {
-            let Poll::Ready((slot, result)) = self.flights.poll_landed(cx, &self.api) else {
-                return count;
-            };
+    fn take_landed(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut landed = false;
+        while let Poll::Ready(budget) = poll_proceed(cx)
+            && let Poll::Ready((slot, result)) = self.flights.poll_landed(cx, &self.api)
+        {
+            budget.made_progress();
+            landed = true;
             self.lanes.arrive(slot, result);
             self.moved.push(slot.lane);
         }
-        AT_ONCE_MAX
+        landed
     }
 
-    /// Reads requests, as far as there is room for more in flight. How often something came, the end too.
-    fn read(&mut self, cx: &mut Context<'_>) -> usize {
+    /// Reads requests, as far as there is room for more in flight. Whether something came, if only the end.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
         if self.requests.is_some() && self.stopping.as_mut().poll(cx).is_ready() {
             self.end_reading(Some(CallError::shutting_down()));
-            return 1;
+            return true;
         }
-        for count in 0..AT_ONCE_MAX {
-            if !self.has_room() {
-                return count;
-            }
-            let Some(requests) = &mut self.requests else { return count };
-            match Pin::new(requests).poll_next(cx) {
-                Poll::Pending => return count,
-                Poll::Ready(None) => self.end_reading(None),
-                Poll::Ready(Some(Err(status))) => self.end_reading(stream_failure(&status)),
-                Poll::Ready(Some(Ok(request))) => match self.take_number(&request) {
+        let mut read = false;
+        while self.has_room()
+            && let Some(requests) = &mut self.requests
+            && let Poll::Ready(budget) = poll_proceed(cx)
+            && let Poll::Ready(request) = Pin::new(requests).poll_next(cx)
+        {
+            budget.made_progress();
+            read = true;
+            match request {
+                None => self.end_reading(None),
+                Some(Err(status)) => self.end_reading(stream_failure(&status)),
+                Some(Ok(request)) => match self.take_number(&request) {
                     Ok(()) => self.accept(request),
                     Err(error) => self.end_reading(Some(error)),
                 },
             }
         }
-        AT_ONCE_MAX
+        read
     }
 
     fn end_reading(&mut self, ends_with: Option<CallError>) {
