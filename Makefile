@@ -27,7 +27,7 @@ UPDATE ?=
 KILLS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo dev test planted sim fuzz kills jepsen bench bench-peers counts times lint fmt clean
+.PHONY: help setup build release demo dev test planted sim fuzz kills jepsen bench bench-peers counts times lint fmt clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,14 +79,18 @@ WITH_ROCKSDB = out="$${ROCKSDB_LIB_DIR:-$$($(CARGO) build --quiet --locked --bin
   test -n "$$out" || { echo 'RocksDB was not found in the development build' >&2; exit 1; }; \
   ROCKSDB_LIB_DIR="$$out" ROCKSDB_STATIC=1
 
-bench: build ## Measures README's figures and writes benches/RESULTS.md (ARGS=word for some of them, without writing)
-	@$(WITH_ROCKSDB) $(CARGO) bench --locked --bench figures -- $(ARGS)
+SHIPPED = $(CARGO_TARGET_DIR)/shipped
 
-bench-peers: build ## Measures NATS, etcd, RabbitMQ, Kafka and Quorate into benches/PEERS.md (ARGS='-only etcd' only shows)
+release: build ## Builds the program as it is shipped: twice, and the second time by what the first did under load
+	@$(WITH_ROCKSDB) CARGO='$(CARGO)' .ci/release '$(SHIPPED)'
+
+bench: release ## Measures README's figures and writes benches/RESULTS.md (ARGS=word for some of them, without writing)
+	@QUORATE='$(SHIPPED)/quorate' $(CARGO) bench --locked --profile dev --bench figures -- $(ARGS)
+
+bench-peers: release ## Measures NATS, etcd, RabbitMQ, Kafka and Quorate into benches/PEERS.md (ARGS='-only etcd' only shows)
 	@command -v go > /dev/null || { echo 'the drivers are in Go: install it (1.26 or newer)' >&2; exit 1; }
-	@$(WITH_ROCKSDB) $(CARGO) build --locked --release --bin quorate
 	@go build -C benches/peers -o '$(CARGO_TARGET_DIR)/bench-peers' .
-	@cd benches/peers && '$(CARGO_TARGET_DIR)/bench-peers' -quorate '$(CARGO_TARGET_DIR)/release/quorate' \
+	@cd benches/peers && '$(CARGO_TARGET_DIR)/bench-peers' -quorate '$(SHIPPED)/quorate' \
 	  -data '$(CARGO_TARGET_DIR)' $(or $(ARGS),-page ../PEERS.md)
 
 # The development profile, so that what we depend on is compiled already, with our own code optimised. It is compiled in

@@ -1,5 +1,5 @@
-//! `make bench`: takes the figures of README's table, one command after another on a release build, and writes
-//! them with the machine, the date and the commit to `benches/RESULTS.md`.
+//! `make bench`: takes the figures of README's table, one command after another with the program that QUORATE names, and
+//! writes them with the machine, the date and the commit to `benches/RESULTS.md`.
 //!
 //! `make bench ARGS=failover` takes those whose name has this word, and shows them without writing.
 
@@ -69,7 +69,8 @@ fn median(figure: &Figure) -> anyhow::Result<Value> {
 
 /// Runs one command; the nodes keep their data where Cargo builds, which is a disk.
 fn measure(figure: &Figure) -> anyhow::Result<Case> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let quorate = std::env::var_os("QUORATE").context("QUORATE does not name the program")?;
+    let mut command = Command::new(quorate);
     command.arg("bench").args(figure.arguments.split(' '));
     command.args(["--output", "json", "--data", env!("CARGO_TARGET_TMPDIR")]);
     let ended = command.output()?;

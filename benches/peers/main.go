@@ -59,7 +59,7 @@ func main() {
 		guard(os.Stdin)
 		return
 	}
-	quorate := flag.String("quorate", "", "the quorate program (required; `make bench-peers` gives a release build)")
+	quorate := flag.String("quorate", "", "the quorate program (required; `make bench-peers` gives that of `make release`)")
 	only := flag.String("only", "", "measure systems with this word in their name, such as nats or kafka, and Quorate")
 	rounds := flag.Int("rounds", 3, "how often all is measured; the medians are shown")
 	duration := flag.Duration("duration", 10*time.Second, "how long each workload is measured")
