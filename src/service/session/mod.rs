@@ -20,7 +20,6 @@ use std::task::{Context, Poll};
 use futures::Stream;
 use quorate_client::proto::session_response::Result as Answered;
 use quorate_client::proto::{AppendRequest, SessionRequest, SessionResponse};
-use tokio::task::coop::poll_proceed;
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
@@ -39,6 +38,10 @@ use super::validate::{Problem, Violation};
 use super::{Api, append, validate};
 use crate::consensus::Room;
 use crate::types::{AttemptId, limits};
+
+/// Requests that are read, and flights that land, before other tasks go on: Raft's core too, which callers who have
+/// everything refused must not keep from its turn.
+const AT_ONCE_MAX: usize = 256;
 
 /// Opens a session.
 ///
@@ -62,6 +65,8 @@ pub async fn open(
         ways: Ways::new(&api.replicas),
         flights: Flights::new(call.timeout),
         answers: VecDeque::new(),
+        done: 0,
+        has_answered: false,
         room: None,
         kept: api.replicas.admission().lanes().nothing(),
         depth: SessionDepth::new(api.observer.clone()),
@@ -103,6 +108,10 @@ struct Session {
     flights: Flights,
     /// Answers that can be given. No more than one turn leads to: they are given before the next.
     answers: VecDeque<Answer>,
+    /// What was read and has landed since other tasks went on.
+    done: usize,
+    /// Since it was last pending.
+    has_answered: bool,
     /// Memory for what the lanes hold.
     room: Option<Room>,
     /// Memory for the lanes themselves.
@@ -119,20 +128,34 @@ impl Session {
     ) -> Poll<Option<Result<SessionResponse, Status>>> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
+                self.has_answered = true;
                 return Poll::Ready(Some(Ok(response(answer))));
             }
             if self.requests.is_none() && self.lanes.requests() == 0 {
                 return Poll::Ready(self.ends_with.take().map(|error| Err(error.into())));
             }
+            if self.done >= AT_ONCE_MAX {
+                // Not by tokio's budget: who has used that up is woken much later.
+                cx.waker().wake_by_ref();
+                return self.pending();
+            }
             if !self.turn(cx) {
-                return Poll::Pending;
+                return self.pending();
             }
         }
     }
 
-    /// Takes what has landed and what has been asked, and does what that leads to. False if there was nothing, or the task
-    /// has done as much as it may before others go on: Raft too, which callers who have everything refused must not keep
-    /// from its turn. What has landed comes first, so that it does not wait for what is refused.
+    /// While tonic has answers that it has not handed on, it takes this for their end, and asks again in the same breath:
+    /// then others have not gone on yet.
+    fn pending<T>(&mut self) -> Poll<T> {
+        if !std::mem::take(&mut self.has_answered) {
+            self.done = 0;
+        }
+        Poll::Pending
+    }
+
+    /// Takes what has landed and what has been asked, and does what that leads to. False if there was nothing. What has
+    /// landed comes first, so that it does not wait for what is refused.
     fn turn(&mut self, cx: &mut Context<'_>) -> bool {
         let landed = self.take_landed(cx);
         let read = self.read(cx);
@@ -150,16 +173,15 @@ impl Session {
     }
 
     fn take_landed(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut landed = false;
-        while let Poll::Ready(budget) = poll_proceed(cx)
+        let before = self.done;
+        while self.done < AT_ONCE_MAX
             && let Poll::Ready((slot, result)) = self.flights.poll_landed(cx, &self.api)
         {
-            budget.made_progress();
-            landed = true;
+            self.done += 1;
             self.lanes.arrive(slot, result);
             self.moved.push(slot.lane);
         }
-        landed
+        self.done > before
     }
 
     /// Reads requests, as far as there is room for more in flight. Whether something came, if only the end.
@@ -168,14 +190,13 @@ impl Session {
             self.end_reading(Some(CallError::shutting_down()));
             return true;
         }
-        let mut read = false;
-        while self.has_room()
+        let before = self.done;
+        while self.done < AT_ONCE_MAX
+            && self.has_room()
             && let Some(requests) = &mut self.requests
-            && let Poll::Ready(budget) = poll_proceed(cx)
             && let Poll::Ready(request) = Pin::new(requests).poll_next(cx)
         {
-            budget.made_progress();
-            read = true;
+            self.done += 1;
             match request {
                 None => self.end_reading(None),
                 Some(Err(status)) => self.end_reading(stream_failure(&status)),
@@ -185,7 +206,7 @@ impl Session {
                 },
             }
         }
-        read
+        self.done > before
     }
 
     fn end_reading(&mut self, ends_with: Option<CallError>) {
