@@ -146,6 +146,11 @@ async fn whoever_has_much_refused_lets_other_tasks_go_on() {
     }
     let refused = |number| (number, Err("EMPTY_FIELD".to_owned()));
     assert_eq!(answers, (1..=much).map(refused).collect::<Vec<_>>());
+    // It goes on by itself.
+    caller.send((1..=much).map(|number| request(much + number, "", false))).await;
+    for number in much + 1..=2 * much {
+        assert_eq!(caller.answer().await, refused(number));
+    }
     process.replicas.get(GROUP).unwrap().stop().await;
 }
 
