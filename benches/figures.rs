@@ -69,7 +69,8 @@ fn median(figure: &Figure) -> anyhow::Result<Value> {
 
 /// Runs one command; the nodes keep their data where Cargo builds, which is a disk.
 fn measure(figure: &Figure) -> anyhow::Result<Case> {
-    let quorate = std::env::var_os("QUORATE").context("QUORATE does not name the program")?;
+    let quorate = std::env::var_os("QUORATE")
+        .context("QUORATE does not name the program, as `make bench` has it do")?;
     let mut command = Command::new(quorate);
     command.arg("bench").args(figure.arguments.split(' '));
     command.args(["--output", "json", "--data", env!("CARGO_TARGET_TMPDIR")]);

@@ -57,7 +57,8 @@ acknowledged.
 
 Latency is from sending to acknowledgement, or to refusal. Ahead of one that is accepted are those that its group was \
 heard to accept between the two: a group has a bound for how many may wait, and how long that is depends on how many it \
-does a second. What has not been read by the node yet waits before that, as the refused do. The generator shares the machine: what it could not send in time, it says. Exits with 1 if something \
+does a second. What has not been read by the node yet waits before that, as the refused do. The generator shares the \
+machine: what it could not send in time, it says. Exits with 1 if something \
 acknowledged is not there.")]
 pub struct OverloadArgs {
     /// How many times the sustainable load
