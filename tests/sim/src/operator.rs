@@ -44,11 +44,14 @@ pub async fn operate(plan: Plan, seed: u64) {
 pub async fn replace_wiped(plan: Plan, seed: u64) {
     let mut operator = Operator::new(plan.clone(), seed);
     loop {
-        let limit = plan.shared.healed_at().map(|at| at + COMPLETE_LIMIT.as_nanos() as Nanos);
         match plan.shared.wiped() {
-            Some(wiped) if limit.is_some_and(|limit| now() > limit) => {
-                let what = format!("G9: node {wiped} lost its disk and is not replaced in time");
-                return plan.shared.problem(what);
+            // Its turn may come only after that of those that were replaced by mistake.
+            Some(wiped) if plan.shared.phase() > Phase::Working => {
+                operator.begin(wiped);
+                if !operator.complete_all().await {
+                    return;
+                }
+                plan.shared.set_wiped(None);
             }
             Some(wiped) if operator.randomness.random_ratio(3, 4) => {
                 if operator.attempt(wiped, false).await {
@@ -87,14 +90,18 @@ impl Operator {
         self.randomness.random_range(1..=self.plan.nodes)
     }
 
-    /// Replaces a node's replicas, and is gone in the middle of it more often than not. Whether it was done.
-    async fn attempt(&mut self, node: u64, all: bool) -> bool {
-        let through = self.pick();
-        let patience = Duration::from_millis(self.randomness.random_range(50..9_000));
+    fn begin(&mut self, node: u64) {
         self.begun.entry(node).or_insert_with(|| {
             self.plan.shared.change_replacing(1);
             now()
         });
+    }
+
+    /// Replaces a node's replicas, and is gone in the middle of it more often than not. Whether it was done.
+    async fn attempt(&mut self, node: u64, all: bool) -> bool {
+        let through = self.pick();
+        let patience = Duration::from_millis(self.randomness.random_range(50..9_000));
+        self.begin(node);
         let attempt = async {
             let client = workload::connect(&self.plan, Some(through)).await;
             replace(&client, node, all).await
@@ -111,7 +118,8 @@ impl Operator {
     }
 
     /// What was begun is completed by asking for it again, of one node after the other: one may have to wait for another.
-    async fn complete_all(&mut self) {
+    /// Whether it is; that it is not in time, once all is mended, is a problem.
+    async fn complete_all(&mut self) -> bool {
         let until = Instant::now() + COMPLETE_LIMIT;
         let mut turn = 0;
         while !self.begun.is_empty() {
@@ -120,7 +128,7 @@ impl Operator {
                     let what = format!("G9: nodes {:?} cannot be replaced in time", self.begun);
                     self.plan.shared.problem(what);
                 }
-                return;
+                return false;
             }
             let node = *self.begun.keys().nth(turn % self.begun.len()).expect("there is one");
             turn += 1;
@@ -135,6 +143,7 @@ impl Operator {
             }
             sleep(Duration::from_millis(200)).await;
         }
+        true
     }
 
     /// From the first attempt on the node's replicas were disturbed.
