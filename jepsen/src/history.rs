@@ -360,6 +360,9 @@ pub struct Run {
     /// What each node took of memory at most, in bytes, of those that could be asked.
     #[serde(default)]
     pub memory_bytes_max: BTreeMap<u32, u64>,
+    /// The first panic in the log of each node that had one.
+    #[serde(default)]
+    pub panics: BTreeMap<u32, String>,
     /// What `quorate check` found wrong with what each node had stored at the end; none where it found everything as it
     /// should be. Nodes that are excused are not looked at.
     #[serde(default)]

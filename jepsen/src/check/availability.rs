@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use super::{Checker, Evidence, Findings, Guarantee, described};
 use crate::history::{Consistency, ENDED_BY_ITSELF, Fault, Nanos};
 use crate::model::{Mark, Model, Span};
+use crate::nemesis;
 
 /// From mending until every group serves. The healed phase begins once all do.
 pub const SERVED_WITHIN: Nanos = 30_000_000_000;
 /// Calls that must all have failed before a node or conversation is said not to serve.
 const CALLS_MIN: u64 = 5;
+
+/// Families of nemeses by which a node loses its disk or what stands there.
+const DISK_FAMILIES: [&str; 5] = ["fsync", "disk-full", "damage", "truncate-wal-in-turn", "wipe"];
 
 /// See the module.
 pub struct Availability;
@@ -25,16 +29,23 @@ impl Checker for Availability {
 
     fn rule(&self) -> &'static str {
         "Every group serves within 30 s of the mending of a fault, and from then on in the healed phase every node and \
-         conversation that is asked. No node ends by itself but with an error that it tells."
+         conversation that is asked. No node panics, and none ends by itself but with an error that it tells, where \
+         its disk failed it."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {
-        for fault in model.faults.iter().filter(|fault| is_crash(fault)) {
+        let ends = model.faults.iter().filter(|fault| fault.nemesis == ENDED_BY_ITSELF);
+        for fault in ends.filter(|end| !is_excused(end, &model.faults)) {
             findings.violation(Guarantee::Availability, || {
                 let node = fault.nodes.first().copied().unwrap_or(0);
                 let what = format!("node {node} ended by itself: {}", fault.what);
                 let mark = Mark { line: 0, at: fault.from, process: 0, node };
                 described(what, [Evidence::new(mark, "it was found ended")])
+            });
+        }
+        for (node, panic) in &model.run.panics {
+            findings.violation(Guarantee::Availability, || {
+                described(format!("node {node} panicked: {panic}"), None)
             });
         }
         for fault in &model.faults {
@@ -56,10 +67,16 @@ impl Checker for Availability {
     }
 }
 
-/// A node that ended otherwise than with an error that it told: by a signal that nobody sent, or a panic. Nodes end with
-/// exit code 1 where their disks fail them.
-fn is_crash(fault: &Fault) -> bool {
-    fault.nemesis == ENDED_BY_ITSELF && fault.what != "exit code 1"
+/// A node ends with an error that it tells where its disk has failed it; by a signal that nobody sent or a panic never.
+fn is_excused(end: &Fault, faults: &[Fault]) -> bool {
+    let is_cause = |fault: &Fault| {
+        // It is noticed after the mending.
+        let is_in_time = (fault.from..=fault.to.saturating_add(SERVED_WITHIN)).contains(&end.from);
+        let is_of_disk = nemesis::all()
+            .any(|known| known.name == fault.nemesis && DISK_FAMILIES.contains(&known.family));
+        is_in_time && is_of_disk && end.nodes.iter().all(|node| fault.nodes.contains(node))
+    };
+    end.what == "exit code 1" && faults.iter().any(is_cause)
 }
 
 /// Calls and successes of one node or conversation.

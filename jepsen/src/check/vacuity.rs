@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::model::{Model, Name, Read, ReadAnswer};
 
-/// Fewer acknowledged appends prove nothing.
+/// Fewer acknowledged appends prove nothing: in all, and for each second.
 const ACKNOWLEDGED_MIN: usize = 100;
+const ACKNOWLEDGED_EACH_SECOND_MIN: usize = 2;
 /// So many doubts are told; a run has one reason to be doubted, or very many.
 const DOUBTS_MAX: usize = 20;
 
@@ -13,10 +14,12 @@ const DOUBTS_MAX: usize = 20;
 pub fn doubts(model: &Model) -> Vec<String> {
     let mut doubts = Vec::new();
     let acknowledged = model.appends.iter().filter(|append| append.ending.ok().is_some()).count();
-    if acknowledged < ACKNOWLEDGED_MIN {
-        doubts.push(format!(
-            "too little work: {acknowledged} acknowledged appends of at least {ACKNOWLEDGED_MIN}"
-        ));
+    let seconds = usize::try_from(model.run.duration_s).unwrap_or(usize::MAX);
+    let least = ACKNOWLEDGED_MIN.max(seconds.saturating_mul(ACKNOWLEDGED_EACH_SECOND_MIN));
+    if acknowledged < least {
+        let doubt =
+            format!("too little work: {acknowledged} acknowledged appends of at least {least}");
+        doubts.push(doubt);
     }
     if model.run.healed_at.is_none() {
         doubts.push("the run has no healed phase".to_owned());
@@ -31,10 +34,12 @@ pub fn doubts(model: &Model) -> Vec<String> {
     doubts
 }
 
-/// A nemesis that was asked for and was never seen to take effect.
+/// A nemesis that was asked for and was never seen to take effect; or none was asked for.
 fn idle_faults(model: &Model) -> Vec<String> {
-    let asked = model.run.nemeses.iter().filter(|name| *name != "none");
-    let idle = asked.filter(|name| {
+    if model.run.nemeses.is_empty() {
+        return vec!["nothing was broken".to_owned()];
+    }
+    let idle = model.run.nemeses.iter().filter(|name| {
         let mut faults = model.faults.iter().filter(|fault| fault.nemesis == **name);
         !faults.any(|fault| fault.effect.is_some())
     });
@@ -163,6 +168,20 @@ mod tests {
         let doubts = doubts(&model);
         assert_eq!(doubts.len(), 1, "{doubts:?}");
         assert!(doubts[0].ends_with("was not read on node 2, which has a replica of it"));
+    }
+
+    #[test]
+    fn a_run_that_breaks_nothing_and_does_too_little_is_doubted() {
+        let mut simulated = simulate(1, 2, 1_500);
+        simulated.run.nemeses.clear();
+        simulated.run.duration_s = 100_000;
+        let model = Model::of(simulated.run, simulated.faults, simulated.events).unwrap();
+        let doubts = doubts(&model);
+        assert_eq!(doubts.len(), 2, "{doubts:?}");
+        assert!(
+            doubts[0].starts_with("too little work: ") && doubts[0].ends_with("of at least 200000")
+        );
+        assert_eq!(doubts[1], "nothing was broken");
     }
 
     #[test]

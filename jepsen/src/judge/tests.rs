@@ -79,13 +79,13 @@ fn runs_are_summed_up_and_controls_apart() {
     let mut two_faults = long();
     let more =
         Fault { effect: None, served_after: Some(4_000_000_000), ..two_faults.faults[0].clone() };
+    let of_disk = Fault { nemesis: "fsync-error".to_owned(), served_after: None, ..more.clone() };
     let by_itself = Fault {
         nemesis: ENDED_BY_ITSELF.to_owned(),
         what: "exit code 1".to_owned(),
-        served_after: None,
-        ..more.clone()
+        ..of_disk.clone()
     };
-    two_faults.faults.extend([more, by_itself]);
+    two_faults.faults.extend([more, of_disk, by_itself]);
     record(&other, two_faults);
     let mut lying = long();
     lie(&mut lying);
@@ -99,7 +99,7 @@ fn runs_are_summed_up_and_controls_apart() {
     assert_eq!([sum.runs, sum.valid, sum.invalid, sum.unknown], [3, 2, 0, 1]);
     assert_eq!(sum.operations.all(), one.operations + other.operations);
     assert_eq!(sum.appends_acknowledged, one.acknowledged + other.acknowledged);
-    assert_eq!([sum.faults_injected, sum.faults_took_effect, sum.ended_by_themselves], [3, 2, 1]);
+    assert_eq!([sum.faults_injected, sum.faults_took_effect, sum.ended_by_themselves], [4, 2, 1]);
     let kill = &sum.faults["kill"];
     assert_eq!((kill.measured, kill.served_after_p50_s), (3, Some(0.001)));
     assert_eq!((kill.served_after_p99_s, kill.served_after_max_s), (Some(4.0), Some(4.0)));

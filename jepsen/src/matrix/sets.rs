@@ -125,13 +125,13 @@ const CI: &[Plain] = &[
 ];
 
 const NIGHTLY: &[Plain] = &[
-    plain(3, "none", 120),
     plain(3, "kill", 600),
     plain(5, "kill,partition", 1_200),
     plain(5, "partition,link", 1_200),
     plain(5, "pause,cpu,clock", 900),
     plain(3, "power", 900),
     plain(5, "power,kill,partition", 1_200),
+    Plain { in_pairs: true, ..plain(5, "replace,kill,partition", 900) },
     plain(3, "fsync,slow-disk,disk-full,restart,flood", 900),
     plain(5, "damage,wipe,install,replace", 1_200),
     Plain { workload: Some("benchmark"), ..plain(3, "power", 300) },

@@ -21,7 +21,7 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     about: "a sound node's replicas are made anew with `node replace --all`, which is cut off and repeated",
     needs: &[],
     holds_ms: (500, 3_000),
-    mixes: false,
+    mixes: true,
     strike: |world, dice| Box::pin(strike(world, dice)),
 }];
 

@@ -1,4 +1,5 @@
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,7 @@ pub struct Node {
     failpoints: Option<String>,
     child: Option<Child>,
     why_down: WhyDown,
+    untold_ends: Vec<String>,
     is_paused: bool,
     memory_bytes_max: u64,
 }
@@ -77,6 +79,7 @@ impl Node {
             failpoints: options.failpoints.clone(),
             child: None,
             why_down: WhyDown::NotStarted,
+            untold_ends: Vec::new(),
             is_paused: false,
             memory_bytes_max: 0,
         })
@@ -130,11 +133,19 @@ impl Node {
             Ok(Some(status)) => {
                 self.child = None;
                 self.is_paused = false;
-                self.why_down = WhyDown::ByItself(how(status));
+                let how = how(status);
+                self.untold_ends.push(how.clone());
+                self.why_down = WhyDown::ByItself(how);
                 false
             }
             Err(_) => false,
         }
+    }
+
+    /// How it ended by itself, each time since this was asked last, also where it was started again meanwhile.
+    pub fn take_ends(&mut self) -> Vec<String> {
+        self.is_running();
+        std::mem::take(&mut self.untold_ends)
     }
 
     /// Why it does not run.
@@ -201,7 +212,12 @@ impl Node {
         self.is_paused = false;
         child.start_kill()?;
         match timeout(SIGNAL_DEADLINE, child.wait()).await {
-            Ok(Ok(_)) => Ok(true),
+            Ok(Ok(status)) => {
+                if status.signal() != Some(Signal::KILL.as_raw()) {
+                    self.untold_ends.push(how(status));
+                }
+                Ok(true)
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(_) => bail!("node {} is still there after SIGKILL", self.id),
         }
@@ -222,6 +238,9 @@ impl Node {
                 let status = status?;
                 self.child = None;
                 self.why_down = WhyDown::Ended;
+                if !status.success() {
+                    self.untold_ends.push(how(status));
+                }
                 Ok(how(status))
             }
             Err(_) => {
@@ -283,6 +302,19 @@ impl Node {
         let user: u64 = fields.next()?.parse().ok()?;
         let system: u64 = fields.next()?.parse().ok()?;
         Some(user + system)
+    }
+
+    /// The first panic in its log, of a process or of one task of it, with the line behind it.
+    pub fn first_panic(&self) -> Option<String> {
+        let log = BufReader::new(File::open(&self.log_file).ok()?);
+        let mut lines = log.split(b'\n').map_while(Result::ok);
+        let is_panic = |line: &Vec<u8>| {
+            line.starts_with(b"thread '") && String::from_utf8_lossy(line).contains(" panicked at ")
+        };
+        let mut found = lines.find(is_panic)?;
+        found.push(b' ');
+        found.extend(lines.next().unwrap_or_default());
+        Some(String::from_utf8_lossy(&found).into_owned())
     }
 
     /// The last lines of its log.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -99,27 +100,12 @@ async fn one_round(
         }
     }
     sleep(holds).await;
-    let (mut faults, mut effects) = (Vec::new(), Vec::new());
-    for Open { nemesis, from, struck } in open {
-        let mended = struck.mend.await;
-        let effect = mended.unwrap_or_else(|error| {
-            say!(options, "{}: mending: {error:#}", nemesis.name);
-            None
-        });
-        if effect.is_some() {
-            effects.push(nemesis.name);
-        }
-        faults.push(Fault {
-            from,
-            to: recorder.now(),
-            nemesis: nemesis.name.to_owned(),
-            nodes: struck.nodes,
-            what: struck.what,
-            effect,
-            served_after: None,
-        });
-    }
-    start_fallen(options, world, recorder).await?;
+    // All at once, for what one takes may have to wait for the others.
+    let faults = join_all(open.into_iter().map(|open| mend(options, recorder, open))).await;
+    let took_effect = faults.iter().filter(|(_, fault)| fault.effect.is_some());
+    let effects = took_effect.map(|(nemesis, _)| nemesis.name).collect();
+    note_ends(options, world).await;
+    start_fallen(options, world).await?;
     let served_after =
         Nanos::try_from(served::wait(&world.floor).await.as_nanos()).unwrap_or(Nanos::MAX);
     let seconds = served_after as f64 / 1e9;
@@ -127,7 +113,7 @@ async fn one_round(
         false => say!(options, "  all groups served after {seconds:.2} s"),
         true => say!(options, "  not all groups served within {seconds:.0} s"),
     }
-    for mut fault in faults {
+    for (_, mut fault) in faults {
         say!(options, "  {}: {}", fault.nemesis, fault.effect.as_deref().unwrap_or("no effect"));
         // What was mended together was waited for together.
         fault.served_after = Some(served_after);
@@ -136,26 +122,38 @@ async fn one_round(
     Ok(effects)
 }
 
-/// Starts what does not run. Of what ended by itself it says that it did: whether it should have is for those who judge.
-async fn start_fallen(
+async fn mend(
     options: &RunOptions,
-    world: &Arc<World>,
     recorder: &Recorder,
-) -> anyhow::Result<()> {
+    Open { nemesis, from, struck }: Open,
+) -> (&'static Nemesis, Fault) {
+    let mended = struck.mend.await;
+    let effect = mended.unwrap_or_else(|error| {
+        say!(options, "{}: mending: {error:#}", nemesis.name);
+        None
+    });
+    let fault = Fault {
+        from,
+        to: recorder.now(),
+        nemesis: nemesis.name.to_owned(),
+        nodes: struck.nodes,
+        what: struck.what,
+        effect,
+        served_after: None,
+    };
+    (nemesis, fault)
+}
+
+/// Records which nodes have ended by themselves, also those that run again: whether they should have is for those who
+/// judge.
+pub(super) async fn note_ends(options: &RunOptions, world: &World) {
     let excused = world.excused().await;
     for id in world.cluster.ids().filter(|id| !excused.iter().any(|(node, _)| node == id)) {
         let mut node = world.cluster.node(id).await;
-        if node.is_running() {
-            continue;
-        }
-        let why_down = node.why_down().clone();
-        if why_down == WhyDown::NotStarted {
-            continue;
-        }
-        if let WhyDown::ByItself(how) = why_down {
-            let at = recorder.now();
+        for how in node.take_ends() {
+            let at = world.floor.recorder.now();
             say!(options, "node {id} had ended by itself ({how}):\n{}", node.end_of_log());
-            recorder.fault(Fault {
+            world.floor.recorder.fault(Fault {
                 from: at,
                 to: at,
                 nemesis: ENDED_BY_ITSELF.to_owned(),
@@ -164,8 +162,24 @@ async fn start_fallen(
                 effect: None,
                 served_after: None,
             });
-        } else {
-            say!(options, "node {id} was left ended by what could not be done: it is started");
+        }
+    }
+}
+
+/// Starts what does not run.
+async fn start_fallen(options: &RunOptions, world: &World) -> anyhow::Result<()> {
+    let excused = world.excused().await;
+    for id in world.cluster.ids().filter(|id| !excused.iter().any(|(node, _)| node == id)) {
+        let mut node = world.cluster.node(id).await;
+        if node.is_running() {
+            continue;
+        }
+        match node.why_down() {
+            WhyDown::NotStarted => continue,
+            WhyDown::ByItself(_) => {}
+            WhyDown::Ended => {
+                say!(options, "node {id} was left ended by what could not be done: it is started");
+            }
         }
         node.disk.mount().await?;
         node.shim.as_ref().map_or(Ok(()), Shim::mend)?;

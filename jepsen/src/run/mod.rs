@@ -19,7 +19,7 @@ pub use options::{FATAL, FLUSH_MS, RunOptions};
 
 use crate::history::Run;
 use crate::nemesis::{self, World};
-use crate::nodes::{Cluster, ClusterOptions, WhyDown};
+use crate::nodes::{Cluster, ClusterOptions};
 use crate::programs;
 use crate::record::Recorder;
 use crate::workload::{Crew, Floor, read_everything};
@@ -118,19 +118,17 @@ async fn work_and_break(
     for problem in &unread {
         say!(options, "{problem}");
     }
-    for id in world.cluster.ids() {
-        let mut node = world.cluster.node(id).await;
-        let is_running = node.is_running();
-        if let (false, WhyDown::ByItself(how)) = (is_running, node.why_down()) {
-            say!(options, "node {id} has ended by itself ({how}):\n{}", node.end_of_log());
-        }
-    }
+    faults::note_ends(options, world).await;
     let mut memory_bytes_max = BTreeMap::new();
     for id in world.cluster.ids() {
         let bytes = world.cluster.node(id).await.memory_bytes_max();
         if bytes > 0 {
             memory_bytes_max.insert(id, bytes);
         }
+    }
+    let mut panics = BTreeMap::new();
+    for id in world.cluster.ids() {
+        panics.extend(world.cluster.node(id).await.first_panic().map(|panic| (id, panic)));
     }
     let run = Run {
         name: options.name(),
@@ -147,6 +145,7 @@ async fn work_and_break(
         healed_at: Some(healed_at),
         replicas,
         memory_bytes_max,
+        panics,
         stored: check_stored(options, world, &excused).await?,
         excused,
         waited_for_processor: pressure.share(),

@@ -56,6 +56,8 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a node takes all memory there is", answers::take_all_memory, "overload"),
     ("a stored digest is wrong", answers::store_a_wrong_digest, "stored-data"),
     ("a node was killed, and by nobody", answers::end_by_itself, "availability"),
+    ("a node gave up, and its disk was sound", answers::give_up, "availability"),
+    ("a node panicked", answers::panic, "availability"),
     ("nothing served for a minute", answers::serve_late, "availability"),
 ];
 

@@ -308,8 +308,21 @@ pub fn store_a_wrong_digest(run: &mut Simulated) -> bool {
 }
 
 pub fn end_by_itself(run: &mut Simulated) -> bool {
+    end(run, "signal 9")
+}
+
+pub fn give_up(run: &mut Simulated) -> bool {
+    end(run, "exit code 1")
+}
+
+fn end(run: &mut Simulated, how: &str) -> bool {
     let nemesis = ENDED_BY_ITSELF.to_owned();
-    let fault = Fault { nemesis, what: "signal 9".to_owned(), ..run.faults[0].clone() };
+    let fault = Fault { nemesis, what: how.to_owned(), ..run.faults[0].clone() };
     run.faults.push(fault);
+    true
+}
+
+pub fn panic(run: &mut Simulated) -> bool {
+    run.run.panics.insert(2, "thread 'main' panicked at src/main.rs:1:1:".to_owned());
     true
 }
