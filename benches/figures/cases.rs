@@ -22,14 +22,14 @@ pub struct Figure {
     pub met: fn(&Case) -> Option<bool>,
     /// What it says of other systems.
     pub beside: &'static [Beside],
-    /// What holds the figure where it is; empty where that is the target.
+    /// What holds the figure where it is, said where that is below the target.
     pub bound: &'static str,
 }
 
 /// Runs of a case that takes seconds.
 const RUNS: u32 = 3;
 
-pub const FIGURES: [Figure; 17] = [
+pub const FIGURES: [Figure; 18] = [
     Figure {
         name: "1 × 1: one producer, unary",
         target: "p50 ≤ 2 × (fdatasync + two round trips over loopback), p99 ≤ 2 × (theirs), in the same run; p50 below etcd's and RabbitMQ's",
@@ -159,11 +159,18 @@ pub const FIGURES: [Figure; 17] = [
         runs: 1,
         main: payload_bytes_per_second,
         show: catch_up,
-        met: |case| {
-            let disk = number(&case["cold"]["disk_sequential_read_bytes_per_second"]);
-            let is_fast = payload_bytes_per_second(case) >= (0.7 * disk).min(400e6);
-            Some(is_fast && case["cold"]["page_cache_dropped"] == true)
-        },
+        met: is_caught_up,
+        beside: &[],
+        bound: "",
+    },
+    Figure {
+        name: "catch-up read, 64 KiB messages, 1 GiB, cold, from one node",
+        target: "≥ 400 MB/s of payload, or 70 % of the disk's sequential rate",
+        arguments: "follow --local --by read --followers 4 --cold --size 65536 --count 16384 --in-flight 32 --warm-up 0s",
+        runs: 1,
+        main: payload_bytes_per_second,
+        show: catch_up,
+        met: is_caught_up,
         beside: &[],
         bound: "",
     },
@@ -238,7 +245,7 @@ pub const FIGURES: [Figure; 17] = [
                 part("wal"),
                 part("flushed"),
                 part("compacted"),
-                largest(nodes, "resident_bytes") / MIB,
+                largest(nodes, "resident_bytes_peak") / MIB,
             )
         },
         met: |case| Some(before_compaction(case) <= 3.0),
@@ -404,6 +411,12 @@ fn catch_up(case: &Case) -> String {
         _ => "; page cache not dropped for want of root: no figure of the disk",
     };
     format!("{rate}; the disk in sequence {disk:.0} MB/s{caveat}")
+}
+
+fn is_caught_up(case: &Case) -> Option<bool> {
+    let disk = number(&case["cold"]["disk_sequential_read_bytes_per_second"]);
+    let is_fast = payload_bytes_per_second(case) >= (0.7 * disk).min(400e6);
+    Some(is_fast && case["cold"]["page_cache_dropped"] == true)
 }
 
 fn pause_us(case: &Case, quantile: &str) -> f64 {

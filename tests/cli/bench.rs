@@ -17,6 +17,7 @@ async fn a_tiny_run_of_each_bench_gives_figures() {
         &["--mode", "unary", "--producers", "2"][..],
         &["--mode", "session", "--in-flight", "16"],
         &["--rate", "2000", "--in-flight", "16"],
+        &["--producers", "3", "--proxied"],
     ] {
         let done = cluster.json(&[&["bench", "append"][..], &load, shape].concat()).await;
         let result = &done["result"];
@@ -78,6 +79,7 @@ async fn a_local_cluster_is_counted_and_removed() {
     for node in nodes {
         let bytes = |name: &str| node[name].as_u64().unwrap_or_else(|| panic!("{name}: {node}"));
         assert!(bytes("resident_bytes") > 1024 * 1024, "{node}");
+        assert!(bytes("resident_bytes_peak") >= bytes("resident_bytes"), "{node}");
         // Each payload is in the log and in what was flushed, compressed by nothing.
         assert!(bytes("wal_bytes") > 200 * 256 && bytes("flushed_bytes") > 200 * 256, "{node}");
         assert!(bytes("state_bytes_on_disk") > 200 * 256, "{node}");

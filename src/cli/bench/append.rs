@@ -17,6 +17,7 @@ Examples:
   quorate bench append --local --producers 64 --mode session
   quorate bench append --local --producers 8 --in-flight 128
   quorate bench append --local --conversations 1 --in-flight 512
+  quorate bench append --local --producers 8 --in-flight 128 --proxied
   quorate bench append --producers 8 --in-flight 128 --duration 30s --endpoints 10.0.0.1:7101
   quorate bench append --rate 5000 --in-flight 64 --output json
   quorate bench append --local --size 1024 --count 524288 --in-flight 1024 --flush --data /var/tmp

@@ -123,6 +123,7 @@ impl GrowthArgs {
             conversations: names.count(),
             size: self.size,
             mode: Mode::Session,
+            proxied: false,
             rate: None,
             duration: self.duration,
             count: None,

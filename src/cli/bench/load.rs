@@ -49,6 +49,10 @@ pub(super) struct LoadArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) mode: Mode,
 
+    /// Send through whichever node, as behind a load balancer: each producer through the next; the node hands on
+    #[arg(long)]
+    pub(super) proxied: bool,
+
     /// Appends a second over all producers, sent when they are due [default: each when one has its outcome]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(super) rate: Option<u32>,
@@ -116,6 +120,7 @@ impl LoadArgs {
             conversations,
             size,
             mode: Mode::Session,
+            proxied: false,
             rate: None,
             duration: Duration::MAX,
             count: Some(conversations),
@@ -136,8 +141,11 @@ impl LoadArgs {
         output: Output,
     ) -> anyhow::Result<Load> {
         let mut producers = Vec::new();
-        for _ in 0..self.producers {
-            let client = target.client().await?;
+        for producer in 0..self.producers {
+            let client = match self.proxied {
+                true => target.client_through(producer).await?,
+                false => target.client().await?,
+            };
             producers.push(match self.mode {
                 Mode::Unary => Way::Unary(client),
                 Mode::Session => {
@@ -179,6 +187,7 @@ impl LoadArgs {
             "conversations": self.conversations,
             "message_bytes": self.size,
             "mode": match self.mode { Mode::Unary => "unary", Mode::Session => "session" },
+            "proxied": self.proxied,
             "loop": if self.rate.is_some() { "open" } else { "closed" },
             "appends_per_second_offered": self.rate,
             "warm_up_seconds": self.warm_up.as_secs_f64(),

@@ -8,11 +8,9 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
 use quorate_client::{Client, Read, Start};
 use serde_json::{Value, json};
-use tokio::time::interval;
-use tokio_util::sync::CancellationToken;
 
 use super::flood::Flood;
-use super::local::{Local, LocalArgs};
+use super::local::LocalArgs;
 use super::message::{Messages, Names, STAMP_BYTES, Stamp};
 use super::offered::Offered;
 use super::outcome::counts;
@@ -31,8 +29,6 @@ const GROWTH: f64 = 4.0;
 const HALVINGS: u32 = 4;
 /// What 99 of 100 appends take at most at a rate that is sustained. More, and they pile up.
 const SUSTAINED_WITHIN: Duration = Duration::from_millis(250);
-/// Between two looks at what the nodes use.
-const SAMPLES_APART: Duration = Duration::from_millis(250);
 /// Messages of one page when all is read again, and conversations that are read at a time.
 const PAGE_MESSAGES: u32 = 10_000;
 const READ_AT_ONCE: usize = 16;
@@ -100,6 +96,7 @@ struct Overload {
     offered: Offered,
     groups: usize,
     elapsed: Duration,
+    /// The most memory that each node used, by id.
     peaks: BTreeMap<u32, u64>,
     lost: u64,
 }
@@ -121,14 +118,9 @@ pub(super) async fn run(args: OverloadArgs, output: Output) -> anyhow::Result<Ex
     .await?;
     let rate = sustained * f64::from(args.factor);
     bar.set_message(format!("offering {rate:.0} appends/s"));
-    let enough = CancellationToken::new();
-    let offering = async {
-        let offered = flood.run(rate, args.duration).await;
-        enough.cancel();
-        offered
-    };
-    let (offered, peaks) = tokio::join!(offering, peaks(local, &enough));
-    let (mut offered, peaks) = (offered?, peaks?);
+    let mut offered = flood.run(rate, args.duration).await?;
+    let used = local.resources()?.into_iter();
+    let peaks = used.map(|(node, used)| (node, used.resident_bytes_peak)).collect();
     bar.set_message("reading everything again");
     acknowledged.append(&mut offered.acknowledged);
     let lost = lost(&client, flood.names(), &acknowledged).await?;
@@ -233,19 +225,6 @@ impl Overload {
             },
         })
     }
-}
-
-/// The most memory that each node was seen to use.
-async fn peaks(local: &Local, enough: &CancellationToken) -> anyhow::Result<BTreeMap<u32, u64>> {
-    let mut peaks = BTreeMap::new();
-    let mut ticks = interval(SAMPLES_APART);
-    while enough.run_until_cancelled(ticks.tick()).await.is_some() {
-        for (node, used) in local.resources()? {
-            let peak = peaks.entry(node).or_insert(0);
-            *peak = used.resident_bytes.max(*peak);
-        }
-    }
-    Ok(peaks)
 }
 
 /// How many of the acknowledged messages are not where they were acknowledged.

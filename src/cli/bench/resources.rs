@@ -13,6 +13,8 @@ const TICKS_PER_SECOND: u64 = 100;
 pub(super) struct Resources {
     /// Resident now.
     pub(super) resident_bytes: u64,
+    /// Most that was ever resident.
+    pub(super) resident_bytes_peak: u64,
     /// On processors so far, all threads together; to a hundredth of a second.
     pub(super) cpu: Duration,
     /// Handed to the block layer so far, by write or by write-back of pages that this process made dirty.
@@ -26,10 +28,19 @@ impl Resources {
             let path = format!("/proc/{pid}/{file}");
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
         };
-        let resident_kib = field(&read("status")?, "VmRSS:").context("no VmRSS")?;
+        let status = read("status")?;
+        let memory = |name: &str| {
+            let kib = field(&status, name).with_context(|| format!("no {name}"))?;
+            anyhow::Ok(kib * 1024)
+        };
         let written_bytes = field(&read("io")?, "write_bytes:").context("no write_bytes")?;
         let cpu = cpu(&read("stat")?).context("no processor time")?;
-        Ok(Resources { resident_bytes: resident_kib * 1024, cpu, written_bytes })
+        Ok(Resources {
+            resident_bytes: memory("VmRSS:")?,
+            resident_bytes_peak: memory("VmHWM:")?,
+            cpu,
+            written_bytes,
+        })
     }
 }
 
@@ -67,6 +78,7 @@ mod tests {
     fn this_process_uses_memory() {
         let used = Resources::of(std::process::id()).unwrap();
         assert!(used.resident_bytes > 1024 * 1024, "{used:?}");
+        assert!(used.resident_bytes_peak >= used.resident_bytes, "{used:?}");
         assert!(Resources::of(u32::MAX).is_err());
     }
 

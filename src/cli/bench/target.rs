@@ -1,7 +1,7 @@
 //! What is measured: a cluster that runs, or one of the command's own.
 
 use clap::Args;
-use quorate_client::Client;
+use quorate_client::{Client, Routing};
 use serde_json::Value;
 
 use super::local::{Local, LocalArgs};
@@ -50,6 +50,14 @@ impl Target {
     /// A client of its own, with connections of its own.
     pub(super) async fn client(&self) -> anyhow::Result<Client> {
         self.connect.client().await
+    }
+
+    /// A client of its own that stays with one endpoint, of several with the next for each number, and has it hand on.
+    pub(super) async fn client_through(&self, number: u32) -> anyhow::Result<Client> {
+        let mut connect = self.connect.clone();
+        let next = number as usize % connect.endpoints.len().max(1);
+        connect.endpoints.rotate_left(next);
+        connect.client_routed(Routing::Proxy).await
     }
 
     /// How it is reached.
