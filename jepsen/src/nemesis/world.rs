@@ -30,12 +30,14 @@ pub struct World {
     pub floor: Arc<Floor>,
     /// Nodes that must not be read at the end, and why.
     excused: Mutex<Vec<(u32, String)>>,
+    /// Nodes that were to be made anew and were not in time, and why.
+    unreplaced: Mutex<BTreeMap<u32, String>>,
 }
 
 impl World {
     /// A world that is whole.
     pub fn new(cluster: Cluster, floor: Arc<Floor>) -> World {
-        World { cluster, floor, excused: Mutex::default() }
+        World { cluster, floor, excused: Mutex::default(), unreplaced: Mutex::default() }
     }
 
     /// The switch.
@@ -144,8 +146,28 @@ impl World {
     ///
     /// # Errors
     ///
-    /// If no node does that in time.
+    /// If no node does that in time. Then nothing else may be broken: see [`World::ensure_replaced`].
     pub async fn replace(&self, node: u32) -> anyhow::Result<u32> {
+        let replaced = self.replace_in_time(node).await;
+        if let Err(error) = &replaced {
+            self.unreplaced.lock().await.insert(node, format!("{error:#}"));
+        }
+        replaced
+    }
+
+    /// Whether every node that had to be made anew is. Where one is not, what is broken next could take the last of a
+    /// majority.
+    ///
+    /// # Errors
+    ///
+    /// If one is not.
+    pub async fn ensure_replaced(&self) -> anyhow::Result<()> {
+        let unreplaced = self.unreplaced.lock().await;
+        let Some((node, why)) = unreplaced.first_key_value() else { return Ok(()) };
+        anyhow::bail!("node {node} could not be made anew: {why}")
+    }
+
+    async fn replace_in_time(&self, node: u32) -> anyhow::Result<u32> {
         let deadline = Instant::now() + REPLACE_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -165,7 +187,13 @@ impl World {
     ///
     /// If the node that is asked does not do it.
     pub async fn replace_once(&self, node: u32, all: bool) -> anyhow::Result<u32> {
-        let other = self.cluster.ids().find(|id| *id != node).context("there is one node")?;
+        let others = self.cluster.ids().filter(|id| *id != node);
+        let knows = others.map(async |id| {
+            let described = self.described_by(id).await.ok();
+            described.and_then(|described| described.topology).map(|_| id)
+        });
+        let other = join_all(knows).await.into_iter().flatten().next();
+        let other = other.context("no other node knows the cluster")?;
         let client = self.cluster.client(other, REPLACE_TIMEOUT).await?;
         let request = ReplaceRequest { node_id: node.into(), all, ..ReplaceRequest::default() };
         let mut steps = client.replace(request).await?;

@@ -106,6 +106,7 @@ async fn one_round(
     let effects = took_effect.map(|(nemesis, _)| nemesis.name).collect();
     note_ends(options, world).await;
     start_fallen(options, world).await?;
+    world.ensure_replaced().await?;
     let served_after =
         Nanos::try_from(served::wait(&world.floor).await.as_nanos()).unwrap_or(Nanos::MAX);
     let seconds = served_after as f64 / 1e9;
