@@ -1,12 +1,12 @@
-//! What callers send: an append up to the command that is proposed, the metadata of a call, page tokens; and errors, as
-//! nodes and clients read them from each other's answers. The first byte tells which.
+//! What callers send: an append up to the command that is proposed, other requests with lists, the metadata of a call, page
+//! tokens; and errors, as nodes and clients read them from each other's answers. The first byte tells which.
 
 use std::time::Duration;
 
 use prost::Message;
 use quorate::log::{Append, Command, Proposal};
 use quorate::service::{
-    Call, CallError, Effect, Operation, convert, counted, page_token, validate,
+    Call, CallError, Counted, Effect, Operation, convert, counted, page_token, validate,
 };
 use quorate::types::{NodeId, Timestamp, limits};
 use quorate_client::limits::REQUEST_ELEMENTS_MAX;
@@ -23,10 +23,12 @@ const SALT: [u8; 16] = [7; 16];
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 fn check(input: &[u8]) {
-    match chosen(input, 5) {
+    match chosen(input, 8) {
         Some((0, body)) => match proto::AppendRequest::decode(body) {
             Ok(request) => {
-                same_count(body, &request);
+                let headers = request.messages.iter().map(|message| message.headers.len());
+                let elements = request.messages.len() + headers.sum::<usize>();
+                same_count::<proto::AppendRequest>(body, elements);
                 append(request);
             }
             Err(error) => {
@@ -37,7 +39,10 @@ fn check(input: &[u8]) {
         Some((1, body)) => metadata(body),
         Some((2, body)) => token(body),
         Some((3, body)) => status(body),
-        Some((_, body)) => failure(body),
+        Some((4, body)) => failure(body),
+        Some((5, body)) => listed(body, |read: &proto::BatchReadRequest| read.conversations.len()),
+        Some((6, body)) => listed(body, |follow: &proto::FollowRequest| follow.conversations.len()),
+        Some((_, body)) => listed(body, |init: &proto::InitRequest| init.nodes.len()),
         None => {}
     }
 }
@@ -47,11 +52,16 @@ fn refused(error: &prost::DecodeError) -> String {
 }
 
 /// What is counted before decoding is what comes of it.
-fn same_count(body: &[u8], request: &proto::AppendRequest) {
-    let headers: usize = request.messages.iter().map(|message| message.headers.len()).sum();
-    let elements = request.messages.len() + headers;
-    let counted = counted::<proto::AppendRequest>(body).expect("what decodes is counted");
+fn same_count<R: Counted>(body: &[u8], elements: usize) {
+    let counted = counted::<R>(body).expect("what decodes is counted");
     assert_eq!(counted.min(COUNTED_MAX), elements.min(COUNTED_MAX));
+}
+
+fn listed<R: Counted + Message + Default>(body: &[u8], elements: impl Fn(&R) -> usize) {
+    match R::decode(body) {
+        Ok(request) => same_count::<R>(body, elements(&request)),
+        Err(error) => assert_eq!(refused(&error), "MALFORMED"),
+    }
 }
 
 /// Counting ends here.
@@ -175,6 +185,12 @@ fn seeds() -> Vec<Vec<u8>> {
         append: Some(request.clone()),
         ..proto::SessionRequest::default()
     };
+    let names = vec!["acme/room".to_owned(), "acme/hall".to_owned()];
+    let batch = proto::BatchReadRequest { conversations: names, last: 3, consistency: None };
+    let start = proto::FollowStart { conversation: "acme/room".into(), ..Default::default() };
+    let follow = proto::FollowRequest { conversations: vec![start], heartbeat_ms: 100 };
+    let node = proto::init_request::Node { node_id: 1, peer_address: "10.0.0.1:7201".into() };
+    let init = proto::InitRequest { nodes: vec![node], groups: 3, ..Default::default() };
     let error = CallError::not_leader(Some(NodeId(3)));
     let status = Status::from(error.clone());
     let code = [i32::from(status.code()) as u8];
@@ -189,5 +205,8 @@ fn seeds() -> Vec<Vec<u8>> {
         choosing(2, page_token::encode("acme/room").as_bytes()),
         choosing(3, &[&code, status.details()].concat()),
         choosing(4, &proto::Failure::from(error).encode_to_vec()),
+        choosing(5, &batch.encode_to_vec()),
+        choosing(6, &follow.encode_to_vec()),
+        choosing(7, &init.encode_to_vec()),
     ]
 }
