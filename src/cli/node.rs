@@ -24,8 +24,9 @@ Examples:
   quorate node replace 2 --output json
 
 The node has to run, with an empty or a damaged data directory. Each of its replicas is removed from its group, added \
-again as a learner, and made a voter once it has caught up; the cluster serves meanwhile. Interrupted, the same \
-command takes the work up again.")]
+again as a learner, and made a voter once it has caught up; the cluster serves meanwhile. What it waits for stands \
+behind `waiting`: other nodes that are being replaced, or that are away. Interrupted, the same command takes the work \
+up again.")]
 pub struct ReplaceArgs {
     /// The node_id of the node
     #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
@@ -111,7 +112,8 @@ impl Progress {
             "catching_up" => {
                 format!("{group}: entry {} of {}", step.applied_index, step.target_index)
             }
-            other => format!("{group}: {}", other.replace('_', " ")),
+            other if step.reason.is_empty() => format!("{group}: {}", other.replace('_', " ")),
+            other => format!("{group}: {other}: {}", step.reason),
         });
         if self.output == Output::Json {
             let line = || {
@@ -122,6 +124,7 @@ impl Progress {
                     "target_index": step.target_index,
                     "groups_done": step.groups_done,
                     "groups_total": step.groups_total,
+                    "reason": step.reason,
                 })
             };
             self.output.print(String::new, line)?;

@@ -56,6 +56,8 @@ pub struct ScriptedNode {
     pub replicas: Vec<ReplicaStatus>,
     /// As the leader of the meta group; none if it does not know.
     pub topology: Option<Topology>,
+    /// Why no replica can be removed from the groups that it leads, if that is so.
+    pub bound: Option<String>,
     /// Where it notes what it is asked.
     pub notes: Notes,
 }
@@ -100,7 +102,11 @@ impl NodeOperations for ScriptedNode {
         step: Step,
         replica: ReplicaId,
     ) -> BoxFuture<'_, Result<(), OperationError>> {
-        self.note(Asked::Membership(group, step, replica), ())
+        let noted = self.note(Asked::Membership(group, step, replica), ());
+        match self.bound.clone().filter(|_| step == Step::CheckRemoval) {
+            Some(reason) => ready(Err(OperationError::Unavailable(reason))).boxed(),
+            None => noted,
+        }
     }
 
     fn status(&self) -> Bytes {

@@ -208,7 +208,7 @@ impl ClusterApi {
         }
         for node in nodes.iter().skip(META_VOTERS_MAX) {
             let step = proto::change_membership_request::Step::AddLearner;
-            self.change_membership(GroupId::META, step, replica(node), deadline).await?;
+            self.change_membership(GroupId::META, step, replica(node), deadline, |_| {}).await?;
         }
         Ok(())
     }

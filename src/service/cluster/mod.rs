@@ -9,6 +9,7 @@ pub mod fixture;
 mod grpc;
 mod init;
 mod meta;
+mod progress;
 mod replace;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::describe::leader_of;
 use super::init::{META_VOTERS_MAX, check_address};
+use super::progress::Progress;
 use super::{ClusterApi, ClusterError, MetaGroup, replica_statuses};
 use crate::log::{Topology, TopologyChange};
 use crate::transport::proto::change_membership_request::Step;
@@ -23,34 +24,6 @@ use crate::types::{GroupId, Incarnation, NodeId, ReplicaId};
 /// How long one step may take to be committed.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Who hears of the progress.
-pub(super) struct Progress {
-    sender: mpsc::Sender<ReplaceResponse>,
-    groups_done: u32,
-    groups_total: u32,
-}
-
-impl Progress {
-    async fn tell(
-        &self,
-        group: GroupId,
-        step: &str,
-        applied: u64,
-        target: u64,
-    ) -> Result<(), ClusterError> {
-        let response = ReplaceResponse {
-            group_id: group.0,
-            step: step.to_owned(),
-            applied_index: applied,
-            target_index: target,
-            groups_done: self.groups_done,
-            groups_total: self.groups_total,
-        };
-        let gone = |_| ClusterError::Unavailable("the caller has gone".into());
-        self.sender.send(response).await.map_err(gone)
-    }
-}
 
 /// How long a new replica is waited for: as long as it makes progress.
 struct Patience {
@@ -78,11 +51,24 @@ impl Patience {
 }
 
 impl ClusterApi {
-    /// Replaces what has to be replaced on a node: first its replica of the meta group, then the others.
+    /// Replaces what has to be replaced on a node: first its replica of the meta group, then the others. Ends when the
+    /// caller goes.
     pub(super) async fn replace(
         &self,
         request: ReplaceRequest,
         sender: mpsc::Sender<ReplaceResponse>,
+    ) -> Result<(), ClusterError> {
+        let progress = Progress::new(sender);
+        tokio::select! {
+            replaced = self.replace_all(request, &progress) => replaced,
+            () = progress.repeat() => Err(ClusterError::Unavailable("the caller has gone".into())),
+        }
+    }
+
+    async fn replace_all(
+        &self,
+        request: ReplaceRequest,
+        progress: &Progress,
     ) -> Result<(), ClusterError> {
         let topology = self.confirmed_topology().await?;
         let node = u32::try_from(request.node_id).ok().map(NodeId);
@@ -108,12 +94,10 @@ impl ClusterApi {
                     .map(|group| group.id),
             )
             .collect();
-        let groups_total = groups.len() as u32;
-        let mut progress = Progress { sender, groups_done: 0, groups_total };
+        progress.begin(groups.len());
         for group in groups {
-            self.replace_one(group, node.id, request.all, &progress).await?;
-            progress.groups_done += 1;
-            progress.tell(group, "done", 0, 0).await?;
+            self.replace_one(group, node.id, request.all, progress).await?;
+            progress.done(group).await?;
         }
         Ok(())
     }
@@ -148,15 +132,15 @@ impl ClusterApi {
                 let incarnation = Incarnation(wanted.0 + 1);
                 // What is renewed has to be removed: before it is known that it can be, nothing is changed.
                 let renewed = ReplicaId { node, incarnation };
-                let check = Step::CheckRemoval;
-                self.change_membership(group, check, renewed, step_deadline()).await?;
+                progress.tell(group, "waiting", 0, 0).await?;
+                self.step(group, Step::CheckRemoval, renewed, progress).await?;
                 let renewal = TopologyChange::RenewReplica { group, node, incarnation };
                 self.change_topology(renewal, step_deadline()).await?;
                 (renewed, false)
             }
         };
         progress.tell(group, "removing", 0, 0).await?;
-        self.change_membership(group, Step::Remove, replica, step_deadline()).await?;
+        self.step(group, Step::Remove, replica, progress).await?;
         match group.is_meta() {
             // Also one that is made: whoever made it may have been cut off before the node knew where it belongs.
             true => self.adopt_again(replica, process).await?,
@@ -188,13 +172,25 @@ impl ClusterApi {
         progress: &Progress,
     ) -> Result<(), ClusterError> {
         progress.tell(group, "learner", 0, 0).await?;
-        self.change_membership(group, Step::AddLearner, replica, step_deadline()).await?;
+        self.step(group, Step::AddLearner, replica, progress).await?;
         self.catch_up(group, replica, progress).await?;
         if group.is_meta() && !self.is_meta_voter(replica.node).await? {
             return Ok(());
         }
         progress.tell(group, "voter", 0, 0).await?;
-        self.change_membership(group, Step::Promote, replica, step_deadline()).await
+        self.step(group, Step::Promote, replica, progress).await
+    }
+
+    /// One step of a change of membership, tried for as long as a step may take.
+    async fn step(
+        &self,
+        group: GroupId,
+        step: Step,
+        replica: ReplicaId,
+        progress: &Progress,
+    ) -> Result<(), ClusterError> {
+        let note = |error: &ClusterError| progress.note(error);
+        self.change_membership(group, step, replica, step_deadline(), note).await
     }
 
     /// Waits until the new replica has applied what the group had applied when the wait began.
@@ -278,13 +274,14 @@ impl ClusterApi {
         Ok(())
     }
 
-    /// One step of a change of membership, at whichever node leads the group.
+    /// One step of a change of membership, at whichever node leads the group. `failed` hears what is tried again.
     pub(super) async fn change_membership(
         &self,
         group: GroupId,
         step: Step,
         replica: ReplicaId,
         deadline: Instant,
+        failed: impl Fn(&ClusterError),
     ) -> Result<(), ClusterError> {
         loop {
             // Without a quorum a change waits for one.
@@ -301,6 +298,7 @@ impl ClusterApi {
             if Instant::now() + POLL_INTERVAL >= deadline {
                 return Err(error);
             }
+            failed(&error);
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
@@ -346,7 +344,12 @@ impl ClusterApi {
 
     /// What is wanted, as of now: by what this node has heard of last it could take for done what is not.
     pub(super) async fn confirmed_topology(&self) -> Result<Topology, ClusterError> {
-        let none = || ClusterError::Unavailable("the cluster is not initialized".into());
+        let none = || {
+            let node = self.replicas.node();
+            let message =
+                format!("node {node} belongs to no cluster, or no more: ask one that does");
+            ClusterError::Unavailable(message)
+        };
         self.peers.introduction().cluster().ok_or_else(none)?;
         self.meta().topology(step_deadline()).await?.ok_or_else(none)
     }

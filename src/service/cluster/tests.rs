@@ -1,8 +1,9 @@
 //! Operations that go on from where another was cut off, or through a node that knows little or what is old (G9).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use quorate_client::proto::ReplaceRequest;
+use quorate_client::proto::{ReplaceRequest, ReplaceResponse};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -30,7 +31,8 @@ fn replaced(incarnation: u32) -> ReplicaId {
 /// The node that leads, and knows what is wanted.
 fn leader(topology: Topology, notes: &Notes) -> ScriptedNode {
     let replicas = vec![status(META, 1, "leader", 5), status(GROUP, 1, "leader", 5)];
-    ScriptedNode { node: LEADER, replicas, topology: Some(topology), notes: notes.clone() }
+    let (topology, notes) = (Some(topology), notes.clone());
+    ScriptedNode { node: LEADER, replicas, topology, bound: None, notes }
 }
 
 /// The operators' service of a node, which is asked for nothing itself.
@@ -50,7 +52,8 @@ async fn replace(wanted: Topology, meta: (u32, &str), group: (u32, &str)) -> Vec
     let (disks, notes) = (Disks::default(), Notes::default());
     let process = disks.start().await;
     let replicas = vec![status(META, meta.0, meta.1, 5), status(GROUP, group.0, group.1, 5)];
-    let node = ScriptedNode { node: REPLACED, replicas, notes: notes.clone(), topology: None };
+    let node =
+        ScriptedNode { node: REPLACED, replicas, notes: notes.clone(), ..Default::default() };
     let api = api(&process, [leader(wanted, &notes), node]);
     let (sender, _steps) = mpsc::channel(STEPS_MAX);
     let request = ReplaceRequest { node_id: REPLACED.0.into(), ..Default::default() };
@@ -104,6 +107,40 @@ async fn a_node_whose_adoption_was_cut_off_is_adopted_again() {
         (LEADER, Asked::Membership(META, Step::Promote, made)),
     ];
     assert_eq!(asked, steps);
+}
+
+/// What it waits for may come about once whoever asked is gone, and has asked elsewhere.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_waits_says_for_what_and_ends_with_its_caller() {
+    let (disks, notes) = (Disks::default(), Notes::default());
+    let process = disks.start().await;
+    let replicas = vec![status(META, 1, "follower", 5), status(GROUP, 1, "missing", 5)];
+    let node = ScriptedNode { node: REPLACED, replicas, ..Default::default() };
+    let bound = Some("the others are away".to_owned());
+    let leader = ScriptedNode { bound, ..leader(topology(1, 1, 1), &notes) };
+    let api = api(&process, [leader, node]);
+    let (sender, mut steps) = mpsc::channel::<ReplaceResponse>(STEPS_MAX);
+    let request = ReplaceRequest { node_id: REPLACED.0.into(), ..Default::default() };
+    let began = Instant::now();
+    let listening = async move {
+        let mut reasons = Vec::new();
+        while reasons.len() < 3 {
+            let step = steps.recv().await.unwrap();
+            let is_told = step.step == "waiting" && !step.reason.is_empty();
+            reasons.extend(Some((step.group_id, step.reason)).filter(|_| is_told));
+        }
+        reasons
+    };
+    let (ended, reasons) = tokio::join!(api.replace(request, sender), listening);
+    assert_eq!(ended.unwrap_err().to_string(), "the caller has gone");
+    let is_why = |(group, reason): &(u64, String)| {
+        *group == GROUP.0 && reason.ends_with("the others are away")
+    };
+    assert!(reasons.iter().all(is_why), "{reasons:?}");
+    assert!(began.elapsed() < EVENTUALLY.min(Duration::from_secs(10)), "{:?}", began.elapsed());
+    let check = Asked::Membership(GROUP, Step::CheckRemoval, replaced(2));
+    assert!(notes.lock().unwrap().iter().all(|(_, asked)| *asked == check), "nothing is begun");
+    disks.crash(process).await;
 }
 
 /// It knows of no leader, and it is through such a node that a replacement may have to be completed.

@@ -2,7 +2,7 @@
 //! their disks, goes away in the middle of it, and comes back. At the end what was begun is completed, as the
 //! documentation says: by asking again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_client::proto::ReplaceRequest;
@@ -18,6 +18,8 @@ use crate::workload::{self, Plan};
 
 /// How long a replacement may take once all is mended, however often it has to be asked for.
 const COMPLETE_LIMIT: Duration = Duration::from_secs(60);
+/// A node that writes to an operator who has gone is told so.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2);
 /// How long one of several is waited for before the next is tried.
 const TURN: Duration = Duration::from_secs(10);
 
@@ -36,7 +38,7 @@ pub async fn operate(plan: Plan, seed: u64) {
         let all = operator.randomness.random_ratio(2, 3);
         operator.attempt(node, all).await;
     }
-    operator.complete_all().await;
+    operator.finish().await;
     plan.shared.change_working(-1);
 }
 
@@ -45,14 +47,7 @@ pub async fn replace_wiped(plan: Plan, seed: u64) {
     let mut operator = Operator::new(plan.clone(), seed);
     loop {
         match plan.shared.wiped() {
-            // Its turn may come only after that of those that were replaced by mistake.
-            Some(wiped) if plan.shared.phase() > Phase::Working => {
-                operator.begin(wiped);
-                if !operator.complete_all().await {
-                    return;
-                }
-                plan.shared.set_wiped(None);
-            }
+            _ if plan.shared.phase() > Phase::Working => break,
             Some(wiped) if operator.randomness.random_ratio(3, 4) => {
                 if operator.attempt(wiped, false).await {
                     plan.shared.set_wiped(None);
@@ -64,12 +59,16 @@ pub async fn replace_wiped(plan: Plan, seed: u64) {
             }
             None => {
                 operator.complete_all().await;
-                if plan.shared.phase() > Phase::Working {
-                    break;
-                }
             }
         }
         sleep(Duration::from_millis(operator.randomness.random_range(20..2_000))).await;
+    }
+    // Its turn may come only after that of those that were replaced by mistake.
+    if let Some(wiped) = plan.shared.wiped() {
+        operator.begin(wiped);
+    }
+    if operator.finish().await {
+        plan.shared.set_wiped(None);
     }
     plan.shared.change_working(-1);
 }
@@ -79,11 +78,21 @@ struct Operator {
     randomness: SmallRng,
     /// Nodes whose replacement is not complete, and since when.
     begun: BTreeMap<u64, Nanos>,
+    /// Of those, the ones that it has not only asked about.
+    disturbed: BTreeSet<u64>,
+    /// All that it ever began.
+    attempted: BTreeSet<u64>,
 }
 
 impl Operator {
     fn new(plan: Plan, seed: u64) -> Self {
-        Operator { plan, randomness: SmallRng::seed_from_u64(seed), begun: BTreeMap::new() }
+        Operator {
+            plan,
+            randomness: SmallRng::seed_from_u64(seed),
+            begun: BTreeMap::new(),
+            disturbed: BTreeSet::new(),
+            attempted: BTreeSet::new(),
+        }
     }
 
     fn pick(&mut self) -> u64 {
@@ -102,19 +111,31 @@ impl Operator {
         let through = self.pick();
         let patience = Duration::from_millis(self.randomness.random_range(50..9_000));
         self.begin(node);
+        self.disturbed.insert(node);
+        self.attempted.insert(node);
         let attempt = async {
             let client = workload::connect(&self.plan, Some(through)).await;
             replace(&client, node, all).await
         };
         match timeout(patience, attempt).await {
-            Ok(Ok(())) => {
-                self.complete(node);
+            Ok(Ok(made)) => {
+                self.complete(node, made);
                 return true;
             }
             Ok(Err(error)) => tracing::info!(node, %error, "not replaced"),
             Err(_) => tracing::info!(node, "the operator has gone"),
         }
         false
+    }
+
+    /// Once all is mended: completes what was ever begun. Whoever gave up on a call does not know what became of it, and it
+    /// may have gone on until the node noticed.
+    async fn finish(&mut self) -> bool {
+        sleep(NOTICED_WITHIN).await;
+        for node in self.attempted.clone() {
+            self.begin(node);
+        }
+        self.complete_all().await
     }
 
     /// What was begun is completed by asking for it again, of one node after the other: one may have to wait for another.
@@ -132,12 +153,17 @@ impl Operator {
             }
             let node = *self.begun.keys().nth(turn % self.begun.len()).expect("there is one");
             turn += 1;
+            // One that has lost its disk knows no cluster.
+            let mut through = self.pick();
+            while through == node {
+                through = self.pick();
+            }
             let attempt = async {
-                let client = workload::connect(&self.plan, None).await;
+                let client = workload::connect(&self.plan, Some(through)).await;
                 replace(&client, node, false).await
             };
             match timeout(TURN, attempt).await {
-                Ok(Ok(())) => self.complete(node),
+                Ok(Ok(made)) => self.complete(node, made),
                 Ok(Err(error)) => tracing::info!(node, %error, "not replaced yet"),
                 Err(_) => tracing::info!(node, "not replaced yet"),
             }
@@ -147,10 +173,13 @@ impl Operator {
     }
 
     /// From the first attempt on the node's replicas were disturbed.
-    fn complete(&mut self, node: u64) {
+    fn complete(&mut self, node: u64, made: usize) {
         let Some(from) = self.begun.remove(&node) else { return };
         let shared = &self.plan.shared;
         shared.change_replacing(-1);
+        if !self.disturbed.remove(&node) && made == 0 {
+            return;
+        }
         shared.fault(Fault {
             from,
             to: now(),
@@ -163,11 +192,15 @@ impl Operator {
     }
 }
 
-async fn replace(client: &Client, node: u64, all: bool) -> Result<(), Error> {
+/// How many replicas were made anew.
+async fn replace(client: &Client, node: u64, all: bool) -> Result<usize, Error> {
     let request = ReplaceRequest { node_id: node, all, ..ReplaceRequest::default() };
     let mut steps = client.replace(request).await?;
+    let mut made = 0;
     while let Some(step) = steps.next().await? {
-        tracing::info!(node, group = step.group_id, step = step.step, "replacing");
+        let reason = step.reason;
+        tracing::info!(node, group = step.group_id, step = step.step, reason, "replacing");
+        made += usize::from(step.step == "voter");
     }
-    Ok(())
+    Ok(made)
 }

@@ -1,0 +1,97 @@
+//! What a replacement tells its caller.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quorate_client::proto::ReplaceResponse;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::ClusterError;
+use crate::types::GroupId;
+
+/// How long a caller hears nothing at most.
+const TOLD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Who hears of the progress.
+pub(super) struct Progress {
+    sender: mpsc::Sender<ReplaceResponse>,
+    told: Mutex<Told>,
+}
+
+/// What the caller has heard of last, and what went wrong since.
+struct Told {
+    at: Instant,
+    response: ReplaceResponse,
+}
+
+impl Progress {
+    pub(super) fn new(sender: mpsc::Sender<ReplaceResponse>) -> Progress {
+        let told = Told { at: Instant::now(), response: ReplaceResponse::default() };
+        Progress { sender, told: Mutex::new(told) }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self, groups_total: usize) {
+        self.told().response.groups_total = groups_total as u32;
+    }
+
+    pub(super) async fn tell(
+        &self,
+        group: GroupId,
+        step: &str,
+        applied: u64,
+        target: u64,
+    ) -> Result<(), ClusterError> {
+        let response = {
+            let mut told = self.told();
+            told.at = Instant::now();
+            told.response = ReplaceResponse {
+                group_id: group.0,
+                step: step.to_owned(),
+                applied_index: applied,
+                target_index: target,
+                reason: String::new(),
+                ..told.response
+            };
+            told.response.clone()
+        };
+        let gone = |_| ClusterError::Unavailable("the caller has gone".into());
+        self.sender.send(response).await.map_err(gone)
+    }
+
+    pub(super) async fn done(&self, group: GroupId) -> Result<(), ClusterError> {
+        self.told().response.groups_done += 1;
+        self.tell(group, "done", 0, 0).await
+    }
+
+    /// What has to be tried again, and why.
+    pub(super) fn note(&self, error: &ClusterError) {
+        self.told().response.reason = error.to_string();
+    }
+
+    /// Says again and again that a step takes its time, and why, for as long as there is a caller. That is also how a node
+    /// notices that the caller's machine has gone without a word: what a step waits for could come about after whoever
+    /// asked has asked elsewhere.
+    pub(super) async fn repeat(&self) {
+        loop {
+            let (at, mut response) = {
+                let told = self.told();
+                (told.at, told.response.clone())
+            };
+            let next = at + TOLD_INTERVAL;
+            if Instant::now() < next {
+                sleep_until(next).await;
+                continue;
+            }
+            self.told().at = Instant::now();
+            response.step = "waiting".to_owned();
+            if self.sender.send(response).await.is_err() {
+                return;
+            }
+        }
+    }
+}
