@@ -39,7 +39,7 @@ async fn what_changes_something_is_finished_and_says_how_it_ended() {
     assert_eq!(exit_code(sending).await, 1);
 
     let mut replacing = cluster.begin(&["node", "replace", "2", "--all"]);
-    assert_eq!(replacing.next().await["step"], "removing");
+    assert_eq!(replacing.next().await["step"], "waiting");
     assert_eq!(exit_code(replacing.read_no_more()).await, 0);
     let status = cluster.run(&["status", "--output", "json"]).await;
     let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();

@@ -167,7 +167,8 @@ impl Local {
                 "node_id": node,
                 "resident_bytes_at_start": before.resident_bytes,
                 "resident_bytes": busy.resident_bytes,
-                "resident_bytes_peak": after.resident_bytes_peak,
+                // The kernel notes its peak now and then.
+                "resident_bytes_peak": after.resident_bytes_peak.max(busy.resident_bytes),
                 "resident_bytes_after_flush": flushed.then_some(after.resident_bytes),
                 "cpu_seconds": after.cpu.saturating_sub(before.cpu).as_secs_f64(),
                 "written_bytes": written,
