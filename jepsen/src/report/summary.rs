@@ -199,7 +199,10 @@ impl Summary {
                     thousands(self.faults_took_effect)
                 ),
             ),
-            ("nodes that ended by themselves", thousands(self.ended_by_themselves)),
+            (
+                "nodes that ended by themselves, on a broken disk or as a violation",
+                thousands(self.ended_by_themselves),
+            ),
         ];
         if self.controls > 0 {
             let caught = format!("{} of {}{missed}", self.controls_caught, self.controls);
