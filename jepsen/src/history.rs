@@ -360,6 +360,9 @@ pub struct Run {
     /// What each node took of memory at most, in bytes, of those that could be asked.
     #[serde(default)]
     pub memory_bytes_max: BTreeMap<u32, u64>,
+    /// Nodes that were to be made anew and were not in time, and why.
+    #[serde(default)]
+    pub unreplaced: BTreeMap<u32, String>,
     /// The first panic in the log of each node that had one.
     #[serde(default)]
     pub panics: BTreeMap<u32, String>,

@@ -43,6 +43,11 @@ impl Checker for Availability {
                 described(what, [Evidence::new(mark, "it was found ended")])
             });
         }
+        for (node, why) in &model.run.unreplaced {
+            findings.violation(Guarantee::Availability, || {
+                described(format!("node {node} could not be made anew: {why}"), None)
+            });
+        }
         for (node, panic) in &model.run.panics {
             findings.violation(Guarantee::Availability, || {
                 described(format!("node {node} panicked: {panic}"), None)

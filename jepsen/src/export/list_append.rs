@@ -76,7 +76,8 @@ fn whole_reads(model: &Model) -> Vec<WholeRead<'_>> {
             None => continue,
         };
         now.span = Span { call: now.span.call, ..read.span };
-        now.next += page.seen.len() as u64;
+        now.next =
+            model.seen[page.seen.clone()].last().map_or(now.next, |id| model.record(*id).seq + 1);
         now.pages.push(page);
         if now.next == page.tail {
             whole.push(now);

@@ -30,6 +30,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use rand::rngs::StdRng;
 
+pub use replace::REPLACE;
 pub use world::World;
 
 /// What a nemesis needs that not every machine gives.

@@ -15,9 +15,12 @@ const STAYS_MS: std::ops::Range<u64> = 50..2_500;
 
 const DONE: &str = "done";
 
+/// The family.
+pub const REPLACE: &str = "replace";
+
 pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     name: "replace",
-    family: "replace",
+    family: REPLACE,
     about: "a sound node's replicas are made anew with `node replace --all`, which is cut off and repeated",
     needs: &[],
     holds_ms: (500, 3_000),
@@ -28,7 +31,8 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
 async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     let id = world.some(1, &mut dice)[0];
     let stays = Duration::from_millis(dice.random_range(STAYS_MS));
-    let first = match timeout(stays, world.replace_once(id, true)).await {
+    let through = world.who_knows(id).await?;
+    let first = match timeout(stays, world.replace_once(through, id, true)).await {
         Ok(Ok(_)) => DONE.to_owned(),
         Ok(Err(error)) => format!("refused: {error:#}"),
         Err(_) => format!("cut off after {} ms", stays.as_millis()),

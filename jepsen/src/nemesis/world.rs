@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::future::join_all;
+use futures::future::{join_all, select_ok};
 use quorate_client::proto::{DescribeClusterResponse, Group, ReplaceRequest};
 use quorate_client::reason::NOT_FOUND;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::RESTART_DEADLINE;
 use crate::history::{Consistency, ReadCall};
@@ -146,7 +146,7 @@ impl World {
     ///
     /// # Errors
     ///
-    /// If no node does that in time. Then nothing else may be broken: see [`World::ensure_replaced`].
+    /// If no node does that in time. Then nothing else may be broken: see [`World::unreplaced`].
     pub async fn replace(&self, node: u32) -> anyhow::Result<u32> {
         let replaced = self.replace_in_time(node).await;
         if let Err(error) = &replaced {
@@ -155,46 +155,54 @@ impl World {
         replaced
     }
 
-    /// Whether every node that had to be made anew is. Where one is not, what is broken next could take the last of a
-    /// majority.
-    ///
-    /// # Errors
-    ///
-    /// If one is not.
-    pub async fn ensure_replaced(&self) -> anyhow::Result<()> {
-        let unreplaced = self.unreplaced.lock().await;
-        let Some((node, why)) = unreplaced.first_key_value() else { return Ok(()) };
-        anyhow::bail!("node {node} could not be made anew: {why}")
+    /// Nodes that had to be made anew and were not in time, and why. What is broken next could take the last of a majority.
+    pub async fn unreplaced(&self) -> BTreeMap<u32, String> {
+        self.unreplaced.lock().await.clone()
     }
 
     async fn replace_in_time(&self, node: u32) -> anyhow::Result<u32> {
         let deadline = Instant::now() + REPLACE_TIMEOUT;
+        let mut last = anyhow::anyhow!("node {node} was not replaced in time");
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match timeout(left, self.replace_once(node, false)).await {
+            let once = async {
+                let through = self.who_knows(node).await?;
+                self.replace_once(through, node, false).await
+            };
+            match timeout_at(deadline, once).await {
                 Ok(Ok(done)) => return Ok(done),
-                Ok(Err(error)) if left.is_zero() => return Err(error),
-                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
-                Err(_) => anyhow::bail!("node {node} was not replaced in time"),
+                Ok(Err(error)) => last = error,
+                Err(_) => return Err(last),
             }
+            sleep(Duration::from_millis(500)).await;
         }
     }
 
-    /// The same once, of sound replicas too if `all`. How many were made anew. What it has begun stays begun if it is
-    /// dropped.
+    /// The first to answer of the other nodes that know the cluster.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub async fn who_knows(&self, node: u32) -> anyhow::Result<u32> {
+        let others = self.cluster.ids().filter(|id| *id != node);
+        let asked = others.map(|id| {
+            Box::pin(async move {
+                let described = self.described_by(id).await?;
+                described.topology.context("it belongs to no cluster")?;
+                anyhow::Ok(id)
+            })
+        });
+        let (first, _) = select_ok(asked).await.context("no other node knows the cluster")?;
+        Ok(first)
+    }
+
+    /// The same once, through another node, of sound replicas too if `all`. How many were made anew. What it has begun
+    /// stays begun if it is dropped.
     ///
     /// # Errors
     ///
     /// If the node that is asked does not do it.
-    pub async fn replace_once(&self, node: u32, all: bool) -> anyhow::Result<u32> {
-        let others = self.cluster.ids().filter(|id| *id != node);
-        let knows = others.map(async |id| {
-            let described = self.described_by(id).await.ok();
-            described.and_then(|described| described.topology).map(|_| id)
-        });
-        let other = join_all(knows).await.into_iter().flatten().next();
-        let other = other.context("no other node knows the cluster")?;
-        let client = self.cluster.client(other, REPLACE_TIMEOUT).await?;
+    pub async fn replace_once(&self, through: u32, node: u32, all: bool) -> anyhow::Result<u32> {
+        let client = self.cluster.client(through, REPLACE_TIMEOUT).await?;
         let request = ReplaceRequest { node_id: node.into(), all, ..ReplaceRequest::default() };
         let mut steps = client.replace(request).await?;
         let (mut done, mut skipped) = (0, 0);

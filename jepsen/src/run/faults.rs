@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -13,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::{RunOptions, served};
 use crate::check::SERVED_WITHIN;
 use crate::history::{ENDED_BY_ITSELF, Fault, Nanos};
-use crate::nemesis::{Nemesis, Struck, World};
+use crate::nemesis::{Nemesis, REPLACE, Struck, World};
 use crate::nodes::{Shim, WhyDown};
 use crate::record::Recorder;
 use crate::say;
@@ -71,6 +70,10 @@ pub(super) async fn make(
         {
             turns.push_back((nemesis, tries - 1));
         }
+        if let Some((node, why)) = world.unreplaced().await.first_key_value() {
+            say!(options, "nothing more is broken: node {node} could not be made anew: {why}");
+            break;
+        }
         sleep(Duration::from_millis(dice.random_range(CALM_MS.0..CALM_MS.1))).await;
     }
     Ok(())
@@ -100,13 +103,16 @@ async fn one_round(
         }
     }
     sleep(holds).await;
-    // All at once, for what one takes may have to wait for the others.
-    let faults = join_all(open.into_iter().map(|open| mend(options, recorder, open))).await;
+    // A replacement may have to wait for what else is broken.
+    open.sort_by_key(|open| open.nemesis.family == REPLACE);
+    let mut faults = Vec::new();
+    for open in open {
+        faults.push(mend(options, recorder, open).await);
+    }
     let took_effect = faults.iter().filter(|(_, fault)| fault.effect.is_some());
     let effects = took_effect.map(|(nemesis, _)| nemesis.name).collect();
     note_ends(options, world).await;
     start_fallen(options, world).await?;
-    world.ensure_replaced().await?;
     let served_after =
         Nanos::try_from(served::wait(&world.floor).await.as_nanos()).unwrap_or(Nanos::MAX);
     let seconds = served_after as f64 / 1e9;
@@ -114,6 +120,9 @@ async fn one_round(
         false => say!(options, "  all groups served after {seconds:.2} s"),
         true => say!(options, "  not all groups served within {seconds:.0} s"),
     }
+    // Who was about to end may have looked alive.
+    note_ends(options, world).await;
+    start_fallen(options, world).await?;
     for (_, mut fault) in faults {
         say!(options, "  {}: {}", fault.nemesis, fault.effect.as_deref().unwrap_or("no effect"));
         // What was mended together was waited for together.

@@ -118,7 +118,6 @@ async fn work_and_break(
     for problem in &unread {
         say!(options, "{problem}");
     }
-    faults::note_ends(options, world).await;
     let mut memory_bytes_max = BTreeMap::new();
     for id in world.cluster.ids() {
         let bytes = world.cluster.node(id).await.memory_bytes_max();
@@ -126,6 +125,8 @@ async fn work_and_break(
             memory_bytes_max.insert(id, bytes);
         }
     }
+    let stored = check_stored(options, world, &excused).await?;
+    faults::note_ends(options, world).await;
     let mut panics = BTreeMap::new();
     for id in world.cluster.ids() {
         panics.extend(world.cluster.node(id).await.first_panic().map(|panic| (id, panic)));
@@ -146,7 +147,8 @@ async fn work_and_break(
         replicas,
         memory_bytes_max,
         panics,
-        stored: check_stored(options, world, &excused).await?,
+        stored,
+        unreplaced: world.unreplaced().await,
         excused,
         waited_for_processor: pressure.share(),
     };

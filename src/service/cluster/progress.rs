@@ -68,9 +68,9 @@ impl Progress {
         self.tell(group, "done", 0, 0).await
     }
 
-    /// What has to be tried again, and why.
-    pub(super) fn note(&self, error: &ClusterError) {
-        self.told().response.reason = error.to_string();
+    /// Why something is tried again; empty once it is done.
+    pub(super) fn note(&self, reason: String) {
+        self.told().response.reason = reason;
     }
 
     /// Says again and again that a step takes its time, and why, for as long as there is a caller. That is also how a node

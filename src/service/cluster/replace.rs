@@ -109,6 +109,7 @@ impl ClusterApi {
         all: bool,
         progress: &Progress,
     ) -> Result<(), ClusterError> {
+        progress.tell(group, "waiting", 0, 0).await?;
         let (process, mut statuses) = self.replica_statuses(node).await?;
         let wanted = self.confirmed_topology().await?.incarnation(group, node);
         let wanted = wanted.ok_or_else(|| {
@@ -132,7 +133,6 @@ impl ClusterApi {
                 let incarnation = Incarnation(wanted.0 + 1);
                 // What is renewed has to be removed: before it is known that it can be, nothing is changed.
                 let renewed = ReplicaId { node, incarnation };
-                progress.tell(group, "waiting", 0, 0).await?;
                 self.step(group, Step::CheckRemoval, renewed, progress).await?;
                 let renewal = TopologyChange::RenewReplica { group, node, incarnation };
                 self.change_topology(renewal, step_deadline()).await?;
@@ -189,8 +189,10 @@ impl ClusterApi {
         replica: ReplicaId,
         progress: &Progress,
     ) -> Result<(), ClusterError> {
-        let note = |error: &ClusterError| progress.note(error);
-        self.change_membership(group, step, replica, step_deadline(), note).await
+        let note = |error: &ClusterError| progress.note(error.to_string());
+        self.change_membership(group, step, replica, step_deadline(), note).await?;
+        progress.note(String::new());
+        Ok(())
     }
 
     /// Waits until the new replica has applied what the group had applied when the wait began.

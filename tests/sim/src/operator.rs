@@ -10,7 +10,7 @@ use quorate_client::{Client, Error};
 use quorate_jepsen::history::{Fault, Nanos};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::faults::REPLACE;
 use crate::record::{Phase, now};
@@ -18,8 +18,9 @@ use crate::workload::{self, Plan};
 
 /// How long a replacement may take once all is mended, however often it has to be asked for.
 const COMPLETE_LIMIT: Duration = Duration::from_secs(60);
-/// A node that writes to an operator who has gone is told so.
-const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+/// A node that writes to an operator who has gone is told so within a second, and what it has proposed by then is made
+/// within five or never.
+const NOTICED_WITHIN: Duration = Duration::from_secs(7);
 /// How long one of several is waited for before the next is tried.
 const TURN: Duration = Duration::from_secs(10);
 
@@ -141,10 +142,11 @@ impl Operator {
     /// What was begun is completed by asking for it again, of one node after the other: one may have to wait for another.
     /// Whether it is; that it is not in time, once all is mended, is a problem.
     async fn complete_all(&mut self) -> bool {
-        let until = Instant::now() + COMPLETE_LIMIT;
+        let began = now();
         let mut turn = 0;
         while !self.begun.is_empty() {
-            if Instant::now() > until {
+            let since = self.plan.shared.healed_at().map_or(began, |healed| healed.max(began));
+            if now() > since + COMPLETE_LIMIT.as_nanos() as Nanos {
                 if self.plan.shared.phase() > Phase::Working {
                     let what = format!("G9: nodes {:?} cannot be replaced in time", self.begun);
                     self.plan.shared.problem(what);

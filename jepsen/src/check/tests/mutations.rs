@@ -58,6 +58,7 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a node was killed, and by nobody", answers::end_by_itself, "availability"),
     ("a node gave up, and its disk was sound", answers::give_up, "availability"),
     ("a node panicked", answers::panic, "availability"),
+    ("a node was not made anew", answers::give_up_replacing, "availability"),
     ("nothing served for a minute", answers::serve_late, "availability"),
 ];
 

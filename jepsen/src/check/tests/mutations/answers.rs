@@ -322,6 +322,11 @@ fn end(run: &mut Simulated, how: &str) -> bool {
     true
 }
 
+pub fn give_up_replacing(run: &mut Simulated) -> bool {
+    run.run.unreplaced.insert(2, "it was not replaced in time".to_owned());
+    true
+}
+
 pub fn panic(run: &mut Simulated) -> bool {
     run.run.panics.insert(2, "thread 'main' panicked at src/main.rs:1:1:".to_owned());
     true
