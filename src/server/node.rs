@@ -145,6 +145,7 @@ pub async fn run_on(
         tokio::try_join!(
             async {
                 serve_clients(&node, client, stopping.clients.clone()).await?;
+                tracing::info!("no client is served any more");
                 // They are gone, as only a node that stops lets them go: what was read to them came from its peers.
                 stopping.peers.cancel();
                 Ok(())
@@ -169,8 +170,12 @@ pub async fn run_on(
             tracing::info!("stopping");
             let left = async { tokio::join!(lead_nothing(&node, &stopping), servers) };
             tokio::select! {
-                // Streams that do not end in time are cut off: their callers resume elsewhere.
-                _ = tokio::time::timeout(GOODBYE_TIMEOUT, left) => Ok(()),
+                ended = tokio::time::timeout(GOODBYE_TIMEOUT, left) => {
+                    if ended.is_err() {
+                        tracing::warn!("calls that did not end in time are cut off: their callers resume elsewhere");
+                    }
+                    Ok(())
+                }
                 failure = &mut background => Err(failure),
             }
         }
@@ -193,6 +198,8 @@ async fn lead_nothing(node: &Node, stopping: &Stopping) {
     let handed_over = join_all(groups.iter().map(|group| group.step_down()));
     if tokio::time::timeout(HANDOVER_TIMEOUT, handed_over).await.is_err() {
         tracing::warn!("not everything that this node leads was handed over in time");
+    } else {
+        tracing::info!("the node leads nothing any more");
     }
     stopping.clients.cancel();
 }

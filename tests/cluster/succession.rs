@@ -51,9 +51,9 @@ async fn a_node_that_is_stopped_hands_over_what_it_leads_and_keeps_nobody_waitin
         load.wait_flowing(&before, GOES_ON, |_| true).await;
         let pause = load.take_longest_pause(|_| true);
         println!("node {node} led {led:?}, stopped in {took:?}; no acknowledgement for {pause:?}");
-        assert!(took < GOODBYE, "it took {took:?}");
-        assert!(pause < GOODBYE, "nothing was acknowledged for {pause:?}");
         let log = cluster.log_of(node);
+        assert!(took < GOODBYE, "it took {took:?}: {log}");
+        assert!(pause < GOODBYE, "nothing was acknowledged for {pause:?}: {log}");
         assert!(!log.contains("was handed over in time"), "{log}");
         cluster.restart(&[node]).await;
     }
