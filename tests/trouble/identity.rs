@@ -1,10 +1,12 @@
 //! Nodes that are not who they should be: of another cluster, with another node's data, at another node's address.
 
+use std::collections::BTreeSet;
+
 use quorate::transport::proto::peer_client::PeerClient;
 use quorate::transport::proto::{
     AdoptRequest, AppendFrames, ChangeMembershipRequest, ChangeTopologyRequest,
-    EnsureReplicaRequest, Hello, RaftRequest, ReadIndexRequest, SnapshotFrame, SnapshotOpen,
-    StatusRequest, TopologyRequest, snapshot_frame,
+    EnsureReplicaRequest, Hello, ParkRequest, PulseRequest, RaftRequest, ReadIndexRequest,
+    SnapshotFrame, SnapshotOpen, StatusRequest, TopologyRequest, snapshot_frame,
 };
 use quorate_client::proto::cluster_client::ClusterClient;
 use quorate_client::proto::{InitRequest, init_request};
@@ -14,7 +16,7 @@ use tonic::{Code, Status};
 use super::harness::{
     Cluster, Everything, append, append_surely, connect_lazily, copy, eventually, message, read_all,
 };
-use super::wire::Refusal;
+use super::wire::{Refusal, peer_methods};
 
 const ROOM: &str = "acme/room";
 
@@ -57,7 +59,8 @@ async fn say(channel: &Channel, hello: Option<&Hello>) -> Vec<(&'static str, Res
     let ensure = EnsureReplicaRequest { hello: hello.clone(), ..Default::default() };
     let topology = ChangeTopologyRequest { hello: hello.clone(), ..Default::default() };
     let membership = ChangeMembershipRequest { hello: hello.clone(), ..Default::default() };
-    vec![
+    let park = ParkRequest { hello: hello.clone(), groups: Vec::new() };
+    let answers = vec![
         ("Append", append),
         ("SendSnapshot", snapshot),
         ("Raft", peer.raft(raft).await.map(drop)),
@@ -67,8 +70,13 @@ async fn say(channel: &Channel, hello: Option<&Hello>) -> Vec<(&'static str, Res
         ("ChangeTopology", peer.change_topology(topology).await.map(drop)),
         ("Topology", peer.topology(TopologyRequest { hello: hello.clone() }).await.map(drop)),
         ("ChangeMembership", peer.change_membership(membership).await.map(drop)),
+        ("Park", peer.park(park).await.map(drop)),
+        ("Pulse", peer.pulse(PulseRequest { hello: hello.clone() }).await.map(drop)),
         ("Status", peer.status(StatusRequest { hello }).await.map(drop)),
-    ]
+    ];
+    let said: BTreeSet<&str> = answers.iter().map(|(rpc, _)| *rpc).collect();
+    assert_eq!(said, peer_methods().into_iter().collect(), "an RPC is new: say hello over it here");
+    answers
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,25 +13,13 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use super::harness::{Cluster, Everything, append, append_surely, connect_lazily, message};
-use super::wire::{PATIENCE, ask};
+use super::wire::{PATIENCE, ask, peer_methods};
 
 const ROOM: &str = "acme/room";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const CONNECTIONS: usize = 100;
 /// More than a node logs about strangers on one port, whatever they send and however often.
 const LINES_MAX: usize = 4;
-
-const PEER_METHODS: [&str; 9] = [
-    "Append",
-    "SendSnapshot",
-    "Raft",
-    "ReadIndex",
-    "Adopt",
-    "EnsureReplica",
-    "ChangeTopology",
-    "ChangeMembership",
-    "Status",
-];
 
 /// Sends bytes and waits until the server has closed the connection.
 async fn send(address: &str, bytes: &[u8]) {
@@ -105,7 +93,9 @@ async fn garbage_on_any_port_is_refused_and_logged_once_and_nothing_else_happens
 
     let channel = connect_lazily(&peer);
     let mut random = StdRng::seed_from_u64(seed);
-    for method in PEER_METHODS {
+    let methods = peer_methods();
+    assert!(methods.len() >= 12, "the protocol was read: {methods:?}");
+    for method in methods {
         for _ in 0..20 {
             let mut bytes = vec![0; random.random_range(0..500)];
             random.fill_bytes(&mut bytes);
@@ -124,7 +114,9 @@ async fn garbage_on_any_port_is_refused_and_logged_once_and_nothing_else_happens
     let log = cluster.log_of(1);
     let new: Vec<&str> = log.lines().skip(lines_before).collect();
     let of_port = |port: &str| new.iter().filter(|line| line.contains(port)).count();
-    assert_eq!((of_port("port=\"client\""), of_port("port=\"peer\"")), (1, 1), "{new:#?}");
+    for port in ["client", "peer", "http"] {
+        assert_eq!(of_port(&format!("port=\"{port}\"")), 1, "{port}: {new:#?}");
+    }
     assert!(new.len() <= 2 * LINES_MAX, "{new:#?}");
     cluster.assert_no_panic(1);
     cluster.stop().await;

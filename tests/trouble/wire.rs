@@ -17,6 +17,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
+/// What nodes say to each other; its descriptors are in no program.
+const PEER_PROTO: &str = include_str!("../../proto/quorate/peer/v1/peer.proto");
+
 /// Longer than any answer takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -141,6 +144,12 @@ impl Refusal {
     pub fn limit(&self) -> Option<u64> {
         self.metadata.get("limit").and_then(|limit| limit.parse().ok())
     }
+}
+
+/// The names of all RPCs that nodes have between them.
+pub fn peer_methods() -> Vec<&'static str> {
+    let rpcs = PEER_PROTO.lines().filter_map(|line| line.trim_start().strip_prefix("rpc "));
+    rpcs.map(|rpc| rpc.split('(').next().unwrap_or_default().trim()).collect()
 }
 
 /// One RPC of the API.
