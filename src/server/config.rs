@@ -231,8 +231,13 @@ impl Config {
             listener.validate(name, source)?;
             let same = listeners[..at].iter().find(|(_, other)| other.listen == listener.listen);
             if let Some((other, _)) = same {
-                let reason = format!("{} is {other}.listen already", listener.listen);
-                return Err(source.invalid(&format!("{name}.listen"), reason));
+                let [own, other] = [name, other].map(|name| format!("{name}.listen"));
+                let (key, holder) = match source.sets_only_second(&own, &other) {
+                    true => (other, own),
+                    false => (own, other),
+                };
+                let reason = format!("{} is {holder} already", listener.listen);
+                return Err(source.invalid(&key, reason));
             }
         }
         Ok(())
@@ -318,24 +323,28 @@ impl RaftConfig {
     }
 
     fn validate(&self, source: &Source<'_>) -> Result<(), ConfigError> {
-        within(source, "raft.heartbeat_interval_ms", self.heartbeat_interval_ms, 10, 10_000)?;
-        let shortest = ELECTION_HEARTBEATS_MIN * self.heartbeat_interval_ms;
-        if self.election_timeout_min_ms < shortest {
+        let heartbeat = ("raft.heartbeat_interval_ms", self.heartbeat_interval_ms);
+        let shortest = ("raft.election_timeout_min_ms", self.election_timeout_min_ms);
+        let longest = ("raft.election_timeout_max_ms", self.election_timeout_max_ms);
+        within(source, heartbeat.0, heartbeat.1, 10, 10_000)?;
+        let least = ELECTION_HEARTBEATS_MIN * heartbeat.1;
+        if shortest.1 < least && source.sets_only_second(shortest.0, heartbeat.0) {
+            let most = shortest.1 / ELECTION_HEARTBEATS_MIN;
             let reason = format!(
-                "{} is too short: at least {ELECTION_HEARTBEATS_MIN} × heartbeat_interval_ms = {shortest}",
-                self.election_timeout_min_ms
+                "{} is too long: at most {most} with the default election_timeout_min_ms = {}",
+                heartbeat.1, shortest.1
             );
-            return Err(source.invalid("raft.election_timeout_min_ms", reason));
+            return Err(source.invalid(heartbeat.0, reason));
         }
-        let key = "raft.election_timeout_max_ms";
-        if self.election_timeout_max_ms <= self.election_timeout_min_ms {
+        if shortest.1 < least {
             let reason = format!(
-                "{} must be above election_timeout_min_ms = {}: the difference keeps elections apart",
-                self.election_timeout_max_ms, self.election_timeout_min_ms
+                "{} is too short: at least {ELECTION_HEARTBEATS_MIN} × heartbeat_interval_ms = {least}",
+                shortest.1
             );
-            return Err(source.invalid(key, reason));
+            return Err(source.invalid(shortest.0, reason));
         }
-        within(source, key, self.election_timeout_max_ms, 1, 60_000)?;
+        above(source, longest, shortest, "the difference keeps elections apart")?;
+        within(source, longest.0, longest.1, 1, 60_000)?;
         match self.park_after_ms {
             0 => Ok(()),
             after => within(source, "raft.park_after_ms", after, 1_000, PARK_AFTER_MS_MAX),
@@ -360,21 +369,11 @@ impl Default for StorageConfig {
 
 impl StorageConfig {
     fn validate(&self, source: &Source<'_>) -> Result<(), ConfigError> {
-        if self.disk_soft_free_bytes <= self.disk_hard_free_bytes {
-            let reason = format!(
-                "{} must be above disk_hard_free_bytes = {}: appends stop before replication does",
-                self.disk_soft_free_bytes, self.disk_hard_free_bytes
-            );
-            return Err(source.invalid("storage.disk_soft_free_bytes", reason));
-        }
+        let soft = ("storage.disk_soft_free_bytes", self.disk_soft_free_bytes);
+        let hard = ("storage.disk_hard_free_bytes", self.disk_hard_free_bytes);
+        above(source, soft, hard, "appends stop before replication does")?;
         // RocksDB needs room to write its manifest and to flush what is in memory when it opens again.
-        within(
-            source,
-            "storage.disk_hard_free_bytes",
-            self.disk_hard_free_bytes,
-            16 * MIB,
-            u64::MAX,
-        )?;
+        within(source, hard.0, hard.1, 16 * MIB, u64::MAX)?;
         within(source, "storage.block_cache_bytes", self.block_cache_bytes, MIB, u64::MAX)?;
         within(source, "storage.log_memtable_bytes", self.log_memtable_bytes, MIB, 16 * GIB)?;
         within(source, "storage.state_memtable_bytes", self.state_memtable_bytes, MIB, 16 * GIB)?;
@@ -409,6 +408,30 @@ fn within(
         _ => format!("{least} to {most}"),
     };
     Err(source.invalid(key, format!("{value} is out of range: {range}")))
+}
+
+/// Refuses two values of which the first is not above the second.
+fn above(
+    source: &Source<'_>,
+    (high_key, high): (&str, u64),
+    (low_key, low): (&str, u64),
+    why: &str,
+) -> Result<(), ConfigError> {
+    if high > low {
+        return Ok(());
+    }
+    if source.sets_only_second(high_key, low_key) {
+        let high_name = last_name(high_key);
+        let reason = format!("{low} must be below the default {high_name} = {high}: {why}");
+        return Err(source.invalid(low_key, reason));
+    }
+    let reason = format!("{high} must be above {} = {low}: {why}", last_name(low_key));
+    Err(source.invalid(high_key, reason))
+}
+
+/// The name of a dotted key in its table.
+fn last_name(key: &str) -> &str {
+    key.rsplit_once('.').map_or(key, |(_, name)| name)
 }
 
 fn check_host_and_port(address: &str) -> Result<(), String> {

@@ -82,22 +82,36 @@ impl<'t> Source<'t> {
         T::deserialize(deserializer).map_err(|error| self.located(&error))
     }
 
-    /// An error about a key, placed where the key is set, or in the file as a whole where it is left out.
+    /// An error about a key, placed where the key is set; where it is left out, at its table, or else in the file as a
+    /// whole.
     pub(super) fn invalid(&self, key: &str, reason: impl Into<String>) -> ConfigError {
-        let mut table = Some(self.table.get_ref());
-        let mut found = None;
-        for segment in key.split('.') {
-            let entry = table.and_then(|table| table.get_key_value(segment));
-            found = entry.map(|(key, value)| match value.span() {
-                span if span.start > self.text.len() => span.start,
-                _ => key.span().start,
-            });
-            table = entry.and_then(|(_, value)| value.get_ref().as_table());
-        }
-        match found {
-            Some(at) => self.invalid_at(at, key.to_owned(), reason.into()),
+        match self.places(key).last() {
+            Some(at) => self.invalid_at(*at, key.to_owned(), reason.into()),
             None => refusal(self.whole(), key.to_owned(), reason.into()),
         }
+    }
+
+    /// Whether of two keys that do not go together only the second is set: then it is the one to blame.
+    pub(super) fn sets_only_second(&self, first: &str, second: &str) -> bool {
+        self.sets(second) && !self.sets(first)
+    }
+
+    fn sets(&self, key: &str) -> bool {
+        self.places(key).len() == key.split('.').count()
+    }
+
+    /// Where a key's tables and at last the key itself are set, as far as they are.
+    fn places(&self, key: &str) -> Vec<usize> {
+        let mut table = Some(self.table.get_ref());
+        let place = |segment| {
+            let (key, value) = table?.get_key_value(segment)?;
+            table = value.get_ref().as_table();
+            match value.span() {
+                span if span.start > self.text.len() => Some(span.start),
+                _ => Some(key.span().start),
+            }
+        };
+        key.split('.').map_while(place).collect()
     }
 
     /// The same from an error of the parser or deserializer, which knows the span and not always the key.

@@ -130,10 +130,6 @@ fn every_mistake_is_named_with_its_key_and_line() {
              heartbeat_interval_ms = 300",
         ),
         (
-            "[raft]\nelection_timeout_min_ms = 1000\n",
-            "FILE: raft.election_timeout_max_ms: 1000 must be above election_timeout_min_ms = 1000",
-        ),
-        (
             "[storage]\ndisk_soft_free_bytes = 1\n",
             "FILE line 4: storage.disk_soft_free_bytes: 1 must",
         ),
@@ -147,6 +143,49 @@ fn every_mistake_is_named_with_its_key_and_line() {
         assert!(refusal.starts_with(expected), "{refusal}\nexpected: {expected}");
         assert!(!refusal.contains('\n'), "{refusal}");
     }
+}
+
+#[test]
+fn of_two_keys_that_do_not_go_together_the_one_that_is_set_is_named() {
+    let cases = [
+        (
+            "[raft]\nelection_timeout_min_ms = 1000\n",
+            "FILE line 4: raft.election_timeout_min_ms: 1000 must be below the default \
+             election_timeout_max_ms = 1000: the difference",
+        ),
+        (
+            "[raft]\nelection_timeout_min_ms = 900\nelection_timeout_max_ms = 900\n",
+            "FILE line 5: raft.election_timeout_max_ms: 900 must be above election_timeout_min_ms = 900",
+        ),
+        (
+            "[raft]\nheartbeat_interval_ms = 200\n",
+            "FILE line 4: raft.heartbeat_interval_ms: 200 is too long: at most 166 with the default \
+             election_timeout_min_ms = 500",
+        ),
+        (
+            "[raft]\nheartbeat_interval_ms = 200\nelection_timeout_min_ms = 500\n",
+            "FILE line 5: raft.election_timeout_min_ms: 500 is too short: at least 3 × \
+             heartbeat_interval_ms = 600",
+        ),
+        (
+            "[storage]\nballast_bytes = 0\ndisk_hard_free_bytes = 4294967296\n",
+            "FILE line 5: storage.disk_hard_free_bytes: 4294967296 must be below the default \
+             disk_soft_free_bytes = 4294967296: appends stop",
+        ),
+        (
+            "[client]\nlisten = \"127.0.0.1:7301\"\n",
+            "FILE line 4: client.listen: 127.0.0.1:7301 is http.listen already",
+        ),
+    ];
+    for (addition, expected) in cases {
+        let refusal = refusal(&format!("{LEAST}{addition}"), &[]);
+        assert!(refusal.starts_with(expected), "{refusal}\nexpected: {expected}");
+    }
+    let variable = ("QUORATE_RAFT__ELECTION_TIMEOUT_MIN_MS", "1000");
+    let refusal = refusal(&format!("{LEAST}[raft]\nheartbeat_interval_ms = 100\n"), &[variable]);
+    let expected =
+        format!("environment variable {}: raft.election_timeout_min_ms: 1000", variable.0);
+    assert!(refusal.starts_with(&expected), "{refusal}");
 }
 
 /// Every key, with what is wrong in it and what is then said.
@@ -329,5 +368,5 @@ fn certificates_are_read_with_the_configuration_and_each_mistake_names_key_and_f
         assert!(refused.starts_with(&format!("FILE line 5: {expected}")), "{refused}");
     }
     let refused = load_tls("peer", own).expect_err("nodes need authorities");
-    assert!(refused.starts_with("FILE: peer.tls.ca: it is missing"), "{refused}");
+    assert!(refused.starts_with("FILE line 5: peer.tls.ca: it is missing"), "{refused}");
 }
