@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{anyhow, ensure};
 
 use crate::cli::chat::{ChatLine, NumberedLines, place};
+use crate::cli::send;
 
 const CONVERSATIONS: u32 = 24;
 const SENDERS: u32 = 120;
@@ -34,14 +35,15 @@ pub fn generate(count: u32) -> Vec<ChatLine> {
         .collect()
 }
 
-/// All lines of a file, as `quorate send --file` takes them.
+/// All lines of a file, if `quorate send --file` takes all of them.
 pub async fn read(path: &Path) -> anyhow::Result<Vec<ChatLine>> {
     let mut source = NumberedLines::open(path).await?;
     let mut lines = Vec::new();
     while let Some((number, line)) = source.next().await? {
-        let parsed = ChatLine::parse(&line)
-            .map_err(|problem| anyhow!("{}: {problem}", place(source.name(), number)))?;
-        lines.push(parsed);
+        let refused = |problem: String| anyhow!("{}: {problem}", place(source.name(), number));
+        let line = ChatLine::parse(&line).map_err(refused)?;
+        send::check(&line).map_err(refused)?;
+        lines.push(line);
     }
     ensure!(!lines.is_empty(), "{} has no messages", source.name());
     Ok(lines)

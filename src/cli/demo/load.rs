@@ -56,6 +56,8 @@ pub struct Sent {
     pub lines: BTreeMap<String, Vec<ChatLine>>,
     /// Seq of each acknowledged message.
     pub acknowledged: BTreeMap<Id, u64>,
+    /// How many were not acknowledged.
+    pub failed: usize,
     /// The first failure of an append, if there was one.
     pub failure: Option<String>,
     /// Longest time between two acknowledgements while messages were waiting for theirs.
@@ -70,7 +72,8 @@ pub struct Sent {
 pub struct Load {
     output: Output,
     progress: ProgressBar,
-    count: watch::Receiver<usize>,
+    /// Closed once sending and collecting have ended.
+    outcomes: watch::Receiver<usize>,
     tasks: JoinSet<anyhow::Result<()>>,
     acknowledgements: Arc<Mutex<Acknowledgements>>,
     lines: BTreeMap<String, Vec<ChatLine>>,
@@ -79,11 +82,11 @@ pub struct Load {
 
 struct Acknowledgements {
     seqs: BTreeMap<Id, u64>,
+    failed: usize,
     failure: Option<String>,
     latency_us: Histogram<u64>,
     last: Instant,
     longest_pause: Duration,
-    count: watch::Sender<usize>,
 }
 
 impl Load {
@@ -94,14 +97,14 @@ impl Load {
         rate: u32,
         output: Output,
     ) -> anyhow::Result<Load> {
-        let (count, counted) = watch::channel(0);
+        let (count, outcomes) = watch::channel(0);
         let acknowledgements = Arc::new(Mutex::new(Acknowledgements {
             seqs: BTreeMap::new(),
+            failed: 0,
             failure: None,
             latency_us: Histogram::new_with_max(LATENCY_US_MAX, 3)?,
             last: Instant::now(),
             longest_pause: Duration::ZERO,
-            count,
         }));
         let template = "  {bar:40} {pos}/{len} acknowledged, {per_sec}";
         let progress = output.progress(Some(lines.len() as u64), template);
@@ -127,12 +130,14 @@ impl Load {
             let rate = f64::from(rate) * lines.len() as f64 / total as f64;
             let (handles, receiver) = mpsc::channel(IN_FLIGHT_MAX);
             tasks.spawn(send(session, lines, rate, handles));
-            tasks.spawn(collect(receiver, acknowledgements.clone(), progress.clone()));
+            let collecting =
+                collect(receiver, acknowledgements.clone(), count.clone(), progress.clone());
+            tasks.spawn(collecting);
         }
         Ok(Load {
             output,
             progress,
-            count: counted,
+            outcomes,
             tasks,
             acknowledgements,
             lines: by_conversation,
@@ -145,10 +150,11 @@ impl Load {
         self.progress.suspend(|| say(self.output, what));
     }
 
-    /// Waits until so many messages are acknowledged, or none will be any more.
-    pub async fn wait_for_acknowledged(&self, count: usize) {
-        let mut counted = self.count.clone();
-        let _ = counted.wait_for(|acknowledged| *acknowledged >= count).await;
+    /// Waits until so many messages are acknowledged or have failed, or there is nobody any more who would say so.
+    pub async fn wait_for_outcomes(&self, count: usize) {
+        let mut outcomes = self.outcomes.clone();
+        // Only those who collect can tell of another one: it fails when all of them have ended.
+        let _ = outcomes.wait_for(|known| *known >= count).await;
     }
 
     /// Waits for the end.
@@ -162,6 +168,7 @@ impl Load {
         Ok(Sent {
             lines: self.lines,
             acknowledged: acknowledgements.seqs,
+            failed: acknowledgements.failed,
             failure: acknowledgements.failure,
             longest_pause: acknowledgements.longest_pause,
             latency_us: acknowledgements.latency_us,
@@ -183,11 +190,11 @@ async fn send(
     let mut ticks = tokio::time::interval(TICK);
     let mut lines = lines.into_iter();
     let mut sent = 0;
-    loop {
+    // A node without a share of the messages is never due any.
+    while lines.len() > 0 {
         ticks.tick().await;
         let due = (began.elapsed().as_secs_f64() * rate) as usize;
-        while sent < due {
-            let Some(line) = lines.next() else { return Ok(()) };
+        for line in lines.by_ref().take(due.saturating_sub(sent)) {
             let id = Id::of(&line);
             let mut message = NewMessage::text(line.text).client_msg_id(line.client_msg_id);
             if let Some(time) = line.sent_at {
@@ -199,11 +206,13 @@ async fn send(
             sent += 1;
         }
     }
+    Ok(())
 }
 
 async fn collect(
     mut handles: mpsc::Receiver<Pending>,
     acknowledgements: Arc<Mutex<Acknowledgements>>,
+    outcomes: watch::Sender<usize>,
     progress: ProgressBar,
 ) -> anyhow::Result<()> {
     while let Some((id, handed_in, handle)) = handles.recv().await {
@@ -221,13 +230,15 @@ async fn collect(
                 noted.latency_us.saturating_record(u64::try_from(latency)?);
                 noted.seqs.insert(id, appended.first_seq);
                 progress.inc(1);
-                noted.count.send_modify(|count| *count += 1);
             }
             Err(error) => {
+                noted.failed += 1;
                 let place = format!("{} of {} in {}", id.client_msg_id, id.sender, id.conversation);
                 noted.failure.get_or_insert_with(|| format!("{place}: {error}"));
             }
         }
+        drop(noted);
+        outcomes.send_modify(|known| *known += 1);
     }
     Ok(())
 }

@@ -31,8 +31,8 @@ Examples:
   quorate demo --messages 100000 --rate 20000
   quorate demo --file chat.ndjson
 
-The file is one that `quorate send --file` takes. \
-Exits with 1 if anything was lost, duplicated or out of order.")]
+The file is one that `quorate send --file` takes, and is checked as a whole before anything is started. \
+Exits with 1 if anything was lost, duplicated, out of order or altered, or was not acknowledged.")]
 pub struct DemoArgs {
     /// How many messages are generated
     #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
@@ -68,7 +68,7 @@ pub(super) async fn run(args: DemoArgs, output: Output) -> anyhow::Result<ExitCo
         () = interrupted.cancelled() => return Ok(ExitCode::FAILURE),
     };
     output.print(|| verdict.to_text(), || verdict.to_json())?;
-    Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(verdict.exit_code())
 }
 
 async fn play(
@@ -82,10 +82,10 @@ async fn play(
     let total = lines.len();
     say(output, &format!("sending {total} messages through all {NODES} nodes, {rate} a second"));
     let load = Load::start(&clients, lines, rate, output)?;
-    load.wait_for_acknowledged(total * 2 / 5).await;
+    load.wait_for_outcomes(total * 2 / 5).await;
     load.note(&format!("killing node {victim} with SIGKILL: it leads the busiest group"));
     cluster.kill(victim).await?;
-    load.wait_for_acknowledged(total * 3 / 5).await;
+    load.wait_for_outcomes(total * 3 / 5).await;
     load.note(&format!("starting node {victim} again"));
     cluster.restart(victim).await?;
     let sent = load.finish().await?;

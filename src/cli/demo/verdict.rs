@@ -1,7 +1,9 @@
 //! What became of the messages, and the table that says so.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,7 +14,7 @@ use quorate_client::{Client, Consistency, Read, Start};
 use serde_json::json;
 
 use super::load::{Id, Sent};
-use crate::cli::chat::ChatLine;
+use crate::cli::chat::{ChatLine, SENT_AT_HEADER};
 
 const PAGE: u32 = 10_000;
 
@@ -20,11 +22,16 @@ const PAGE: u32 = 10_000;
 pub struct Verdict {
     sent: usize,
     acknowledged: usize,
+    failed: usize,
     /// The first failure of an append.
     failure: Option<String>,
+    /// Not where the acknowledgement said.
     lost: BTreeSet<Id>,
     duplicated: BTreeSet<Id>,
-    out_of_order: usize,
+    /// There with another content.
+    altered: BTreeSet<Id>,
+    /// There before an earlier one of their sender.
+    out_of_order: BTreeSet<Id>,
     /// The digest of each conversation's end on the first replica, and whether all others have the same.
     digests: BTreeMap<String, Vec<u8>>,
     identical: bool,
@@ -39,13 +46,17 @@ impl Verdict {
     /// Nothing was read back yet.
     pub fn new(sent: &Sent) -> Self {
         let quantile = |q| Duration::from_micros(sent.latency_us.value_at_quantile(q));
+        let lines: usize = sent.lines.values().map(Vec::len).sum();
         Verdict {
-            sent: sent.lines.values().map(Vec::len).sum(),
-            acknowledged: sent.acknowledged.len(),
+            sent: lines,
+            // Not the length of `acknowledged`: a file may have a line twice.
+            acknowledged: lines.saturating_sub(sent.failed),
+            failed: sent.failed,
             failure: sent.failure.clone(),
             lost: BTreeSet::new(),
             duplicated: BTreeSet::new(),
-            out_of_order: 0,
+            altered: BTreeSet::new(),
+            out_of_order: BTreeSet::new(),
             digests: BTreeMap::new(),
             identical: true,
             replicas: 0,
@@ -76,42 +87,55 @@ impl Verdict {
         lines: &[ChatLine],
         sent: &Sent,
     ) {
-        let mut places = BTreeMap::new();
+        let mut stored = BTreeMap::new();
         for message in messages {
-            let id = (message.sender.as_str(), message.client_msg_id.as_str());
-            if places.insert(id, message.seq).is_some() {
-                self.duplicated.insert(Id::at(conversation, message));
+            match stored.entry((message.sender.as_str(), message.client_msg_id.as_str())) {
+                Entry::Vacant(place) => drop(place.insert(message)),
+                Entry::Occupied(_) => drop(self.duplicated.insert(Id::at(conversation, message))),
             }
         }
         let mut last_of_sender = BTreeMap::<&str, u64>::new();
+        let mut seen = BTreeSet::new();
         for line in lines {
-            let place = places.get(&(line.sender.as_str(), line.client_msg_id.as_str())).copied();
+            let name = (line.sender.as_str(), line.client_msg_id.as_str());
+            // The first line with an id is the message. Another one is a retry, or was refused as a conflict.
+            if !seen.insert(name) {
+                continue;
+            }
+            let found = stored.get(&name);
             let id = Id::of(line);
             let promised = sent.acknowledged.get(&id).copied();
-            if promised.is_some() && place != promised {
-                self.lost.insert(id);
+            if promised.is_some() && found.map(|message| message.seq) != promised {
+                self.lost.insert(id.clone());
             }
-            let Some(seq) = place else { continue };
+            let Some(message) = found else { continue };
+            if !is_as_sent(message, line) {
+                self.altered.insert(id.clone());
+            }
             let last = last_of_sender.entry(&line.sender).or_default();
-            if seq < *last {
-                self.out_of_order += 1;
+            if message.seq < *last {
+                self.out_of_order.insert(id);
             }
-            *last = seq;
+            *last = message.seq;
         }
         let digest = messages.last().map(|last| last.digest.to_vec()).unwrap_or_default();
         let first = self.digests.entry(conversation.to_owned()).or_insert_with(|| digest.clone());
         self.identical &= *first == digest;
     }
 
-    /// Whether everything is there, as it was sent.
-    pub fn is_clean(&self) -> bool {
-        self.promises_were_kept() && self.failure.is_none()
+    /// Success if everything was acknowledged and is there, as it was sent.
+    pub fn exit_code(&self) -> ExitCode {
+        match self.promises_were_kept() && self.failed == 0 {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
     }
 
     fn promises_were_kept(&self) -> bool {
         self.lost.is_empty()
             && self.duplicated.is_empty()
-            && self.out_of_order == 0
+            && self.altered.is_empty()
+            && self.out_of_order.is_empty()
             && self.identical
     }
 
@@ -122,9 +146,11 @@ impl Verdict {
         let rows = [
             ("sent", self.sent.to_string()),
             ("acknowledged", self.acknowledged.to_string()),
+            ("failed", self.failed.to_string()),
             ("lost", self.lost.len().to_string()),
             ("duplicated", self.duplicated.len().to_string()),
-            ("out of order", self.out_of_order.to_string()),
+            ("out of order", self.out_of_order.len().to_string()),
+            ("altered", self.altered.len().to_string()),
             ("identical on all replicas", format!("{identical} ({} read)", self.replicas)),
             ("longest pause", format!("{:.2} s", self.longest_pause.as_secs_f64())),
             ("acknowledgement p50", format!("{:.2} ms", self.p50.as_secs_f64() * 1e3)),
@@ -161,10 +187,12 @@ impl Verdict {
         json!({
             "sent": self.sent,
             "acknowledged": self.acknowledged,
+            "failed": self.failed,
             "first_failure": self.failure,
             "lost": self.lost.len(),
             "duplicated": self.duplicated.len(),
-            "out_of_order": self.out_of_order,
+            "out_of_order": self.out_of_order.len(),
+            "altered": self.altered.len(),
             "identical_on_all_replicas": self.identical,
             "replicas": self.replicas,
             "longest_pause_seconds": self.longest_pause.as_secs_f64(),
@@ -173,6 +201,13 @@ impl Verdict {
             "took_seconds": self.took.as_secs_f64(),
         })
     }
+}
+
+/// Whether a message has a line's text and time.
+fn is_as_sent(message: &Message, line: &ChatLine) -> bool {
+    let headers = message.headers.iter().map(|header| (header.name.as_str(), &header.value[..]));
+    let sent_at = line.sent_at.as_ref().map(|time| (SENT_AT_HEADER, time.as_bytes()));
+    message.payload == line.text.as_bytes() && headers.eq(sent_at)
 }
 
 /// All messages below `tail` as this node's replica has them.

@@ -17,10 +17,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use super::chat::NumberedLines;
+use super::chat::{ChatLine, NumberedLines};
 use super::{ConnectArgs, Output, output};
 use outgoing::{Outgoing, Source, parse_header};
 use pipeline::Pipeline;
+
+const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
 /// Send messages: one, the lines of standard input, or a file of chat
 #[derive(Debug, Args)]
@@ -70,7 +72,7 @@ pub struct SendArgs {
     headers: Vec<(String, String)>,
 
     /// Media type of the messages
-    #[arg(long, value_name = "TYPE", default_value = "text/plain; charset=utf-8")]
+    #[arg(long, value_name = "TYPE", default_value = CONTENT_TYPE)]
     content_type: String,
 
     /// Send only if the conversation's next seq is this; 1 for one that is new
@@ -105,6 +107,11 @@ pub(super) async fn run(args: SendArgs, output: Output) -> anyhow::Result<ExitCo
     Pipeline { output, each: args.each, total, timeout: args.connect.timeout }
         .run(&client, source)
         .await
+}
+
+/// Refuses a line of a file that would not be sent, in the same words.
+pub(super) fn check(line: &ChatLine) -> Result<(), String> {
+    Outgoing::plain(CONTENT_TYPE).seal_chat(line.clone()).map(drop)
 }
 
 /// A source of chat, and how many messages it has if that can be known. A regular file is read twice: everything in

@@ -44,10 +44,29 @@ impl Outgoing {
         Outgoing { line: 0, request }
     }
 
+    /// What messages share if nothing is added to them.
+    pub(super) fn plain(content_type: &str) -> Outgoing {
+        let content_type = content_type.to_owned();
+        let message =
+            NewMessage { kind: Kind::Content.into(), content_type, ..NewMessage::default() };
+        let request = AppendRequest { messages: vec![message], ..AppendRequest::default() };
+        Outgoing { line: 0, request }
+    }
+
     /// This with a text.
     pub(super) fn with_text(mut self, text: &str) -> Outgoing {
         self.message_mut().payload = Bytes::copy_from_slice(text.as_bytes());
         self
+    }
+
+    /// This with a line of chat, sealed; the error names the field as the file has it.
+    pub(super) fn seal_chat(self, chat: ChatLine) -> Result<Outgoing, String> {
+        let outgoing = self.with_chat(chat);
+        // A made-up id would let the same line in twice.
+        if outgoing.message().client_msg_id.is_empty() {
+            return Err("client_msg_id is empty".to_owned());
+        }
+        outgoing.seal_line()
     }
 
     fn with_chat(mut self, chat: ChatLine) -> Outgoing {
@@ -74,6 +93,14 @@ impl Outgoing {
         validate::append(&mut self.request)
             .map_err(|violation| validate::Violation { message_index: None, ..violation })?;
         Ok(self)
+    }
+
+    /// This as a line of a source, whose text is the API's payload.
+    fn seal_line(self) -> Result<Outgoing, String> {
+        self.seal().map_err(|violation| {
+            let field = if violation.field == "payload" { "text" } else { violation.field };
+            validate::Violation { field, ..violation }.to_string()
+        })
     }
 
     pub(super) fn conversation(&self) -> &str {
@@ -142,25 +169,16 @@ impl Source {
 
     fn outgoing(&self, number: u64, line: &str) -> Result<Outgoing, String> {
         let mut outgoing = self.template.clone();
-        if self.is_chat {
-            outgoing = outgoing.with_chat(ChatLine::parse(line)?);
-            // A made-up id would let the same line in twice.
-            if outgoing.message().client_msg_id.is_empty() {
-                return Err("client_msg_id is empty".to_owned());
-            }
-        } else {
-            outgoing = outgoing.with_text(line);
-            let id = &mut outgoing.message_mut().client_msg_id;
-            if !id.is_empty() {
-                *id = format!("{id}-{number}");
-            }
-        }
         outgoing.line = number;
-        outgoing.seal().map_err(|violation| {
-            // The API's payload is the file's text.
-            let field = if violation.field == "payload" { "text" } else { violation.field };
-            validate::Violation { field, ..violation }.to_string()
-        })
+        if self.is_chat {
+            return outgoing.seal_chat(ChatLine::parse(line)?);
+        }
+        let mut outgoing = outgoing.with_text(line);
+        let id = &mut outgoing.message_mut().client_msg_id;
+        if !id.is_empty() {
+            *id = format!("{id}-{number}");
+        }
+        outgoing.seal_line()
     }
 }
 
