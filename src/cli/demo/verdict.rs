@@ -224,3 +224,149 @@ async fn read_all(client: &Client, conversation: &str, tail: u64) -> anyhow::Res
     }
     Ok(messages)
 }
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+    use quorate_client::proto::Header;
+
+    use super::*;
+
+    const ROOM: &str = "room";
+
+    fn line(number: u64) -> ChatLine {
+        ChatLine {
+            conversation: ROOM.to_owned(),
+            sender: "ann".to_owned(),
+            client_msg_id: format!("id-{number}"),
+            sent_at: Some("2004-12-25T09:14:00Z".to_owned()),
+            text: format!("text {number}"),
+        }
+    }
+
+    /// Five messages of one sender, each acknowledged at its own number.
+    fn sent() -> Sent {
+        Sent {
+            lines: BTreeMap::from([(ROOM.to_owned(), (1..=5).map(line).collect())]),
+            acknowledged: (1..=5).map(|number| (Id::of(&line(number)), number)).collect(),
+            failed: 0,
+            failure: None,
+            longest_pause: Duration::ZERO,
+            latency_us: Histogram::new(3).unwrap(),
+            took: Duration::from_secs(1),
+        }
+    }
+
+    /// A message as it is stored at a seq.
+    fn message(seq: u64, number: u64) -> Message {
+        let line = line(number);
+        let sent_at = line.sent_at.unwrap().into();
+        Message {
+            seq,
+            sender: line.sender,
+            client_msg_id: line.client_msg_id,
+            headers: vec![Header { name: SENT_AT_HEADER.to_owned(), value: sent_at }],
+            payload: line.text.into(),
+            digest: vec![seq as u8; 32].into(),
+            ..Message::default()
+        }
+    }
+
+    /// The same five as a replica has them.
+    fn stored() -> Vec<Message> {
+        (1..=5).map(|number| message(number, number)).collect()
+    }
+
+    fn verdict(sent: &Sent, replicas: &[Vec<Message>]) -> Verdict {
+        let mut verdict = Verdict::new(sent);
+        for messages in replicas {
+            verdict.compare(ROOM, messages, &sent.lines[ROOM], sent);
+        }
+        verdict
+    }
+
+    /// What is counted as lost, duplicated, out of order and altered, beside the exit code that goes with it.
+    fn counted(verdict: &Verdict) -> [u64; 4] {
+        let said = verdict.to_json();
+        let counts = ["lost", "duplicated", "out_of_order", "altered"]
+            .map(|name| said[name].as_u64().unwrap());
+        let broken = counts != [0; 4] || said["identical_on_all_replicas"] == false;
+        assert_eq!(verdict.to_text().contains("Promises were broken"), broken, "{said}");
+        let success = !broken && said["failed"] == 0;
+        assert_eq!(verdict.exit_code() == ExitCode::SUCCESS, success, "{said}");
+        counts
+    }
+
+    #[test]
+    fn what_is_there_as_it_was_sent_is_a_success() {
+        let mut sent = sent();
+        let kept = verdict(&sent, &[stored(), stored(), stored()]);
+        assert_eq!(counted(&kept), [0; 4]);
+        assert!(kept.exit_code() == ExitCode::SUCCESS);
+        // A line that was tried again, and one that was refused because its id stands with another text.
+        let lines = sent.lines.get_mut(ROOM).unwrap();
+        lines.push(line(2));
+        lines.push(ChatLine { text: "other".to_owned(), ..line(3) });
+        sent.failed = 1;
+        let conflict = verdict(&sent, &[stored()]);
+        assert_eq!(counted(&conflict), [0; 4]);
+        assert_eq!((conflict.acknowledged, conflict.failed), (6, 1));
+    }
+
+    #[test]
+    fn each_broken_promise_is_counted_and_no_success() {
+        type Fault = fn(&mut Vec<Message>);
+        let swap: Fault = |messages| (messages[1], messages[2]) = (message(2, 3), message(3, 2));
+        let faults: [(&str, Fault, [u64; 4]); 7] = [
+            ("lost", |messages| drop(messages.remove(2)), [1, 0, 0, 0]),
+            ("all lost", Vec::clear, [5, 0, 0, 0]),
+            ("doubled", |messages| messages.push(message(6, 2)), [0, 1, 0, 0]),
+            ("swapped", swap, [2, 0, 1, 0]),
+            ("altered", |messages| messages[4].payload = "text 6".into(), [0, 0, 0, 1]),
+            ("emptied", |messages| messages[0].payload.clear(), [0, 0, 0, 1]),
+            ("untimed", |messages| messages[3].headers.clear(), [0, 0, 0, 1]),
+        ];
+        let sent = sent();
+        for (what, fault, expected) in faults {
+            let mut bad = stored();
+            fault(&mut bad);
+            // One bad replica is enough, and is counted once.
+            for replicas in [vec![bad.clone()], vec![stored(), bad.clone(), bad]] {
+                let verdict = verdict(&sent, &replicas);
+                assert_eq!(counted(&verdict), expected, "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_that_was_acknowledged_is_not_the_senders_for_that() {
+        let mut sent = sent();
+        sent.acknowledged.extend([(Id::of(&line(2)), 3), (Id::of(&line(3)), 2)]);
+        let mut swapped = stored();
+        (swapped[1], swapped[2]) = (message(2, 3), message(3, 2));
+        assert_eq!(counted(&verdict(&sent, &[swapped])), [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn replicas_that_differ_are_no_success() {
+        let mut other = stored();
+        other[4].digest = vec![9; 32].into();
+        let verdict = verdict(&sent(), &[stored(), other]);
+        assert_eq!(counted(&verdict), [0; 4]);
+        assert!(verdict.exit_code() == ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn a_failed_append_is_no_success_and_no_broken_promise() {
+        let mut sent = sent();
+        sent.acknowledged.remove(&Id::of(&line(5)));
+        (sent.failed, sent.failure) = (1, Some("id-5 of ann in room: no leader".to_owned()));
+        // Whether it is there is open.
+        for count in [4, 5] {
+            let verdict = verdict(&sent, &[stored()[..count].to_vec()]);
+            assert_eq!(counted(&verdict), [0; 4]);
+            assert!(verdict.exit_code() == ExitCode::FAILURE);
+            assert!(verdict.to_text().contains("Not everything was acknowledged: id-5"));
+        }
+    }
+}
