@@ -59,7 +59,9 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
 struct Stopping {
     /// Calls at the client port are taken no more, and streams end.
     clients: CancellationToken,
-    /// The same at the port of other nodes.
+    /// The same for calls that other nodes hand on.
+    handed_on: CancellationToken,
+    /// Other nodes are not heard any more.
     peers: CancellationToken,
 }
 
@@ -147,10 +149,12 @@ pub async fn run_on(
                 serve_clients(&node, client, stopping.clients.clone()).await?;
                 tracing::info!("no client is served any more");
                 // They are gone, as only a node that stops lets them go: what was read to them came from its peers.
+                stopping.handed_on.cancel();
+                proposals_landed(&node).await;
                 stopping.peers.cancel();
                 Ok(())
             },
-            async { serve_peers(&node, peer, stopping.peers.clone()).await },
+            async { serve_peers(&node, peer, &stopping).await },
             async {
                 let tls = tls(&node.config.http, "http", &[b"http/1.1"])?;
                 let places = Places::new("http", node.connections.http, node.metrics.clone());
@@ -202,6 +206,12 @@ async fn lead_nothing(node: &Node, stopping: &Stopping) {
         tracing::info!("the node leads nothing any more");
     }
     stopping.clients.cancel();
+}
+
+/// Whoever handed on an append that was proposed here waits for its outcome, which this node hears from the next leader.
+async fn proposals_landed(node: &Node) {
+    let groups = node.replicas.all();
+    join_all(groups.iter().map(|group| group.proposals_landed())).await;
 }
 
 async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
@@ -401,16 +411,16 @@ async fn end_health(mut health: HealthReporter, stopping: &CancellationToken) {
 async fn serve_peers(
     node: &Node,
     listener: Box<dyn Listen>,
-    stopping: CancellationToken,
+    stopping: &Stopping,
 ) -> anyhow::Result<()> {
     let operations: Arc<dyn NodeOperations> = node.operations.clone();
     let own = node.peers.introduction().clone();
-    let peer = PeerServer::new(own, node.replicas.clone(), operations, stopping.clone());
+    let peer = PeerServer::new(own, node.replicas.clone(), operations, stopping.peers.clone());
     let peer = PeerService::new(peer)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // Calls that other nodes hand on come this way.
-    let log = message_log(node, stopping.clone())
+    let log = message_log(node, stopping.handed_on.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let door = IntroducedOnly(node.peers.introduction().clone());
@@ -427,7 +437,7 @@ async fn serve_peers(
     let tls = tls(&node.config.peer, "peer", &[b"h2"])?;
     let places = Places::new("peer", node.connections.peer, node.metrics.clone());
     let incoming = incoming(listener, tls, Protocol::Http2, places);
-    let served = server.serve_with_incoming_shutdown(incoming, stopping.cancelled());
+    let served = server.serve_with_incoming_shutdown(incoming, stopping.peers.cancelled());
     served.await.context("serving peers")
 }
 

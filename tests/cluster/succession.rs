@@ -18,7 +18,6 @@ const WINDOW: usize = 16;
 const GOES_ON: u64 = 20;
 /// What a node that is asked to stop gives to streams that do not end.
 const GOODBYE: Duration = Duration::from_secs(5);
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_groups_of_a_dead_leader_elect_another_during_its_lease() {
     let mut cluster = Cluster::start(TIMEOUTS).await;
@@ -59,5 +58,28 @@ async fn a_node_that_is_stopped_hands_over_what_it_leads_and_keeps_nobody_waitin
     }
     load.finish().await;
     load.verify(&cluster).await;
+    cluster.stop_and_check().await;
+}
+
+/// Its callers come through the others: it hears from the next leader what became of their appends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_hears_what_becomes_of_appends_that_were_handed_on_to_it() {
+    let mut cluster = Cluster::start("").await;
+    for node in NODES {
+        let others = NODES.into_iter().filter(|other| *other != node);
+        let ways: Vec<Way> = others.map(Way::Only).collect();
+        let name = format!("handed-on-{node}");
+        let mut load = Load::start(&cluster, &name, &ways, WINDOW, Pace::Surge).await;
+        load.wait_flowing(&load.progress(), GOES_ON, |_| true).await;
+        let began = Instant::now();
+        cluster.stop(node).await;
+        let took = began.elapsed();
+        println!("node {node} stopped in {took:?}");
+        let log = cluster.log_of(node);
+        assert!(took < GOODBYE && !log.contains("are cut off"), "it took {took:?}: {log}");
+        load.finish().await;
+        cluster.restart(&[node]).await;
+        load.verify(&cluster).await;
+    }
     cluster.stop_and_check().await;
 }
