@@ -4,7 +4,7 @@
 //! # async fn example() -> Result<(), quorate_client::Error> {
 //! use quorate_client::{Append, Client, ClientOptions, NewMessage, Read};
 //!
-//! let client = Client::connect(ClientOptions::new(["127.0.0.1:7001"])).await?;
+//! let client = Client::connect(ClientOptions::new(["127.0.0.1:7101"])).await?;
 //! let ack = client.append(Append::new("acme/room-42", "alice", NewMessage::text("hi"))).await?;
 //! let page = client.read(Read::new("acme/room-42")).await?;
 //! assert_eq!(page.messages.last().map(|m| m.seq), Some(ack.last_seq));

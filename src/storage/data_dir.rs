@@ -361,6 +361,14 @@ fn read_identity(file: &dyn SmallFile) -> Result<Option<Identity>, StorageError>
 mod tests {
     use super::*;
 
+    const GOLDEN_IDENTITY: &str = r#"format_version = 1
+node = 1
+cluster = "0000000000000000000000000000002a"
+meta_incarnation = 3
+peers = [[2, "127.0.0.1:7202"]]
+# crc32c f8418340
+"#;
+
     #[test]
     fn a_directory_is_one_nodes_and_one_processs() {
         let folder = tempfile::tempdir().unwrap();
@@ -371,6 +379,7 @@ mod tests {
         identity.meta_incarnation = Some(Incarnation(3));
         identity.peers = vec![(NodeId(2), "127.0.0.1:7202".to_owned())];
         open.save_identity(&identity).unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("IDENTITY")).unwrap(), GOLDEN_IDENTITY);
         drop(open);
         let other = DataDir::open(folder.path(), NodeId(2));
         assert!(matches!(other, Err(DataDirError::OtherNode { .. })), "{other:?}");

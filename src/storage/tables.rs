@@ -158,3 +158,65 @@ pub mod keys {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::keys::RaftMetaField;
+    use super::*;
+    use crate::types::{
+        ConversationId, ConversationName, GroupId, HashRange, LogIndex, PlacementHash, Seq,
+    };
+
+    const GROUP: GroupId = GroupId(0x0102_0304_0506_0708);
+    const CONVERSATION: ConversationId = ConversationId([0xaa; 16]);
+
+    #[track_caller]
+    fn golden(key: &[u8], expected: &str) {
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, expected);
+    }
+
+    #[test]
+    fn tags_and_names_are_frozen() {
+        let tables = Table::LOG.iter().chain(Table::STATE);
+        let found: Vec<_> = tables.map(|table| (*table as u8, table.name())).collect();
+        let frozen = [
+            (1, "raft_log"),
+            (2, "raft_meta"),
+            (16, "messages"),
+            (17, "conversations"),
+            (18, "names"),
+            (19, "dedup"),
+            (20, "cursors"),
+            (21, "groups"),
+            (22, "topology"),
+        ];
+        assert_eq!(found, frozen);
+        assert!(frozen.iter().all(|(tag, name)| Table::from_tag(*tag).unwrap().name() == *name));
+        assert_eq!(Table::from_tag(23), None);
+    }
+
+    #[test]
+    fn keys_of_the_log_have_their_golden_bytes() {
+        golden(&keys::raft_log(GROUP, LogIndex(9)), "01020304050607080000000000000009");
+        let fields = [RaftMetaField::Vote, RaftMetaField::Purged, RaftMetaField::Committed];
+        for (field, tag) in fields.into_iter().zip(1_u8..) {
+            golden(&keys::raft_meta(GROUP, field), &format!("0102030405060708{tag:02x}"));
+        }
+    }
+
+    #[test]
+    fn keys_of_the_state_have_their_golden_bytes() {
+        let id = "aa".repeat(16);
+        golden(&keys::message(CONVERSATION, Seq(258)), &format!("{id}0000000000000102"));
+        golden(&keys::conversation(CONVERSATION), &id);
+        golden(&keys::name(&ConversationName("room".to_owned())), "726f6f6d");
+        golden(&keys::dedup(CONVERSATION, "al", "i"), &format!("{id}0002616c69"));
+        golden(&keys::group(GROUP), "0102030405060708");
+        golden(&keys::topology(), "746f706f6c6f6779");
+        let range = HashRange { start: PlacementHash(1), end: Some(PlacementHash(2)) };
+        let range = keys::conversations_in(range);
+        golden(&range.start, "0000000000000001");
+        golden(&range.end.unwrap(), "0000000000000002");
+    }
+}

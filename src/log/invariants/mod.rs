@@ -6,15 +6,16 @@
 mod dedup;
 mod history;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blake3::Hasher;
 
+use super::Topology;
 use super::digest::Digest;
 use super::rows::row_of_view;
 use crate::storage::records::{ConversationHead, GroupRow, LogId, NameRow, Record};
 use crate::storage::{Direction, KeyRange, StorageError, Table, View, keys};
-use crate::types::{ConversationId, ConversationName, GroupId, HashRange, Timestamp};
+use crate::types::{ConversationId, ConversationName, GroupId, HashRange, NodeId, Timestamp};
 
 /// Violations that a report lists; further ones are only counted.
 pub const VIOLATIONS_LISTED_MAX: usize = 100;
@@ -94,6 +95,7 @@ pub fn check(view: &dyn View, progress: &mut dyn FnMut(u64)) -> Report {
     history::check(view, &mut groups, &mut findings);
     dedup::check(view, &groups, &mut findings);
     check_names(view, &groups, &mut findings);
+    check_topology(view, &mut findings);
     (findings.progress)(findings.rows);
     findings.report.groups = groups.into_findings();
     findings.report
@@ -260,6 +262,31 @@ fn check_names(view: &dyn View, groups: &Groups, findings: &mut Findings<'_>) {
             Some(Some(head)) if head.name == name => {}
             Some(_) => findings.violation(place, "there is no conversation of that name"),
             None => {}
+        }
+    }
+}
+
+/// A topology is whole, and places every replica on a node that it knows, one on each.
+fn check_topology(view: &dyn View, findings: &mut Findings<'_>) {
+    for row in view.scan(Table::Topology, EVERYTHING, Direction::Forward) {
+        findings.row_seen();
+        let decoded = row.and_then(|(key, value)| Topology::decode(&key, &value));
+        let Some(topology) = findings.readable(Table::Topology, decoded) else { continue };
+        let nodes: BTreeSet<NodeId> = topology.nodes.iter().map(|node| node.id).collect();
+        for group in &topology.groups {
+            let place = || format!("topology, group {}", group.id);
+            let mut holders = BTreeSet::new();
+            for replica in &group.replicas {
+                if !nodes.contains(&replica.node) {
+                    let what =
+                        format!("node {} is to hold a replica and is not known", replica.node);
+                    findings.violation(place, what);
+                }
+                if !holders.insert(replica.node) {
+                    findings
+                        .violation(place, format!("node {} is to hold two replicas", replica.node));
+                }
+            }
         }
     }
 }

@@ -7,7 +7,8 @@ use crate::log::{
     Append, Command, DecodeError, IdKey, LanePlace, NewMessage, Predecessor, Proposal, Settle,
     Topology, TopologyChange, TopologyGroup, TopologyNode, TopologyReplica,
 };
-use crate::storage::records::Kind;
+use crate::storage::keys;
+use crate::storage::records::{Kind, Record};
 use crate::types::{
     AttemptId, ClusterId, GroupId, HashRange, Incarnation, NodeId, PlacementHash, Seq, Timestamp,
 };
@@ -123,6 +124,14 @@ fn every_topology_change_has_its_golden_bytes() {
 }
 
 #[test]
+fn the_topology_that_is_kept_has_its_golden_bytes() {
+    let key = keys::topology();
+    let encoded = topology().encode(&key);
+    assert_eq!(Topology::decode(&key, &encoded).unwrap(), topology());
+    assert_eq!(hex(&encoded), GOLDEN_TOPOLOGY);
+}
+
+#[test]
 fn any_flipped_bit_is_noticed() {
     let proposal = Proposal { stamped_at: Timestamp(300), commands: every_command() };
     let encoded = proposal.encode();
@@ -179,6 +188,9 @@ const GOLDEN_COMMANDS: [&str; 5] = [
     "01ac02010309130041be",
     "01ac0201040082020301010103633a3103703a3203683a33017a01010100000101010102014a3613fe",
 ];
+
+const GOLDEN_TOPOLOGY: &str =
+    "0182020301010103633a3103703a3203683a33017a010101000001010101020173769534";
 
 const GOLDEN_TOPOLOGY_CHANGES: [&str; 5] = [
     "01ac0201040082020301010103633a3103703a3203683a33017a01010100000101010102014a3613fe",

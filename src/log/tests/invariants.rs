@@ -1,17 +1,22 @@
 //! The check finds what was damaged, wherever it was.
 
 use super::replica::{Replica, append_of, minutes, name, text_message};
+use super::scenario_commands::two_groups_on_two_nodes;
 use crate::log::invariants::{Report, VIOLATIONS_LISTED_MAX, check};
-use crate::log::{Command, IdKey, Settle};
+use crate::log::{Command, IdKey, Settle, Topology, TopologyReplica};
 use crate::storage::records::{
     ContentIdentity, ConversationHead, DedupOutcome, DedupRow, GroupRow, MessageRecord, NameRow,
     OwnedRecord,
 };
 use crate::storage::{Table, View, keys};
 use crate::types::{
-    ConversationId, ConversationName, GroupId, HashRange, Incarnation, NodeId, PlacementHash,
-    ReplicaId, Seq, Timestamp,
+    ClusterId, ConversationId, ConversationName, GroupId, HashRange, Incarnation, NodeId,
+    PlacementHash, ReplicaId, Seq, Timestamp,
 };
+
+fn topology() -> Topology {
+    two_groups_on_two_nodes(ClusterId(7))
+}
 
 /// Two conversations; `room` has messages a1 to a3, of which a2 is stamped later than a1.
 fn sound() -> Replica {
@@ -103,9 +108,11 @@ fn damaged_bytes() {
         (Table::Names, keys::name(&name("room"))),
         (Table::Dedup, keys::dedup(room(), "alice", "a2")),
         (Table::Groups, keys::group(GroupId(1))),
+        (Table::Topology, keys::topology()),
     ];
     for (table, key) in tables_and_keys {
         let mut replica = sound();
+        replica.put_record(keys::topology(), &topology());
         let mut value = replica.view.get(table, &key).unwrap().unwrap().to_vec();
         let middle = value.len() / 2;
         value[middle] ^= 1;
@@ -282,6 +289,24 @@ fn an_erased_content_identity_is_no_violation() {
         }
     });
     assert_eq!(replica.check().violations, []);
+}
+
+#[test]
+fn replicas_that_are_placed_wrongly() {
+    let mut replica = sound();
+    replica.put_record(keys::topology(), &topology());
+    assert_eq!(replica.check().violations, []);
+    let changes: [(&str, fn(&mut TopologyReplica)); 2] = [
+        ("node 3 is to hold a replica and is not known", |replica| replica.node = NodeId(3)),
+        ("node 1 is to hold two replicas", |replica| replica.node = NodeId(1)),
+    ];
+    for (what, change_replica) in changes {
+        replica.put_record(keys::topology(), &topology());
+        change::<Topology>(&mut replica, keys::topology(), |topology| {
+            change_replica(&mut topology.groups[0].replicas[1]);
+        });
+        assert_found(&replica, what);
+    }
 }
 
 fn group_row(range: HashRange) -> GroupRow {

@@ -227,7 +227,7 @@ fn topology_node(id: u32, zone: &str, meta_incarnation: u32) -> TopologyNode {
     }
 }
 
-fn two_groups_on_two_nodes(cluster: ClusterId) -> Topology {
+pub fn two_groups_on_two_nodes(cluster: ClusterId) -> Topology {
     let replica =
         |node| TopologyReplica { node: NodeId(node), incarnation: Incarnation(1), joining: false };
     let groups = HashRange::divide(2).into_iter().zip(1..).map(|(range, id)| TopologyGroup {

@@ -78,3 +78,18 @@ pub const INTERNAL: &str = "INTERNAL";
 pub const CLUSTER_REFUSED: &str = "CLUSTER_REFUSED";
 /// A cluster operation that did not get through; asking again goes on from where it stopped.
 pub const CLUSTER_UNAVAILABLE: &str = "CLUSTER_UNAVAILABLE";
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_api_tells_every_reason() {
+        let api = include_str!("../../../proto/quorate/v1/log.proto");
+        let told: Vec<_> = api.split(|c: char| c != '_' && !c.is_ascii_uppercase()).collect();
+        let reasons = include_str!("reason.rs").lines();
+        let name = |line: &'static str| line.strip_prefix("pub const ")?.split(':').next();
+        let (told, missing): (Vec<_>, Vec<_>) =
+            reasons.filter_map(name).partition(|reason| told.contains(reason));
+        assert_eq!(missing, Vec::<&str>::new());
+        assert!(told.contains(&super::INTERNAL));
+    }
+}
