@@ -293,10 +293,11 @@ fn an_erased_content_identity_is_no_violation() {
 
 #[test]
 fn replicas_that_are_placed_wrongly() {
+    type Change = fn(&mut TopologyReplica);
     let mut replica = sound();
     replica.put_record(keys::topology(), &topology());
     assert_eq!(replica.check().violations, []);
-    let changes: [(&str, fn(&mut TopologyReplica)); 2] = [
+    let changes: [(&str, Change); 2] = [
         ("node 3 is to hold a replica and is not known", |replica| replica.node = NodeId(3)),
         ("node 1 is to hold two replicas", |replica| replica.node = NodeId(1)),
     ];
