@@ -293,12 +293,6 @@ impl Group {
         self.proposer.waiting()
     }
 
-    /// Returns once no entry that was proposed here is on its way any more: each has an outcome, or is given up with the
-    /// replica. Cancel safe.
-    pub async fn proposals_landed(&self) {
-        self.proposer.landed().await;
-    }
-
     /// Confirms with a quorum that the local state, once this returns, holds all that was committed before the
     /// call. One confirmation serves all calls that wait for it. On a follower the leader is asked. Cancel safe.
     pub async fn barrier(&self, deadline: Instant) -> Result<Barrier, ReadError> {

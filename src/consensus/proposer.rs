@@ -29,7 +29,6 @@ type WriteResult = openraft::raft::ClientWriteResult<TypeConfig>;
 /// Takes commands and proposes them in fat entries.
 pub struct Proposer {
     queue: mpsc::Sender<Waiting>,
-    in_flight: Arc<InFlight>,
     room: RoomLeft,
     node: Arc<Admission>,
 }
@@ -88,22 +87,10 @@ impl Proposer {
         timing: &RaftTiming,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(limits::PROPOSAL_QUEUE_MAX);
-        let (next, lease) = (NextEntry::new(), timing.lease());
-        let in_flight = Arc::<InFlight>::default();
-        let proposer = Proposer {
-            queue,
-            in_flight: in_flight.clone(),
-            room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX),
-            node,
-        };
+        let (next, in_flight, lease) = (NextEntry::new(), Arc::default(), timing.lease());
         let worker = Worker { raft, weighed, parking, observer, receiver, next, in_flight, lease };
         tokio::spawn(worker.run());
-        proposer
-    }
-
-    /// Returns once no entry is on its way whose outcome somebody may wait for.
-    pub async fn landed(&self) {
-        self.in_flight.none().await;
+        Proposer { queue, room: RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX), node }
     }
 
     /// Proposals that wait for a place in an entry.
@@ -226,7 +213,6 @@ impl Worker {
 struct InFlight {
     began: Mutex<BTreeMap<u64, Instant>>,
     one_ended: Notify,
-    all_ended: Notify,
 }
 
 /// An entry on its way, for as long as it lives, and its number among those.
@@ -245,18 +231,6 @@ impl InFlight {
         OnTheirWay { entries: began.len(), is_slow }
     }
 
-    async fn none(&self) {
-        loop {
-            let mut ended = std::pin::pin!(self.all_ended.notified());
-            // What ends from here on is not missed.
-            ended.as_mut().enable();
-            if self.began().is_empty() {
-                return;
-            }
-            ended.await;
-        }
-    }
-
     fn count(this: &Arc<Self>, now: Instant) -> Counted {
         let mut began = this.began();
         let number = began.last_key_value().map_or(0, |(last, _)| last + 1);
@@ -267,15 +241,8 @@ impl InFlight {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let is_last = {
-            let mut began = self.0.began();
-            began.remove(&self.1);
-            began.is_empty()
-        };
+        self.0.began().remove(&self.1);
         self.0.one_ended.notify_one();
-        if is_last {
-            self.0.all_ended.notify_waiters();
-        }
     }
 }
 
@@ -346,19 +313,5 @@ mod tests {
         now(1, false);
         drop(second);
         now(0, false);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn entries_on_their_way_are_waited_for() {
-        let in_flight = Arc::<InFlight>::default();
-        in_flight.none().await;
-        let first = InFlight::count(&in_flight, Instant::now());
-        let second = InFlight::count(&in_flight, Instant::now());
-        let mut none = std::pin::pin!(in_flight.none());
-        assert_eq!(futures::poll!(none.as_mut()), std::task::Poll::Pending);
-        drop(first);
-        assert_eq!(futures::poll!(none.as_mut()), std::task::Poll::Pending);
-        drop(second);
-        none.await;
     }
 }

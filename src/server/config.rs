@@ -236,7 +236,8 @@ impl Config {
                     true => (other, own),
                     false => (own, other),
                 };
-                let reason = format!("{} is {holder} already", listener.listen);
+                let default = if source.sets(&holder) { "" } else { ", by default" };
+                let reason = format!("{} is {holder} already{default}", listener.listen);
                 return Err(source.invalid(&key, reason));
             }
         }

@@ -12,6 +12,7 @@ use quorate_client::limits::REQUEST_BYTES_MAX;
 use quorate_client::proto::message_log_client::MessageLogClient;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
@@ -61,7 +62,9 @@ struct Stopping {
     clients: CancellationToken,
     /// The same for calls that other nodes hand on.
     handed_on: CancellationToken,
-    /// Other nodes are not heard any more.
+    /// Has those of them that are still to be answered.
+    under_way: TaskTracker,
+    /// Other nodes are not heard any more, and nobody is told how this one is.
     peers: CancellationToken,
 }
 
@@ -148,9 +151,11 @@ pub async fn run_on(
             async {
                 serve_clients(&node, client, stopping.clients.clone()).await?;
                 tracing::info!("no client is served any more");
-                // They are gone, as only a node that stops lets them go: what was read to them came from its peers.
+                // They are gone, as only a node that stops lets them go.
                 stopping.handed_on.cancel();
-                proposals_landed(&node).await;
+                stopping.under_way.close();
+                stopping.under_way.wait().await;
+                // What was read to all those came from its peers, and so did the outcomes of what they had proposed.
                 stopping.peers.cancel();
                 Ok(())
             },
@@ -200,18 +205,15 @@ pub async fn run_on(
 async fn lead_nothing(node: &Node, stopping: &Stopping) {
     let groups = node.replicas.all();
     let handed_over = join_all(groups.iter().map(|group| group.step_down()));
-    if tokio::time::timeout(HANDOVER_TIMEOUT, handed_over).await.is_err() {
-        tracing::warn!("not everything that this node leads was handed over in time");
-    } else {
-        tracing::info!("the node leads nothing any more");
-    }
+    let in_time = tokio::time::timeout(HANDOVER_TIMEOUT, handed_over).await.is_ok();
+    // Of a node that is alone, all of them.
+    let still_led = groups.iter().filter(|group| group.is_leader()).count();
+    tracing::info!(
+        in_time,
+        still_led,
+        "what this node led was handed over, as far as others take it"
+    );
     stopping.clients.cancel();
-}
-
-/// Whoever handed on an append that was proposed here waits for its outcome, which this node hears from the next leader.
-async fn proposals_landed(node: &Node) {
-    let groups = node.replicas.all();
-    join_all(groups.iter().map(|group| group.proposals_landed())).await;
 }
 
 async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
@@ -331,7 +333,11 @@ impl crate::service::Peers for PeerApis {
     }
 }
 
-fn message_log(node: &Node, stopping: CancellationToken) -> MessageLogServer<Api> {
+fn message_log(
+    node: &Node,
+    stopping: CancellationToken,
+    under_way: TaskTracker,
+) -> MessageLogServer<Api> {
     MessageLogServer::new(Api {
         replicas: node.replicas.clone(),
         peers: Arc::new(PeerApis(node.peers.clone())),
@@ -341,6 +347,7 @@ fn message_log(node: &Node, stopping: CancellationToken) -> MessageLogServer<Api
         authorizer: node.authorizer.clone(),
         observer: Arc::new(Observers(node.metrics.clone())),
         stopping,
+        under_way,
     })
 }
 
@@ -378,7 +385,8 @@ async fn serve_clients(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("the API's descriptors")?;
-    let log = message_log(node, stopping.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let log = message_log(node, stopping.clone(), TaskTracker::new())
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let routes =
         Routes::new(log).add_service(cluster).add_service(health_service).add_service(reflection);
     let server = server()
@@ -420,7 +428,7 @@ async fn serve_peers(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // Calls that other nodes hand on come this way.
-    let log = message_log(node, stopping.handed_on.clone())
+    let log = message_log(node, stopping.handed_on.clone(), stopping.under_way.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let door = IntroducedOnly(node.peers.introduction().clone());

@@ -31,8 +31,12 @@ impl Api {
         call: &Call,
         work: impl Future<Output = Result<T, CallError>>,
     ) -> Result<Response<T>, Status> {
+        let _under_way = self.under_way.token();
         let began = Instant::now();
-        let result = work.instrument(call.span()).await;
+        let result = match call.forwarded && self.stopping.is_cancelled() {
+            false => work.instrument(call.span()).await,
+            true => Err(CallError::shutting_down()),
+        };
         let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
         self.observer.answered(call.operation, code, began.elapsed());
         call.log_answer(result.as_ref().err(), began.elapsed());

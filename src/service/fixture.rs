@@ -62,5 +62,6 @@ pub fn api(process: &Process, node: NodeId, peers: Arc<dyn Peers>) -> Api {
         authorizer: Arc::new(AllowAll),
         observer: Arc::new(Unobserved),
         stopping: Default::default(),
+        under_way: Default::default(),
     }
 }

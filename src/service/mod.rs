@@ -43,6 +43,7 @@ pub mod validate;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use authorize::{AllowAll, Authorizer, Operation, Principal, Resource, authorize};
 pub use bodies::{RequestsLayer, ResponsesLayer, client_layers};
@@ -83,8 +84,12 @@ pub struct Api {
     pub authorizer: Arc<dyn Authorizer>,
     /// Whoever counts.
     pub observer: Arc<dyn ServiceObserver>,
-    /// Cancelled when the node is about to stop: long streams then end with a retryable error.
+    /// Cancelled when the node is about to stop: long streams then end with a retryable error, and what other nodes hand
+    /// on is refused.
     pub stopping: CancellationToken,
+    /// Has a token of each call that is to be answered, and of each session that has not ended: what is to become of those
+    /// may only be heard of from other nodes.
+    pub under_way: TaskTracker,
 }
 
 impl Api {

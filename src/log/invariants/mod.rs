@@ -266,7 +266,7 @@ fn check_names(view: &dyn View, groups: &Groups, findings: &mut Findings<'_>) {
     }
 }
 
-/// A topology is whole, and places every replica on a node that it knows, one on each.
+/// A topology can be read, and places every replica of a group on a node that it knows, one on each.
 fn check_topology(view: &dyn View, findings: &mut Findings<'_>) {
     for row in view.scan(Table::Topology, EVERYTHING, Direction::Forward) {
         findings.row_seen();

@@ -96,7 +96,8 @@ impl<'t> Source<'t> {
         self.sets(second) && !self.sets(first)
     }
 
-    fn sets(&self, key: &str) -> bool {
+    /// Whether a key is set.
+    pub(super) fn sets(&self, key: &str) -> bool {
         self.places(key).len() == key.split('.').count()
     }
 

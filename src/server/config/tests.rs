@@ -174,7 +174,7 @@ fn of_two_keys_that_do_not_go_together_the_one_that_is_set_is_named() {
         ),
         (
             "[client]\nlisten = \"127.0.0.1:7301\"\n",
-            "FILE line 4: client.listen: 127.0.0.1:7301 is http.listen already",
+            "FILE line 4: client.listen: 127.0.0.1:7301 is http.listen already, by default",
         ),
     ];
     for (addition, expected) in cases {

@@ -22,6 +22,7 @@ use quorate_client::proto::session_response::Result as Answered;
 use quorate_client::proto::{AppendRequest, SessionRequest, SessionResponse};
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Status, Streaming};
 use tracing::Span;
 
@@ -71,6 +72,7 @@ pub async fn open(
         kept: api.replicas.admission().lanes().nothing(),
         depth: SessionDepth::new(api.observer.clone()),
         _open: OpenStream::new(api.observer.clone(), Operation::AppendSession),
+        _under_way: api.under_way.token(),
         api: api.clone(),
         call: call.clone(),
     };
@@ -118,6 +120,7 @@ struct Session {
     kept: Room,
     depth: SessionDepth,
     _open: OpenStream,
+    _under_way: TaskTrackerToken,
 }
 
 impl Session {

@@ -12,6 +12,7 @@ use quorate_client::proto::{AppendResponse, NewMessage};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
 use tonic::codec::Codec;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
@@ -20,9 +21,11 @@ use super::*;
 use crate::consensus::solitary::{Disks, NODE, NOW, Process};
 use crate::consensus::{ClockSkew, Sighting};
 use crate::log::Topology;
+use crate::service::call::FORWARDED;
 use crate::service::codec::CountedCodec;
 use crate::service::fixture::{self, GROUP};
 use crate::service::other_node::{self, NoPeers};
+use crate::service::servers::message_log_server::MessageLog;
 use crate::storage::DiskMark;
 use crate::types::{HashRange, Incarnation, NodeId, PlacementHash, ReplicaId};
 
@@ -168,6 +171,29 @@ async fn a_session_ends_behind_its_answers_when_the_node_is_about_to_stop() {
     process.replicas.get(GROUP).unwrap().stop().await;
 }
 
+/// G8, and nobody waits for what the node would hear of too late.
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_on_to_a_node_that_stops_is_waited_for_or_refused() {
+    let (api, process) = leading().await;
+    let mut caller = Caller::open(&api).await;
+    api.stopping.cancel();
+    api.under_way.close();
+    let mut over = std::pin::pin!(api.under_way.wait());
+    assert!(futures::poll!(over.as_mut()).is_pending(), "the session has not ended");
+    assert!(timeout(LONG, caller.responses.next()).await.unwrap().unwrap().is_err());
+    assert!(caller.responses.next().await.is_none());
+    drop(caller);
+    timeout(LONG, over).await.unwrap();
+
+    let own = Request::new(request(1, "a", false).append.unwrap());
+    let mut handed_on = Request::new(request(2, "a", false).append.unwrap());
+    handed_on.metadata_mut().insert(FORWARDED, "1".parse().unwrap());
+    let refused = api.append(handed_on).await.unwrap_err();
+    assert_eq!(CallError::from_status(&refused).unwrap(), CallError::shutting_down());
+    assert_eq!(api.append(own).await.unwrap().into_inner().first_seq, 1, "it came here by itself");
+    process.replicas.get(GROUP).unwrap().stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_way_that_was_found_is_not_gone_once_it_leads_nowhere() {
     let (api, process) = leading().await;
@@ -292,6 +318,22 @@ async fn what_was_on_a_stream_that_ended_is_unknown_and_the_next_goes_over_anoth
     let third = other.request().await;
     other.answer(third.request_id, 2).await;
     assert_eq!(caller.answer().await, (3, Ok(2)));
+}
+
+/// G8. It has answered everything that it has read.
+#[tokio::test(start_paused = true)]
+async fn what_a_node_that_stops_has_not_read_had_no_effect() {
+    let (mut caller, mut opened, _process) = handing_on().await;
+    caller.send([request(1, "a", false), request(2, "a", false)]).await;
+    assert!(caller.responses.next().now_or_never().is_none());
+    let mut other = timeout(LONG, opened.recv()).await.unwrap().unwrap();
+    let first = other.request().await;
+    other.answer(first.request_id, 1).await;
+    other.responses.send(Err(CallError::shutting_down().into())).await.unwrap();
+    assert_eq!(caller.answer().await, (1, Ok(1)));
+    let last = timeout(LONG, caller.responses.next()).await.unwrap().unwrap().unwrap();
+    let Some(Answered::Failed(failure)) = last.result else { panic!("{last:?}") };
+    assert_eq!(CallError::from(failure), CallError::shutting_down());
 }
 
 /// Their callers were told that their time is up, and they still lie there.

@@ -12,7 +12,7 @@ use tonic::{Request, Status};
 
 use crate::consensus::{Room, RoomLeft};
 use crate::service::PeerLog;
-use crate::service::errors::{CallError, Effect};
+use crate::service::errors::{CallError, Effect, reason};
 use crate::service::memory::memory_bytes;
 use crate::types::{NodeId, limits};
 
@@ -136,7 +136,10 @@ async fn carry(
             return ended("the session is over");
         }
         if let Some(status) = failure {
-            return ended(status.message());
+            // A node that stops has answered everything that it has read.
+            let error = CallError::from_status(&status);
+            let unread = error.filter(|error| error.reason() == reason::SHUTTING_DOWN);
+            return unread.unwrap_or_else(|| ended(status.message()));
         }
     }
     ended("the node ended it")
