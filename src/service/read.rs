@@ -134,7 +134,7 @@ async fn pass_on<T: Send + 'static>(
             response = responses.next() => response,
             () = queue.closed() => None,
         };
-        let Some(response) = response else { return };
+        let Some(response) = response else { return queue.end() };
         match queue.put(response).await {
             Some(taken) => queue = taken,
             None => return,
@@ -288,8 +288,9 @@ impl Reading {
             let failed = response.is_err();
             let response = response.unwrap_or_else(|error| Err(error).into());
             match queue.put(response).await {
-                Some(taken) if !failed && !self.window.is_done() => queue = taken,
-                _ => return,
+                Some(taken) if failed || self.window.is_done() => return taken.end(),
+                Some(taken) => queue = taken,
+                None => return,
             }
         }
     }

@@ -42,21 +42,25 @@ impl<T> From<Result<T, CallError>> for Waiting<T> {
     }
 }
 
-/// The side on which responses are put. Without it the stream ends.
+/// The side on which responses are put. If it is dropped before the end, the stream ends with an error.
 pub struct ResponseQueue<T> {
     responses: mpsc::Sender<Waiting<T>>,
-    last: oneshot::Sender<Status>,
+    /// Nothing if what was put is all.
+    last: oneshot::Sender<Option<Status>>,
     stall_max: Duration,
 }
 
 impl<T: Send + 'static> ResponseQueue<T> {
     /// A queue, and the stream of what is put on it. It is given up when its caller takes nothing for `stall_max`. The
-    /// stream then ends with a retryable error behind what it has, so that nobody takes a part for the whole.
+    /// stream then ends with a retryable error behind what it has, so that nobody takes a part for the whole; as it does
+    /// where the queue is dropped, as with all tasks of a process that ends while its connections are still written to.
     pub fn new(stall_max: Duration) -> (Self, Responses<T>) {
         let (responses, receiver) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
-        let (last, given_up) = oneshot::channel();
-        let end = futures::stream::once(given_up);
-        let end = end.filter_map(async |status| status.ok().map(Err));
+        let (last, ended) = oneshot::channel();
+        let end = futures::stream::once(ended);
+        let end = end.filter_map(async |last: Result<Option<Status>, _>| {
+            last.unwrap_or_else(|_| Some(CallError::cut_short().into())).map(Err)
+        });
         let stream = ReceiverStream::new(receiver).map(Waiting::into_response).chain(end);
         (ResponseQueue { responses, last, stall_max }, Box::pin(stream))
     }
@@ -68,10 +72,16 @@ impl<T: Send + 'static> ResponseQueue<T> {
             Err(SendTimeoutError::Closed(_)) => None,
             Err(SendTimeoutError::Timeout(_)) => {
                 // If the caller is gone nobody needs to know.
-                let _ = self.last.send(CallError::not_taken().into());
+                let _ = self.last.send(Some(CallError::not_taken().into()));
                 None
             }
         }
+    }
+
+    /// Says that what was put is all.
+    pub fn end(self) {
+        // As above.
+        let _ = self.last.send(None);
     }
 
     /// Waits until the caller is gone.
@@ -213,6 +223,18 @@ mod tests {
         assert!(error.is_retryable());
     }
 
+    /// G3. As when a process ends, or a task panics.
+    #[tokio::test]
+    async fn a_part_whose_maker_is_gone_is_not_taken_for_the_whole() {
+        let (queue, stream) = ResponseQueue::new(STALL_MAX);
+        let queue = queue.put(Ok(1).into()).await;
+        drop(queue);
+        let taken: Vec<_> = stream.collect().await;
+        let [Ok(1), Err(last)] = &taken[..] else { panic!("{taken:?}") };
+        assert_eq!(CallError::from_status(last).unwrap(), CallError::cut_short());
+        assert!(CallError::cut_short().is_retryable());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_slow_caller_takes_all_and_one_that_leaves_is_noticed() {
         let (queue, mut stream) = ResponseQueue::new(STALL_MAX);
@@ -226,9 +248,11 @@ mod tests {
             });
             put = next;
         }
+        assert_eq!(stream.next().await.unwrap().unwrap(), 1);
         put = put.unwrap().put(Err(CallError::replica_gone()).into()).await;
-        drop(put);
-        assert_eq!(stream.count().await, limits::RESPONSE_QUEUE_MAX + 1);
+        put.unwrap().end();
+        // The last is the error, and nothing is added to it.
+        assert_eq!(stream.count().await, limits::RESPONSE_QUEUE_MAX);
 
         let (queue, stream) = ResponseQueue::new(STALL_MAX);
         drop(stream);

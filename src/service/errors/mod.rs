@@ -158,6 +158,12 @@ impl CallError {
         CallError::unavailable(reason::REPLICA_STOPPED, message, RETRY_LATER)
     }
 
+    /// Whoever made the responses of a stream went away before the last.
+    pub fn cut_short() -> Self {
+        let message = "the answer was cut short, as the node does when it stops";
+        CallError::unavailable(reason::REPLICA_STOPPED, message, RETRY_LATER)
+    }
+
     /// The replica is taking in a snapshot and has no whole state to read until it is in.
     pub fn installing() -> Self {
         let message = "this replica is installing a snapshot";
