@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
@@ -23,8 +23,8 @@ use super::state_machine::{Applied, GroupStateMachine};
 use super::weighing::Weighed;
 use super::{ConsensusObserver, GroupStatus, ProposeError, ReadError, Tails, observer};
 use crate::log::{Command, Outcome};
-use crate::storage::View;
 use crate::storage::records::GroupRow;
+use crate::storage::{View, offload};
 use crate::types::{Clock, GroupId, HashRange, LogIndex, NodeId, ReplicaId, Term};
 
 /// What a linearizable read waits for.
@@ -341,12 +341,10 @@ impl Group {
 
     /// Runs a job that reads from disk where it blocks nobody.
     pub async fn offload<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (sender, receiver) = oneshot::channel();
-        self.applied.engine().offload(Box::new(move || drop(sender.send(job()))));
-        match receiver.await {
-            Ok(done) => done,
-            // Abandoned because the runtime is ending, which drops whoever waits here too.
-            Err(_) => std::future::pending().await,
+        match offload(self.applied.engine(), |_| job()).await {
+            Some(done) => done,
+            // Whoever waits here is dropped as well.
+            None => std::future::pending().await,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::service::cluster::{
     META_VOTERS_MAX, MetaGroup, decode_change, has_lost_its_data, own_status,
 };
 use crate::storage::records::Record;
-use crate::storage::{DataDir, DiskMark, Identity, keys};
+use crate::storage::{DataDir, DiskMark, Identity, keys, offload};
 use crate::transport::proto::AdoptReply;
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, NodeOperations, OperationError, Peers};
@@ -116,12 +116,10 @@ impl Operations {
     }
 
     async fn offload<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        self.replicas.state_engine().offload(Box::new(move || drop(sender.send(job()))));
-        match receiver.await {
-            Ok(done) => done,
-            // Abandoned because the runtime is ending, which drops whoever waits here too.
-            Err(_) => std::future::pending().await,
+        match offload(self.replicas.state_engine(), |_| job()).await {
+            Some(done) => done,
+            // Whoever waits here is dropped as well.
+            None => std::future::pending().await,
         }
     }
 

@@ -36,7 +36,7 @@ pub use engine::{
 pub use entries::read_entries;
 pub use log_writer::{Done, LogWrite, LogWriter, SyncedWrite, WriterObserver};
 pub use memory::{MemoryDisk, MemoryEngine};
-pub use node_storage::{Opened, Storage, flush};
+pub use node_storage::{Opened, Storage, flush, offload};
 #[cfg(feature = "rocksdb")]
 pub use open::{OpenError, ReadOnlyStorage};
 pub use overlay::Overlay;

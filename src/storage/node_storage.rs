@@ -1,6 +1,7 @@
 //! What a node has open on disk.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -90,13 +91,32 @@ pub async fn flush(engine: &Arc<dyn Engine>) -> Result<(), StorageError> {
     })
 }
 
-/// Runs a job where it blocks nobody; none if it was abandoned. Goes on if the call is dropped.
-async fn offload<T: Send + 'static>(
+/// Runs a job where it blocks nobody; none if it was abandoned because the runtime is ending. A job that panics does so
+/// here. Goes on if the call is dropped.
+pub async fn offload<T: Send + 'static>(
     engine: &Arc<dyn Engine>,
     job: impl FnOnce(&dyn Engine) -> T + Send + 'static,
 ) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let asked = engine.clone();
-    engine.offload(Box::new(move || drop(sender.send(job(asked.as_ref())))));
-    receiver.await.ok()
+    engine.offload(Box::new(move || {
+        let done = catch_unwind(AssertUnwindSafe(|| job(asked.as_ref())));
+        // Whoever waited may be gone.
+        drop(sender.send(done));
+    }));
+    receiver.await.ok().map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Database, MemoryDisk};
+
+    /// Whoever waits would wait for ever.
+    #[tokio::test]
+    #[should_panic(expected = "a job's own words")]
+    async fn a_job_that_panics_does_so_where_it_is_waited_for() {
+        let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::State).open());
+        offload(&engine, |_| panic!("a job's own words")).await.unwrap()
+    }
 }

@@ -298,10 +298,14 @@ fn with_heartbeats(
 ) -> impl Stream<Item = Result<Subscribed, Status>> + Send {
     // One timer, which costs next to nothing to put off: a stream may have very many responses.
     let quiet = Box::pin(sleep(every));
-    stream::unfold((responses, taken, quiet), move |(mut responses, taken, mut quiet)| async move {
+    // Until it has ended with an error: in good order it never does.
+    stream::unfold(Some((responses, taken, quiet)), move |open| async move {
+        let (mut responses, taken, mut quiet) = open?;
         let response = tokio::select! {
             biased;
-            response = responses.next() => response?.into_response(),
+            response = responses.next() => {
+                response.map_or_else(|| Err(CallError::cut_short().into()), Waiting::into_response)
+            }
             () = quiet.as_mut() => {
                 let heartbeat = Kind::Heartbeat(Heartbeat { node_id: node.0.into() });
                 Ok(delivered(heartbeat))
@@ -309,7 +313,8 @@ fn with_heartbeats(
         };
         taken.note();
         quiet.as_mut().reset(Instant::now() + every);
-        Some((response, (responses, taken, quiet)))
+        let open = response.is_ok().then_some((responses, taken, quiet));
+        Some((response, open))
     })
 }
 

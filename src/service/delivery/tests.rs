@@ -274,8 +274,9 @@ async fn a_conversation_is_held_until_its_end_has_room() {
     assert_eq!(announced, ended("a".into(), Some(CallError::replica_gone())));
 }
 
+/// G6. Whoever takes a stream is told that nothing more comes, and does not wait for it.
 #[tokio::test]
-async fn a_quiet_stream_beats_and_ends_with_its_source() {
+async fn a_quiet_stream_beats_and_ends_with_an_error_where_its_source_is_gone() {
     let (out, responses) = places::queue();
     let every = Duration::from_millis(10);
     let mut stream = Box::pin(with_heartbeats(responses, Taken::new(), every, NodeId(7)));
@@ -285,6 +286,8 @@ async fn a_quiet_stream_beats_and_ends_with_its_source() {
     assert_eq!(stream.next().await.unwrap().unwrap(), caught_up("a".into(), Seq(1)));
     assert_eq!(stream.next().await.unwrap().unwrap(), beat);
     drop(out);
+    let Some(Err(last)) = stream.next().await else { panic!("it ends with an error") };
+    assert_eq!(CallError::from_status(&last).unwrap(), CallError::cut_short());
     assert!(stream.next().await.is_none());
 }
 

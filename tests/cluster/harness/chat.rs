@@ -191,7 +191,7 @@ impl Sending {
         let mut counted = self.count.clone();
         let reached = counted.wait_for(|acknowledged| *acknowledged >= count);
         let reached = tokio::time::timeout(TIMEOUT, reached).await;
-        assert!(reached.is_ok(), "{count} messages are acknowledged in time");
+        assert!(matches!(reached, Ok(Ok(_))), "{count} messages are acknowledged in time");
     }
 
     /// Waits for the end.
