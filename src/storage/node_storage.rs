@@ -117,6 +117,6 @@ mod tests {
     #[should_panic(expected = "a job's own words")]
     async fn a_job_that_panics_does_so_where_it_is_waited_for() {
         let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::State).open());
-        offload(&engine, |_| panic!("a job's own words")).await.unwrap()
+        offload(&engine, |_| panic!("a job's own words")).await.unwrap();
     }
 }
