@@ -341,11 +341,7 @@ impl Group {
 
     /// Runs a job that reads from disk where it blocks nobody.
     pub async fn offload<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        match offload(self.applied.engine(), |_| job()).await {
-            Some(done) => done,
-            // Whoever waits here is dropped as well.
-            None => std::future::pending().await,
-        }
+        offload(self.applied.engine(), |_| job()).await
     }
 
     /// The applied index; 0 before anything was applied.

@@ -116,11 +116,7 @@ impl Operations {
     }
 
     async fn offload<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        match offload(self.replicas.state_engine(), |_| job()).await {
-            Some(done) => done,
-            // Whoever waits here is dropped as well.
-            None => std::future::pending().await,
-        }
+        offload(self.replicas.state_engine(), |_| job()).await
     }
 
     async fn make_wanted(&self, group: GroupId, replica: ReplicaId) -> Result<(), OperationError> {

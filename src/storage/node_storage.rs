@@ -74,8 +74,7 @@ impl Storage {
     pub async fn failure(&self) -> Option<StorageError> {
         let mut found = None;
         for engine in [&self.log, &self.state] {
-            let asked = offload(engine, |engine| engine.background_error()).await.flatten();
-            match asked {
+            match offload(engine, |engine| engine.background_error()).await {
                 Some(damage @ StorageError::Damaged { .. }) => return Some(damage),
                 asked => found = found.or(asked),
             }
@@ -86,17 +85,14 @@ impl Storage {
 
 /// [`Engine::flush`] where it blocks nobody. Goes on if the call is dropped.
 pub async fn flush(engine: &Arc<dyn Engine>) -> Result<(), StorageError> {
-    offload(engine, |engine| engine.flush()).await.unwrap_or_else(|| {
-        Err(StorageError::Failed { action: "flushing", reason: "it was abandoned".into() })
-    })
+    offload(engine, |engine| engine.flush()).await
 }
 
-/// Runs a job where it blocks nobody; none if it was abandoned because the runtime is ending. A job that panics does so
-/// here. Goes on if the call is dropped.
+/// Runs a job where it blocks nobody. A job that panics does so here. Goes on if the call is dropped.
 pub async fn offload<T: Send + 'static>(
     engine: &Arc<dyn Engine>,
     job: impl FnOnce(&dyn Engine) -> T + Send + 'static,
-) -> Option<T> {
+) -> T {
     let (sender, receiver) = oneshot::channel();
     let asked = engine.clone();
     engine.offload(Box::new(move || {
@@ -104,7 +100,11 @@ pub async fn offload<T: Send + 'static>(
         // Whoever waited may be gone.
         drop(sender.send(done));
     }));
-    receiver.await.ok().map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)))
+    match receiver.await {
+        Ok(done) => done.unwrap_or_else(|panic| resume_unwind(panic)),
+        // Abandoned because the runtime is ending, which drops whoever waits here too.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +117,6 @@ mod tests {
     #[should_panic(expected = "a job's own words")]
     async fn a_job_that_panics_does_so_where_it_is_waited_for() {
         let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::State).open());
-        offload(&engine, |_| panic!("a job's own words")).await.unwrap();
+        offload(&engine, |_| panic!("a job's own words")).await;
     }
 }
