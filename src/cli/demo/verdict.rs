@@ -6,11 +6,11 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use quorate_client::proto::Message;
-use quorate_client::{Client, Consistency, Read, Start};
+use quorate_client::{Client, Read, Start};
 use serde_json::json;
 
 use super::load::{Id, Sent};
@@ -35,7 +35,8 @@ pub struct Verdict {
     /// The digest of each conversation's end on the first replica, and whether all others have the same.
     digests: BTreeMap<String, Vec<u8>>,
     identical: bool,
-    replicas: usize,
+    /// The nodes whose replicas were read.
+    replicas: BTreeSet<u64>,
     longest_pause: Duration,
     p50: Duration,
     p99: Duration,
@@ -59,7 +60,7 @@ impl Verdict {
             out_of_order: BTreeSet::new(),
             digests: BTreeMap::new(),
             identical: true,
-            replicas: 0,
+            replicas: BTreeSet::new(),
             longest_pause: sent.longest_pause,
             p50: quantile(0.5),
             p99: quantile(0.99),
@@ -67,16 +68,32 @@ impl Verdict {
         }
     }
 
-    /// Reads every conversation from one node's own replica and compares it with what was sent.
+    /// Reads every conversation from the own replica of the one node that `client` knows, and compares it with what
+    /// was sent.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be read, or was read from another replica.
     pub async fn add_replica(&mut self, client: &Client, sent: &Sent) -> anyhow::Result<()> {
-        self.replicas += 1;
+        let mut node = None;
         for (conversation, lines) in &sent.lines {
-            // A linearizable read first: the replica has then applied all that was acknowledged.
-            let barrier = Read::new(conversation).start(Start::Last(1)).limit(1);
-            let tail = client.read(barrier).await.context("reading back")?.tail;
-            let messages = read_all(client, conversation, tail).await?;
+            let mut messages = Vec::new();
+            loop {
+                let next = messages.last().map_or(1, |last: &Message| last.seq + 1);
+                // Linearizable: the replica has applied all that was acknowledged.
+                let read = Read::new(conversation).start(Start::Seq(next)).limit(PAGE);
+                let page = client.read(read).await.context("reading back")?;
+                let position = page.position.context("a read that says not where it was read")?;
+                let first = *node.get_or_insert(position.node_id);
+                ensure!(position.node_id == first, "node {} answered for node {first}", position.node_id);
+                messages.extend(page.messages);
+                if messages.last().is_none_or(|last| last.seq + 1 >= page.tail) {
+                    break;
+                }
+            }
             self.compare(conversation, &messages, lines, sent);
         }
+        ensure!(self.replicas.insert(node.context("nothing was sent")?), "a replica was read twice");
         Ok(())
     }
 
@@ -151,7 +168,7 @@ impl Verdict {
             ("duplicated", self.duplicated.len().to_string()),
             ("out of order", self.out_of_order.len().to_string()),
             ("altered", self.altered.len().to_string()),
-            ("identical on all replicas", format!("{identical} ({} read)", self.replicas)),
+            ("identical on all replicas", format!("{identical} ({} read)", self.replicas.len())),
             ("longest pause", format!("{:.2} s", self.longest_pause.as_secs_f64())),
             ("acknowledgement p50", format!("{:.2} ms", self.p50.as_secs_f64() * 1e3)),
             ("acknowledgement p99", format!("{:.2} ms", self.p99.as_secs_f64() * 1e3)),
@@ -194,7 +211,7 @@ impl Verdict {
             "out_of_order": self.out_of_order.len(),
             "altered": self.altered.len(),
             "identical_on_all_replicas": self.identical,
-            "replicas": self.replicas,
+            "replicas": self.replicas.len(),
             "longest_pause_seconds": self.longest_pause.as_secs_f64(),
             "acknowledgement_p50_seconds": self.p50.as_secs_f64(),
             "acknowledgement_p99_seconds": self.p99.as_secs_f64(),
@@ -208,21 +225,6 @@ fn is_as_sent(message: &Message, line: &ChatLine) -> bool {
     let headers = message.headers.iter().map(|header| (header.name.as_str(), &header.value[..]));
     let sent_at = line.sent_at.as_ref().map(|time| (SENT_AT_HEADER, time.as_bytes()));
     message.payload == line.text.as_bytes() && headers.eq(sent_at)
-}
-
-/// All messages below `tail` as this node's replica has them.
-async fn read_all(client: &Client, conversation: &str, tail: u64) -> anyhow::Result<Vec<Message>> {
-    let mut messages: Vec<Message> = Vec::new();
-    let mut next = 1;
-    while next < tail {
-        let read = Read::new(conversation).start(Start::Seq(next)).limit(PAGE);
-        let page =
-            client.read(read.consistency(Consistency::Local)).await.context("reading back")?;
-        let Some(last) = page.messages.last() else { break };
-        next = last.seq + 1;
-        messages.extend(page.messages);
-    }
-    Ok(messages)
 }
 
 #[cfg(test)]
