@@ -5,7 +5,7 @@ use quorate_client::proto;
 use quorate_client::proto::delivery::Kind;
 use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::{AppendResponse, GetOutcomeRequest, GetOutcomeResponse, Message};
-use quorate_client::{Error, Page, Read, Start};
+use quorate_client::{Error, Page, Read, Start, reason};
 
 use crate::history::{
     Answer, Consistency, Delivered, Delivery, EventKind, OutcomeCall, OutcomeState, Position,
@@ -54,6 +54,17 @@ pub fn refusal(error: &Error) -> Refusal {
         may_have_taken_effect: error.may_have_taken_effect(),
         retryable: error.retryable(),
         tail: error.tail(),
+    }
+}
+
+/// A stream that said nothing of why it ended.
+pub fn ended_by_nobody() -> Refusal {
+    Refusal {
+        reason: reason::PROTOCOL_VIOLATION.to_owned(),
+        message: "it was ended by nobody".to_owned(),
+        may_have_taken_effect: false,
+        retryable: false,
+        tail: None,
     }
 }
 

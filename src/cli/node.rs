@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use quorate_client::proto::{ReplaceRequest, ReplaceResponse};
@@ -89,6 +89,7 @@ struct Progress {
     output: Output,
     bar: ProgressBar,
     done: u32,
+    total: u32,
     /// Of those done: healthy, and left as they were.
     skipped: u32,
 }
@@ -96,11 +97,12 @@ struct Progress {
 impl Progress {
     fn begin(output: Output) -> Progress {
         let bar = output.progress(Some(0), "{bar:30} {pos}/{len} replicas  {msg}");
-        Progress { output, bar, done: 0, skipped: 0 }
+        Progress { output, bar, done: 0, total: 0, skipped: 0 }
     }
 
     fn step(&mut self, step: &ReplaceResponse) -> anyhow::Result<()> {
         self.done = step.groups_done;
+        self.total = step.groups_total;
         self.skipped += u32::from(step.step == "skipped");
         self.bar.set_length(step.groups_total.into());
         self.bar.set_position(step.groups_done.into());
@@ -134,6 +136,11 @@ impl Progress {
 
     fn end(self, node: u64) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
+        let (done, total) = (self.done, self.total);
+        ensure!(
+            done == total,
+            "node {node} is not fully replaced: {done} of {total} replicas are done"
+        );
         let replaced = self.done.saturating_sub(self.skipped);
         let text = || match replaced {
             0 => format!("nothing to replace: the replicas of node {node} are healthy"),

@@ -44,6 +44,7 @@ pub(super) async fn run(args: ServeArgs, output: Output) -> anyhow::Result<ExitC
         return Ok(ExitCode::SUCCESS);
     }
     logging::begin(&config.log)?;
+    shutdown::crash_on_panic();
     let shutdown = shutdown::on_signal().context("cannot handle signals")?;
     if args.stop_with_stdin {
         cancel_at_end_of_input(shutdown.clone()).context("standard input is not a pipe")?;

@@ -18,7 +18,7 @@ mod observers;
 mod operations;
 mod placement;
 mod pulse;
-/// How a process is asked to stop.
+/// How a process ends.
 pub mod shutdown;
 mod succession;
 mod wanted;

@@ -179,12 +179,13 @@ pub async fn run_on(
             tracing::info!("stopping");
             let left = async { tokio::join!(lead_nothing(&node, &stopping), servers) };
             tokio::select! {
-                ended = tokio::time::timeout(GOODBYE_TIMEOUT, left) => {
-                    if ended.is_err() {
+                ended = tokio::time::timeout(GOODBYE_TIMEOUT, left) => match ended {
+                    Ok(((), served)) => served.map(drop).context("a listener has failed"),
+                    Err(_) => {
                         tracing::warn!("calls that did not end in time are cut off: their callers resume elsewhere");
+                        Ok(())
                     }
-                    Ok(())
-                }
+                },
                 failure = &mut background => Err(failure),
             }
         }

@@ -30,6 +30,18 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
     Ok(token)
 }
 
+/// From now on a panic of any task or thread ends the whole process, as a crash would. What panicked may have left
+/// something half done, and others may wait for it for ever: nothing goes on from there. Whoever starts the process
+/// again recovers from what is on disk; the other nodes have gone on.
+pub fn crash_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        tracing::error!("a panic is a bug of this program, please report it: the node ends");
+        std::process::abort();
+    }));
+}
+
 #[expect(clippy::exit, reason = "the second signal asks for exactly this")]
 fn leave_at_once() {
     std::process::exit(INTERRUPTED);

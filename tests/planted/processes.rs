@@ -123,6 +123,22 @@ async fn wiped_replica_votes_makes_what_was_lost() {
     }
 }
 
+/// One thread of many panics; left to itself the node would say that its log writer has ended, and close its storage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_ends_the_process() {
+    let mut node = Node::start("").await;
+    node.append(5).await;
+    node.local.kill(1).await.unwrap();
+    write_program(node.dir.path(), "crash::log_gathered=panic");
+    let ended = node.local.restart(1).await.unwrap_err().to_string();
+    assert!(ended.contains("SIGABRT") && ended.contains("please report it"), "{ended}");
+    assert!(node.log().contains("panicked at"), "{}", node.log());
+    write_program(node.dir.path(), "");
+    node.local.restart(1).await.unwrap();
+    assert_eq!(first_followed(&node, 5).await, 5);
+    node.local.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_switch_that_there_is_not_is_refused() {
     for (switches, fine) in [

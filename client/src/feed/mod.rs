@@ -9,10 +9,11 @@ mod task;
 mod upstream;
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tonic::transport::Channel;
 
 pub(crate) use self::conversation::{CREDIT_BYTES_MAX, CreditMode};
@@ -137,8 +138,25 @@ impl Feeds {
     }
 
     /// The next delivery. Cancel safe.
+    ///
+    /// # Panics
+    ///
+    /// If a feed has: nothing else would say that its conversations stand still.
     pub async fn next(&mut self) -> Delivery {
-        self.deliveries.recv().await.expect("a sender is kept beside the receiver")
+        loop {
+            tokio::select! {
+                biased;
+                delivery = self.deliveries.recv() => {
+                    return delivery.expect("a sender is kept beside the receiver");
+                }
+                // None ends before it is dropped, unless its runtime ends, or by a panic.
+                Some(ended) = self.tasks.join_next() => {
+                    if let Err(Ok(panic)) = ended.map_err(JoinError::try_into_panic) {
+                        resume_unwind(panic);
+                    }
+                }
+            }
+        }
     }
 }
 

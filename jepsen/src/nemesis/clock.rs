@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
-use super::{HOLDS_MS, Need, Nemesis, Struck, World};
+use super::{HOLDS_MS, Need, Nemesis, Struck, World, end};
 
 const NEEDS: &[Need] = &[Need::Shim];
 
@@ -84,8 +84,8 @@ async fn strobe(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     });
     let what = format!("wall clock of node {id}: {size} ms to and fro every 50 ms");
     Ok(Struck::new(nodes.clone(), what, async move {
-        task.abort();
-        let _ = task.await;
-        mend(&world, &nodes, before).await
+        let strobed = end(task).await;
+        let effect = mend(&world, &nodes, before).await?;
+        strobed.map(|()| effect)
     }))
 }

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rand::rngs::StdRng;
+use tokio::task::JoinHandle;
 
 pub use replace::REPLACE;
 pub use world::World;
@@ -81,6 +82,19 @@ impl Struck {
         mend: impl Future<Output = anyhow::Result<Option<String>>> + Send + 'static,
     ) -> Struck {
         Struck { nodes, what: what.into(), mend: Box::pin(mend) }
+    }
+}
+
+/// Ends what goes on changing something, behind its last change: nothing is mended before that.
+///
+/// # Errors
+///
+/// If it had failed before.
+async fn end(task: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+    task.abort();
+    match task.await {
+        Err(ended) if ended.is_cancelled() => Ok(()),
+        ended => ended?,
     }
 }
 

@@ -9,7 +9,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
-use super::{HOLDS_MS, Need, Nemesis, Struck, World};
+use super::{HOLDS_MS, Need, Nemesis, Struck, World, end};
 use crate::network::{CLIENTS, Place};
 
 const fn nemesis(
@@ -171,10 +171,9 @@ fn flap(few: Vec<u32>, world: Arc<World>) -> Result<Struck> {
     });
     let few = nodes.clone();
     Ok(Struck::new(nodes, what, async move {
-        task.abort();
-        // It may be at its last change; that one must come before the mending.
-        let _ = task.await;
+        let flapped = end(task).await;
         set_all(&world, &few, false)?;
+        flapped?;
         let dropped = world.switch()?.counts().dropped - before;
         Ok((dropped > 0).then(|| format!("{dropped} packets were dropped")))
     }))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use futures::future::{join_all, select_ok};
 use quorate_client::proto::{DescribeClusterResponse, Group, ReplaceRequest};
 use quorate_client::reason::NOT_FOUND;
@@ -205,11 +205,12 @@ impl World {
         let client = self.cluster.client(through, REPLACE_TIMEOUT).await?;
         let request = ReplaceRequest { node_id: node.into(), all, ..ReplaceRequest::default() };
         let mut steps = client.replace(request).await?;
-        let (mut done, mut skipped) = (0, 0);
+        let (mut done, mut total, mut skipped) = (0, 0, 0);
         while let Some(step) = steps.next().await? {
-            done = step.groups_done;
+            (done, total) = (step.groups_done, step.groups_total);
             skipped += u32::from(step.step == "skipped");
         }
+        ensure!(done == total, "{done} of {total} replicas of node {node} are done");
         Ok(done - skipped)
     }
 

@@ -61,7 +61,7 @@ async fn follow(worker: &Worker, caller: &Caller, next: &mut HashMap<String, u64
                 }
             }
             Some(Err(error)) => return caller.record(EventKind::Fail(api::refusal(&error))),
-            None => return caller.record(EventKind::Ok(Answer::Ended)),
+            None => return caller.record(EventKind::Fail(api::ended_by_nobody())),
         }
     }
 }

@@ -55,8 +55,10 @@ async fn subscribe(
             () = sleep_until(until) => break,
         };
         match delivery {
-            Delivery::Ended { error: Some(error), .. } => {
-                return caller.record(EventKind::Fail(api::refusal(&error)));
+            Delivery::Ended { error, .. } => {
+                // None was removed.
+                let why = error.as_ref().map_or_else(api::ended_by_nobody, api::refusal);
+                return caller.record(EventKind::Fail(why));
             }
             delivery => {
                 if let Some((conversation, seq)) = follow::record(caller, delivery) {

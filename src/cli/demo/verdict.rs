@@ -85,7 +85,11 @@ impl Verdict {
                 let page = client.read(read).await.context("reading back")?;
                 let position = page.position.context("a read that says not where it was read")?;
                 let first = *node.get_or_insert(position.node_id);
-                ensure!(position.node_id == first, "node {} answered for node {first}", position.node_id);
+                ensure!(
+                    position.node_id == first,
+                    "node {} answered for node {first}",
+                    position.node_id
+                );
                 messages.extend(page.messages);
                 if messages.last().is_none_or(|last| last.seq + 1 >= page.tail) {
                     break;
@@ -93,7 +97,10 @@ impl Verdict {
             }
             self.compare(conversation, &messages, lines, sent);
         }
-        ensure!(self.replicas.insert(node.context("nothing was sent")?), "a replica was read twice");
+        ensure!(
+            self.replicas.insert(node.context("nothing was sent")?),
+            "a replica was read twice"
+        );
         Ok(())
     }
 

@@ -96,11 +96,13 @@ impl Readers {
 
     async fn wait_come_to(&mut self, due: impl Fn(&Lane) -> u64) {
         eventually("every stream yields everything", async || {
+            let is_complete = self.readers.iter().all(|reader| reader.has_come_to(&due));
+            // Asked last: one that fails at what is due has failed by then.
             if let Some(ended) = self.tasks.try_join_next() {
                 ended.unwrap();
                 panic!("a stream has ended");
             }
-            self.readers.iter().all(|reader| reader.has_come_to(&due)).then_some(())
+            is_complete.then_some(())
         })
         .await;
     }
