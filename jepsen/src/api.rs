@@ -75,7 +75,7 @@ pub fn appended(response: &AppendResponse) -> Answer {
         last_seq: response.last_seq,
         commit_time_us: response.commit_time_us,
         duplicate: response.duplicate,
-        digest: hex(&response.digest),
+        digest: hex::encode(&response.digest),
     }
 }
 
@@ -149,7 +149,7 @@ fn seen(message: &Message) -> Seen {
         client_msg_id: message.client_msg_id.clone(),
         hash: hash(&message.payload),
         commit_time_us: message.commit_time_us,
-        digest: hex(&message.digest),
+        digest: hex::encode(&message.digest),
     }
 }
 
@@ -157,8 +157,4 @@ fn seen(message: &Message) -> Seen {
 pub fn hash(payload: &[u8]) -> u64 {
     let whole = blake3::hash(payload);
     u64::from_be_bytes(whole.as_bytes()[..8].try_into().expect("eight of thirty-two bytes"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

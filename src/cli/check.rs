@@ -5,7 +5,6 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Output;
-use crate::log::digest::Digest;
 use crate::log::invariants::{self, Report};
 use crate::storage::{DataDirError, GroupRecovery, OpenError, ReadOnlyStorage};
 
@@ -99,7 +98,7 @@ fn text(checked: &Checked) -> String {
             "group {:<4} applied {applied:<10} conversations {:<8} digest {}",
             group.group,
             group.conversations,
-            hex(&group.digest)
+            hex::encode(group.digest)
         ));
     }
     lines.join("\n")
@@ -143,7 +142,7 @@ fn to_json(checked: &Checked) -> Value {
                 "applied_index": group.applied.map(|id| id.index.0),
                 "dedup_floor_us": group.dedup_floor.0,
                 "conversations": group.conversations,
-                "digest": hex(&group.digest),
+                "digest": hex::encode(group.digest),
             })
         })
         .collect();
@@ -168,8 +167,4 @@ fn to_json(checked: &Checked) -> Value {
         "damage": checked.damage,
         "damaged_logs": damaged_logs,
     })
-}
-
-fn hex(digest: &Digest) -> String {
-    blake3::Hash::from_bytes(*digest).to_hex().to_string()
 }

@@ -36,7 +36,7 @@ pub(super) fn to_json(message: &Message) -> Map<String, Value> {
         "headers": headers.collect::<Vec<_>>(),
         "text": text_or_bytes(&message.payload),
         "target_seq": message.target_seq,
-        "digest": hex(&message.digest),
+        "digest": hex::encode(&message.digest),
     });
     match value {
         Value::Object(fields) => fields,
@@ -62,16 +62,11 @@ pub(super) fn rfc3339(us: u64) -> String {
     time.map_or_else(|| format!("{us}us"), |time| format!("{time:.6}"))
 }
 
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// UTF-8 as a string; anything else as `{"hex": …}`.
 fn text_or_bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => json!(text),
-        Err(_) => json!({ "hex": hex(bytes) }),
+        Err(_) => json!({ "hex": hex::encode(bytes) }),
     }
 }
 

@@ -5,7 +5,7 @@ use super::validate::{Problem, Violation};
 
 /// The token of a page that ends with `name`.
 pub fn encode(name: &str) -> String {
-    name.bytes().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(name)
 }
 
 /// The name that the page before ended with; none for the first page, whose token is empty.
@@ -13,17 +13,8 @@ pub fn decode(token: &str) -> Result<Option<String>, Violation> {
     if token.is_empty() {
         return Ok(None);
     }
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let bytes: Option<Vec<u8>> = token
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect();
-    let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    match name {
+    let bytes = hex::decode(token).ok();
+    match bytes.and_then(|bytes| String::from_utf8(bytes).ok()) {
         Some(name) => Ok(Some(name)),
         None => Err(Violation::of("page_token", Problem::Invalid("a next_page_token"))),
     }

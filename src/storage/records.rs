@@ -85,11 +85,7 @@ fn checked<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], St
 }
 
 fn damaged(table: Table, key: &[u8], reason: String) -> StorageError {
-    StorageError::Damaged { place: format!("{} key {}", table.name(), hex(key)), reason }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    StorageError::Damaged { place: format!("{} key {}", table.name(), hex::encode(key)), reason }
 }
 
 /// What a message is.

@@ -172,8 +172,7 @@ mod tests {
 
     #[track_caller]
     fn golden(key: &[u8], expected: &str) {
-        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, expected);
+        assert_eq!(hex::encode(key), expected);
     }
 
     #[test]

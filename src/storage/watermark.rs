@@ -161,7 +161,7 @@ mod tests {
             "746f726e"
         );
         let encoded = sample().encode();
-        let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex::encode(&encoded);
         assert_eq!(hex[..hex.len() - 2 * CHECKSUM_BYTES], *golden);
         assert_eq!(Watermark::decode(&encoded, "test").unwrap(), sample());
     }

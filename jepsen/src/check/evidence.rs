@@ -35,7 +35,7 @@ pub fn attempt(model: &Model, append: &Append, key: Key) -> Evidence {
 pub fn sighting(model: &Model, id: RecordId) -> Evidence {
     let record = model.record(id);
     let digest = record.digest.map_or(String::new(), |digest| {
-        let digits: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = hex::encode(&digest[..8]);
         format!(", digest {digits}…")
     });
     let shows = format!(

@@ -102,9 +102,7 @@ fn check_acknowledgement(model: &Model, append: &Append, findings: &mut Findings
                 appended.last_seq,
                 model.name(append.conversation)
             );
-            let digits = |digest: [u8; 32]| -> String {
-                digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
-            };
+            let digits = |digest: [u8; 32]| hex::encode(&digest[..8]);
             let shows = format!("acknowledged digest {}…, read {}…", digits(told), digits(shown));
             described(what, [Evidence::new(append.span.end(), shows), sighting(model, id)])
         });

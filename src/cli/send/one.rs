@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::SendArgs;
 use super::outgoing::Outgoing;
 use crate::cli::Output;
-use crate::cli::message::{hex, rfc3339};
+use crate::cli::message::rfc3339;
 
 /// Sends one message and shows where it stands.
 pub(super) async fn send(
@@ -62,6 +62,6 @@ pub(super) fn to_json(message: &Outgoing, appended: &AppendResponse) -> Value {
         "seq": appended.first_seq,
         "commit_time_us": appended.commit_time_us,
         "duplicate": appended.duplicate,
-        "digest": hex(&appended.digest),
+        "digest": hex::encode(&appended.digest),
     })
 }

@@ -79,14 +79,10 @@ fn pass_orphans(
         findings.row_seen();
         findings.report.counts.messages += 1;
         if let Some((key, _)) = findings.readable(Table::Messages, row) {
-            let place = || format!("messages, key {}", hex(&key));
+            let place = || format!("messages, key {}", hex::encode(&key));
             findings.violation(place, "the conversation has no head");
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The conversation is in a group of this view, its id is the hash of its name, and its name leads to it.

@@ -90,10 +90,6 @@ fn every_topology_change() -> Vec<TopologyChange> {
     ]
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// `body` as an encoder would have sealed it.
 fn sealed(mut body: Vec<u8>) -> Vec<u8> {
     let checksum = crc32c::crc32c(&body);
@@ -107,7 +103,7 @@ fn encoded_alone(commands: Vec<Command>) -> Vec<String> {
         let proposal = Proposal { stamped_at: Timestamp(300), commands: vec![command] };
         let encoded = proposal.encode();
         assert_eq!(Proposal::decode(&encoded), Ok(proposal));
-        hex(&encoded)
+        hex::encode(&encoded)
     };
     commands.into_iter().map(encode).collect()
 }
@@ -128,7 +124,7 @@ fn the_topology_that_is_kept_has_its_golden_bytes() {
     let key = keys::topology();
     let encoded = topology().encode(&key);
     assert_eq!(Topology::decode(&key, &encoded).unwrap(), topology());
-    assert_eq!(hex(&encoded), GOLDEN_TOPOLOGY);
+    assert_eq!(hex::encode(&encoded), GOLDEN_TOPOLOGY);
 }
 
 #[test]

@@ -8,10 +8,6 @@ use crate::log::digest::{genesis, headers_commitment, leaf, payload_commitment};
 use crate::storage::records::{Kind, MessageRecord};
 use crate::types::{ConversationId, Seq, Timestamp};
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn record() -> MessageRecord {
     MessageRecord {
         seq: Seq(7),
@@ -34,21 +30,21 @@ fn record() -> MessageRecord {
 
 fn leaf_of(record: &MessageRecord) -> String {
     let name = name("acme/room-42");
-    hex(&leaf(&genesis(&name, 0), name.id(), 0, record))
+    hex::encode(leaf(&genesis(&name, 0), name.id(), 0, record))
 }
 
 /// Computed by a program of its own from the documentation of `log::digest`, with another binding of BLAKE3.
 #[test]
 fn golden_digests() {
-    assert_eq!(hex(&genesis(&name("acme/room-42"), 0)), GENESIS);
-    assert_eq!(hex(&genesis(&name("acme/room-42"), 1)), GENESIS_OF_SECOND_GENERATION);
+    assert_eq!(hex::encode(genesis(&name("acme/room-42"), 0)), GENESIS);
+    assert_eq!(hex::encode(genesis(&name("acme/room-42"), 1)), GENESIS_OF_SECOND_GENERATION);
     let record = record();
-    assert_eq!(hex(&headers_commitment(&record.salt, &record.headers)), HEADERS);
-    assert_eq!(hex(&payload_commitment(&record.salt, &record.payload)), PAYLOAD);
+    assert_eq!(hex::encode(headers_commitment(&record.salt, &record.headers)), HEADERS);
+    assert_eq!(hex::encode(payload_commitment(&record.salt, &record.payload)), PAYLOAD);
     assert_eq!(leaf_of(&record), LEAF);
     let payload = payload_commitment(&record.salt, &record.payload);
     let content = Content::from(&record).identity(record.salt, &payload);
-    assert_eq!((content.salt, hex(&content.hash).as_str()), (record.salt, CONTENT));
+    assert_eq!((content.salt, hex::encode(content.hash).as_str()), (record.salt, CONTENT));
 }
 
 #[test]

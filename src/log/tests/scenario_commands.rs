@@ -337,7 +337,7 @@ fn moment(time: Timestamp) -> String {
 }
 
 fn short(digest: &[u8; 32]) -> String {
-    digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest[..4])
 }
 
 fn describe(outcome: &Outcome) -> String {

@@ -89,7 +89,7 @@ fn entry(payload: EntryPayload) -> EntryRecord {
 /// Compares with the golden bytes and reads those back.
 #[track_caller]
 fn golden<R: OwnedRecord + Debug + PartialEq>(record: &R, expected: &str) {
-    assert_eq!(hex(&record.encode(KEY)), expected, "{record:?}");
+    assert_eq!(hex::encode(record.encode(KEY)), expected, "{record:?}");
     assert_eq!(R::decode(KEY, &record.encode(KEY)).unwrap(), *record);
 }
 
@@ -170,7 +170,7 @@ fn entries_have_their_golden_bytes() {
 #[test]
 fn an_entry_is_kept_under_its_index() {
     let key = entry_key(GroupId(4), &entry(EntryPayload::Blank));
-    assert_eq!(hex(&key), "0000000000000004000000000000012c");
+    assert_eq!(hex::encode(&key), "0000000000000004000000000000012c");
 }
 
 fn damaged<R: Debug>(decoded: Result<R, StorageError>) -> bool {
