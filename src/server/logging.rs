@@ -25,7 +25,12 @@ pub enum LoggingError {
 pub fn begin(config: &LogConfig) -> Result<(), LoggingError> {
     let filter = EnvFilter::try_new(&config.filter)
         .map_err(|source| LoggingError::Filter { filter: config.filter.clone(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be written is lost. Else it would be told by `eprintln!`, which panics where nobody reads standard error
+    // any more, or the disk that it goes to is full.
+    let builder = tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::disk::DiskWatch;
 use super::wanted::{confirmed, may_be_blank};
 use crate::consensus::{MembershipChangeError, Replicas};
-use crate::log::{Command, Outcome, Topology};
+use crate::log::{Command, Outcome, Topology, TopologyChange};
 use crate::seams::planted;
 use crate::service::cluster::{
     META_VOTERS_MAX, MetaGroup, decode_change, has_lost_its_data, own_status,
@@ -141,6 +141,9 @@ impl Operations {
     async fn propose_change(&self, encoded: Bytes) -> Result<String, OperationError> {
         let change =
             decode_change(&encoded).ok_or_else(|| refused("the change does not decode"))?;
+        if matches!(&change, TopologyChange::Create(first) if first.version != 1) {
+            return Err(refused("a topology begins with version 1"));
+        }
         let meta = self.replicas.get(GroupId::META);
         let meta = meta.ok_or_else(|| unavailable("no meta replica here"))?;
         let deadline = Instant::now() + PROPOSE_TIMEOUT;

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::AnyError;
 use openraft::errors::{NetworkError, RPCError, Unreachable};
+use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use super::frames::outbound;
 use super::hello::Introduction;
 use super::peers::{is_connection_refused, root_cause};
 use super::proto::{self, AppendFrame, append_frame::Step, peer_client::PeerClient};
-use super::wire::{append_to_wire, result_from_wire};
+use super::wire::{Malformed, append_to_wire, result_from_wire};
 use crate::consensus::Refusal;
 use crate::consensus::network::{Appended, Appending, Route};
 use crate::consensus::raft_types::TypeConfig;
@@ -160,7 +161,7 @@ impl Pump {
     async fn run(
         self,
         input: BoxStream<'static, Appending>,
-        owed: mpsc::Sender<()>,
+        owed: mpsc::Sender<Ticket>,
         stop: CancellationToken,
     ) {
         let stopped = stop.run_until_cancelled(self.forward(input, owed)).await.is_none();
@@ -173,7 +174,7 @@ impl Pump {
         let _ = self.queue.send(AppendFrame { stream: self.stream, step: Some(close) }).await;
     }
 
-    async fn forward(&self, input: BoxStream<'static, Appending>, owed: mpsc::Sender<()>) {
+    async fn forward(&self, input: BoxStream<'static, Appending>, owed: mpsc::Sender<Ticket>) {
         let mut input = input.fuse();
         let mut route = Some(self.route);
         while let Some(mut request) = input.next().await {
@@ -183,10 +184,11 @@ impl Pump {
                 let Ok(Some(next)) = timeout(COMMIT_HELD, input.next()).await else { break };
                 request = next;
             }
+            let ticket = Ticket { can_conflict: request.raft.prev_log_id.is_some() };
             let request = append_to_wire(self.route.group, route.take(), &request);
             let step = Some(Step::Request(request));
             // The ticket first: the response may come before the send returns.
-            if owed.send(()).await.is_err()
+            if owed.send(ticket).await.is_err()
                 || self.queue.send(AppendFrame { stream: self.stream, step }).await.is_err()
             {
                 return;
@@ -195,26 +197,44 @@ impl Pump {
     }
 }
 
+/// What is owed for a request.
+struct Ticket {
+    /// Whether it names an entry that may not be there. openraft takes for granted that nothing else conflicts.
+    can_conflict: bool,
+}
+
+impl Ticket {
+    fn answered_by(
+        &self,
+        response: &proto::AppendResponse,
+    ) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
+        match result_from_wire(response)? {
+            Err(StreamAppendError::Conflict(id)) if !self.can_conflict => {
+                Err(Malformed(format!("a request that follows on nothing conflicts at {id}")))
+            }
+            result => Ok(result),
+        }
+    }
+}
+
 /// Carries responses back, one for each ticket.
 struct Output {
-    tickets: mpsc::Receiver<()>,
+    tickets: mpsc::Receiver<Ticket>,
     responses: mpsc::Receiver<proto::AppendResponse>,
     idle: Duration,
     _stop: tokio_util::sync::DropGuard,
 }
 
 impl Output {
-    async fn next(
-        &mut self,
-    ) -> Option<Result<openraft::raft::StreamAppendResult<TypeConfig>, Failure>> {
-        self.tickets.recv().await?;
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<TypeConfig>, Failure>> {
+        let ticket = self.tickets.recv().await?;
         let network = |reason: &str| {
             Err(Failure::Network(NetworkError::new(&AnyError::error(reason.to_owned()))))
         };
         Some(match timeout(self.idle, self.responses.recv()).await {
             Err(_) => network("no response in time"),
             Ok(None) => network("the connection broke"),
-            Ok(Some(response)) => match result_from_wire(&response) {
+            Ok(Some(response)) => match ticket.answered_by(&response) {
                 Ok(result) => Ok(result),
                 Err(error) => Err(Failure::Unreachable(Unreachable::new(&error))),
             },

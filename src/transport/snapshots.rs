@@ -14,12 +14,12 @@ use tonic::{Status, Streaming};
 use super::MESSAGE_BYTES_MAX;
 use super::proto::{self, peer_client::PeerClient, snapshot_frame::Step};
 use super::wire::{
-    group_row_from_wire, route_from_wire, route_to_wire, rows_from_wire, rows_to_wire,
-    vote_from_wire, vote_to_wire,
+    group_row_from_wire, leader_vote_from_wire, route_from_wire, route_to_wire, rows_from_wire,
+    rows_to_wire, vote_from_wire, vote_to_wire,
 };
 use crate::consensus::network::Route;
 use crate::consensus::raft_types::{
-    RaftSnapshotMeta, RaftVote, to_raft_log_id, to_stored_membership,
+    RaftLogId, RaftSnapshotMeta, RaftVote, to_raft_log_id, to_stored_membership,
 };
 use crate::consensus::{
     Group, Replicas, SnapshotData, SnapshotReader, SnapshotRow, SnapshotSource,
@@ -178,9 +178,13 @@ pub async fn receive(
 ) -> Result<proto::SnapshotReply, Status> {
     let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
     let route = route_from_wire(open.route.as_ref()).map_err(|error| invalid(&error))?;
-    let vote = vote_from_wire(open.vote.as_ref()).map_err(|error| invalid(&error))?;
+    let vote = leader_vote_from_wire(open.vote.as_ref()).map_err(|error| invalid(&error))?;
     let row = group_row_from_wire(route.group, &open.group_row);
     let row = row.map_err(|error| invalid(&error))?;
+    let last = row.applied.as_ref().map(to_raft_log_id);
+    if last.is_some_and(|last| last.leader_id > vote.leader_id) {
+        return Err(invalid(&format!("the snapshot is newer than {vote}, who sends it")));
+    }
     ensure_room(group)?;
     if let Some(newer) = group.newer_vote(&vote) {
         return Ok(proto::SnapshotReply { vote: Some(vote_to_wire(&newer)) });
@@ -212,16 +216,30 @@ pub async fn receive(
         }
     }
     let meta = RaftSnapshotMeta {
-        last_log_id: row.applied.as_ref().map(to_raft_log_id),
+        last_log_id: last,
         last_membership: to_stored_membership(&row.membership),
     };
     let staged = group.offload(move || sink.finish(row)).await.map_err(storage)?;
+    ensure_no_contradiction(group, last).await?;
     let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Received(Box::new(staged)) };
     let response = group.raft().install_full_snapshot(vote, snapshot).await;
     let response = response.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
     group.parking().wake();
     tracing::info!(group = %route.group, from = %route.from, rows = received, "installed a snapshot");
     Ok(proto::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) })
+}
+
+/// A snapshot holds all that was committed before its last entry. openraft asserts that of one that comes from outside.
+async fn ensure_no_contradiction(group: &Group, last: Option<RaftLogId>) -> Result<(), Status> {
+    let contradicts = group.raft().with_raft_state(move |state| {
+        let committed = state.local_committed().copied();
+        last > committed && last.map(|id| id.index) <= committed.map(|id| id.index)
+    });
+    match contradicts.await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Status::data_loss("the snapshot contradicts what is committed here")),
+        Err(fatal) => Err(Status::unavailable(fatal.to_string())),
+    }
 }
 
 fn ensure_room(group: &Group) -> Result<(), Status> {

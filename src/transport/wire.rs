@@ -132,6 +132,14 @@ pub fn append_to_wire(
     }
 }
 
+/// The vote of a leader, which a quorum has granted: entries of a candidate are none.
+pub fn leader_vote_from_wire(vote: Option<&proto::Vote>) -> Result<RaftVote, Malformed> {
+    match vote_from_wire(vote)? {
+        vote if vote.committed => Ok(vote),
+        vote => Err(Malformed(format!("{vote} is no leader's"))),
+    }
+}
+
 /// An append request, every entry's checksum verified.
 pub fn append_from_wire(
     group: GroupId,
@@ -144,7 +152,7 @@ pub fn append_from_wire(
         entry_from_wire(group, LogIndex(index), entry)
     });
     let raft = AppendEntriesRequest {
-        vote: vote_from_wire(request.vote.as_ref())?,
+        vote: leader_vote_from_wire(request.vote.as_ref())?,
         prev_log_id,
         entries: entries.collect::<Result<_, _>>()?,
         leader_commit: optional_log_id(request.commit.as_ref())?,

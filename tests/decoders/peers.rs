@@ -101,6 +101,19 @@ fn what_none_can_follow_is_refused() {
     }
 }
 
+/// Who only wants to lead has no entries to give, and is not to be taken for a leader by them.
+#[test]
+fn entries_and_snapshots_come_from_leaders_alone() {
+    let own = Some(wire::replica_to_wire(records::OWN));
+    for committed in [true, false] {
+        let vote = Some(proto::Vote { term: 7, candidate: own, committed });
+        let request = proto::AppendRequest { vote, ..Default::default() };
+        assert_eq!(wire::append_from_wire(GROUP, &request).is_ok(), committed);
+        assert_eq!(wire::leader_vote_from_wire(vote.as_ref()).is_ok(), committed);
+        assert!(wire::vote_from_wire(vote.as_ref()).is_ok());
+    }
+}
+
 proptest! {
     #![proptest_config(settings())]
 

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod connections;
+mod logs;
 mod metrics;
 mod peers;
 mod tls;

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use quorate::consensus::network::Route;
+use quorate::storage::keys;
+use quorate::storage::records::{GroupRow, LogId, Record};
 use quorate::transport::proto::peer_client::PeerClient;
 use quorate::transport::proto::{
     AdoptRequest, AppendFrames, ChangeMembershipRequest, ChangeTopologyRequest,
     EnsureReplicaRequest, Hello, ParkRequest, PulseRequest, RaftRequest, ReadIndexRequest,
-    SnapshotFrame, SnapshotOpen, StatusRequest, TopologyRequest, snapshot_frame,
+    SnapshotEnd, SnapshotFrame, SnapshotOpen, StatusRequest, TopologyRequest, Vote, snapshot_frame,
 };
+use quorate::transport::wire as peer_wire;
+use quorate::types::{GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Term};
 use quorate_client::proto::cluster_client::ClusterClient;
-use quorate_client::proto::{InitRequest, init_request};
+use quorate_client::proto::{DescribeRequest, InitRequest, init_request};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -132,6 +137,49 @@ async fn a_peer_that_means_another_cluster_or_node_is_refused_over_every_rpc_and
     let refused = PeerClient::new(channel).adopt(adopt).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
     assert!(refused.message().contains("started anew"), "{refused:?}");
+    cluster.assert_no_panic(1);
+    cluster.stop().await;
+}
+
+/// What openraft asserts of a snapshot would end the node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_contradicts_itself_or_the_log_is_refused() {
+    let cluster = Cluster::start(1, "").await;
+    let mut client = cluster.messages(1);
+    append_surely(&mut client, append(ROOM, vec![message("first", "hello")])).await;
+    let before = Everything::of(&mut client, &[ROOM]).await;
+    let group =
+        client.describe(DescribeRequest { conversation: ROOM.to_owned(), ..Default::default() });
+    let group = GroupId(group.await.unwrap().into_inner().position.unwrap().group_id);
+    let sender = ReplicaId { node: NodeId(2), incarnation: Incarnation(1) };
+    let receiver = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
+    const TERM: u64 = 1_000;
+    let mut peer = PeerClient::new(connect_lazily(&cluster.peer_address(1).await));
+    for (what, committed, term, index, code) in [
+        ("its sender does not lead", false, TERM, 1_000, Code::InvalidArgument),
+        ("it is newer than its sender", true, TERM + 1, 1_000, Code::InvalidArgument),
+        ("it is newer than what is committed, and shorter", true, TERM, 1, Code::DataLoss),
+    ] {
+        let applied = LogId { term: Term(term), leader: sender, index: LogIndex(index) };
+        let row = GroupRow { applied: Some(applied), ..GroupRow::blank(receiver) };
+        let open = SnapshotOpen {
+            hello: Some(hello(&cluster, 2, 1)),
+            route: Some(peer_wire::route_to_wire(Route { group, from: sender, to: receiver })),
+            vote: Some(Vote {
+                term: TERM,
+                candidate: Some(peer_wire::replica_to_wire(sender)),
+                committed,
+            }),
+            group_row: row.encode(&keys::group(group)).into(),
+        };
+        let end = snapshot_frame::Step::End(SnapshotEnd { rows: 0 });
+        let frames = [snapshot_frame::Step::Open(open), end];
+        let frames = frames.map(|step| SnapshotFrame { step: Some(step) });
+        let refused = peer.send_snapshot(futures::stream::iter(frames)).await.expect_err(what);
+        assert_eq!(refused.code(), code, "{what}: {refused:?}");
+    }
+    assert_eq!(Everything::of(&mut client, &[ROOM]).await, before);
+    append_surely(&mut client, append(ROOM, vec![message("second", "still here")])).await;
     cluster.assert_no_panic(1);
     cluster.stop().await;
 }
