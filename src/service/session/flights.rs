@@ -86,12 +86,21 @@ impl Flights {
     }
 
     /// Sends an append on its way.
-    pub fn begin(&mut self, api: &Api, way: &Way, departure: Departure, now: Instant) {
+    ///
+    /// # Errors
+    /// With its slot, if it could not be sent. Whatever stands behind it in its lane must be told before it is sent: the
+    /// other node would take that for the first.
+    pub fn begin(
+        &mut self,
+        api: &Api,
+        way: &Way,
+        departure: Departure,
+        now: Instant,
+    ) -> Result<(), (Slot, CallError)> {
         let Departure { append, slot, place, opens } = departure;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let flight = Flight { slot, messages: append.messages.len(), began: now, way: way.clone() };
-        self.flights.insert(ticket, flight);
         let deadline = now + self.timeout;
         match way {
             Way::Here(group) => {
@@ -106,11 +115,14 @@ impl Flights {
                     None => Err(CallError::not_leader(None)),
                 };
                 if let Err(error) = sent {
-                    self.landed.push_back((ticket, Err(error)));
+                    land(api, flight, &Err(error.clone()));
+                    return Err((slot, error));
                 }
                 self.overdue.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
             }
         }
+        self.flights.insert(ticket, flight);
+        Ok(())
     }
 
     /// The next flight that has landed, and what came of it; pending also while nothing is under way.
@@ -119,14 +131,14 @@ impl Flights {
             while let Some((ticket, response)) = self.landed.pop_front() {
                 // One that was overdue is answered too late, and has landed before.
                 if let Some(flight) = self.remove(ticket) {
-                    return Poll::Ready(land(api, flight, response));
+                    return Poll::Ready((land(api, flight, &response), response));
                 }
             }
             if let Poll::Ready((ticket, outcome)) = self.outcomes.poll_next(cx) {
                 let Some(flight) = self.remove(ticket) else { continue };
                 let Way::Here(group) = &flight.way else { continue };
                 let response = append::answer(api, group, outcome);
-                return Poll::Ready(land(api, flight, response));
+                return Poll::Ready((land(api, flight, &response), response));
             }
             if let Poll::Ready(Some(event)) = self.incoming.poll_recv(cx) {
                 self.take(event);
@@ -188,12 +200,12 @@ impl Flights {
     }
 }
 
-fn land(api: &Api, flight: Flight, response: Response) -> (Slot, Response) {
+fn land(api: &Api, flight: Flight, response: &Response) -> Slot {
     if let Way::There { group, node, .. } = flight.way {
-        api.elsewhere.learn(node, &[group], &response);
-        api.elsewhere.learn_leader(group, &response);
+        api.elsewhere.learn(node, &[group], response);
+        api.elsewhere.learn_leader(group, response);
     }
     let code = response.as_ref().map_or_else(CallError::code, |_| Code::Ok);
     api.observer.appended(flight.messages, code, flight.began.elapsed());
-    (flight.slot, response)
+    flight.slot
 }

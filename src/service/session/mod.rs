@@ -271,7 +271,9 @@ impl Session {
             match ways.find(api, call, flights, conversation) {
                 Ok(way) => {
                     while let Some(departure) = lanes.depart(lane, way.destination()) {
-                        flights.begin(api, &way, departure, now);
+                        if let Err((slot, error)) = flights.begin(api, &way, departure, now) {
+                            lanes.arrive(slot, Err(error));
+                        }
                     }
                 }
                 Err(error) => {

@@ -336,6 +336,30 @@ async fn what_a_node_that_stops_has_not_read_had_no_effect() {
     assert_eq!(CallError::from(failure), CallError::shutting_down());
 }
 
+/// G5. The other node would take it for the first of its lane.
+#[tokio::test(start_paused = true)]
+async fn behind_what_could_not_be_sent_nothing_of_its_lane_is_sent() {
+    let (mut caller, mut opened, process) = handing_on().await;
+    let calls = process.replicas.admission().calls();
+    // For each once, and for the second once more.
+    let left = limits::PAYLOAD_BYTES_MAX * 3 / 2;
+    let others = calls.take(limits::APPEND_CALLS_BYTES_MAX - left).unwrap();
+    let mut large = request(1, "a", false);
+    large.append.as_mut().unwrap().messages[0].payload = vec![7; limits::PAYLOAD_BYTES_MAX].into();
+    caller.send([large, request(2, "a", false)]).await;
+    assert_eq!(caller.answer().await, (1, Err("OVERLOADED".to_owned())));
+    assert_eq!(caller.answer().await, (2, Err("LANE_BROKEN".to_owned())));
+
+    drop(others);
+    caller.send([request(3, "a", true)]).await;
+    assert!(caller.responses.next().now_or_never().is_none());
+    let mut other = timeout(LONG, opened.recv()).await.unwrap().unwrap();
+    let first = other.request().await;
+    assert_eq!(first.append.unwrap().messages[0].client_msg_id, "3");
+    other.answer(first.request_id, 1).await;
+    assert_eq!(caller.answer().await, (3, Ok(1)));
+}
+
 /// Their callers were told that their time is up, and they still lie there.
 #[tokio::test(start_paused = true)]
 async fn appends_that_were_given_up_count_until_their_stream_takes_them() {
