@@ -122,7 +122,8 @@ impl Client {
     ///
     /// Give the message's `issued_at_us`. Without it "not committed" holds only for a message that was issued at or after
     /// the response's `dedup_floor_us`, if there is one: what became of older ones is not kept. With `settle` the answer
-    /// is final, an id that was not committed never will be, and `issued_at_us` is required.
+    /// is final, an id that was not committed never will be, and `issued_at_us` is required; if that was a guess, look at
+    /// `dedup_floor_us` too.
     ///
     /// # Errors
     ///

@@ -72,24 +72,23 @@ pub(super) async fn run(args: OutcomeArgs, output: Output) -> anyhow::Result<Exi
 }
 
 fn text(response: &GetOutcomeResponse) -> String {
-    match response.state() {
+    let answer = match response.state() {
         State::Committed => {
             format!("committed at seq {}, {}", response.seq, rfc3339(response.commit_time_us))
         }
-        State::NotCommitted => {
-            let answer = "not committed so far; an attempt in flight may still commit it (--settle \
-                          prevents that)";
-            match response.dedup_floor_us {
-                None => answer.to_owned(),
-                Some(floor) => format!(
-                    "{answer}\n  this holds if it was issued at or after {}: what became of older messages is not \
-                     kept (say when with --issued-at-us)",
-                    rfc3339(floor)
-                ),
-            }
-        }
+        State::NotCommitted => "not committed so far; an attempt in flight may still commit it \
+                                (--settle prevents that)"
+            .to_owned(),
         State::Burnt => "not committed, and never will be".to_owned(),
         State::Unspecified => "unknown".to_owned(),
+    };
+    match response.dedup_floor_us {
+        None => answer,
+        Some(floor) => format!(
+            "{answer}\n  that it was not is known if it was issued at or after {}: what became of older messages is \
+             not kept (say when with --issued-at-us)",
+            rfc3339(floor)
+        ),
     }
 }
 
@@ -108,10 +107,12 @@ mod tests {
 
     #[test]
     fn what_is_not_committed_is_said_with_the_time_from_which_that_is_known() {
-        let mut response = GetOutcomeResponse::default();
-        response.set_state(State::NotCommitted);
-        assert!(!text(&response).contains("issued"));
-        response.dedup_floor_us = Some(1_767_225_600_000_000);
-        assert!(text(&response).contains("issued at or after 2026-01-01T00:00:00"));
+        for state in [State::NotCommitted, State::Burnt] {
+            let mut response = GetOutcomeResponse::default();
+            response.set_state(state);
+            assert!(!text(&response).contains("issued"));
+            response.dedup_floor_us = Some(1_767_225_600_000_000);
+            assert!(text(&response).contains("issued at or after 2026-01-01T00:00:00"));
+        }
     }
 }

@@ -274,15 +274,17 @@ impl Group {
         command: Command,
         deadline: Instant,
     ) -> Result<Outcome, ProposeError> {
-        let fitness = self.fitness();
-        let disk_low = fitness.needs_low_disk || !self.admission.takes_appends();
-        if matches!(command, Command::Append(_)) && disk_low {
-            return Err(ProposeError::DiskLow);
-        }
         if !self.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         }
-        if fitness.clock_is_off {
+        let known = self.weighed.known();
+        let disk_low = known.needs_low_disk || !self.admission.takes_appends();
+        if matches!(command, Command::Append(_) | Command::Settle(_)) && disk_low {
+            return Err(ProposeError::DiskLow);
+        }
+        // What is settled stays so for all that was issued by then: a clock that is behind would let some of it in later.
+        let has_to_agree = matches!(command, Command::Settle(_));
+        if known.clock_is_off || (has_to_agree && !known.clocks_agree) {
             return Err(ProposeError::ClockUntrusted);
         }
         self.proposer.propose(command, deadline).await

@@ -25,6 +25,9 @@ pub(super) struct Weighed {
 
 #[derive(Default)]
 struct Weighing {
+    /// Whoever leads: it may be this replica by now.
+    known: Fitness,
+    /// The same if it led then; else nothing is held against it.
     fitness: Fitness,
     /// Where leadership could be moved to.
     fit: Vec<NodeId>,
@@ -50,23 +53,30 @@ impl Weighed {
         (!read.is_some_and(|read| read.is_set_in(now))).then_some(now.wall)
     }
 
+    /// What is known of this replica, whether it led when it was weighed or not: whoever is elected then may have been
+    /// known to be unfit.
+    pub(super) fn known(&self) -> Fitness {
+        self.last().known
+    }
+
     /// What time it is by the clock as it was compared, if a majority's agreed with it.
     fn agreed_now(&self) -> Option<Timestamp> {
-        let (fitness, read) = {
+        let (known, read) = {
             let last = self.last();
-            (last.fitness, last.read)
+            (last.known, last.read)
         };
-        read.filter(|_| fitness.clocks_agree).map(|read| read.at(self.clock.elapsed_us()))
+        read.filter(|_| known.clocks_agree).map(|read| read.at(self.clock.elapsed_us()))
     }
 }
 
 impl Group {
     /// Weighs anew whether this replica may go on leading, by what its node knows of the voters' nodes and of itself, and
-    /// by its clock as it was `read` before it asked. A replica that does not lead has nothing held against it.
+    /// by its clock as it was `read` before it asked. A replica that does not lead has nothing held against it until it does.
     pub fn weigh(&self, seen: &BTreeMap<NodeId, Sighting>, read: ClockReading) -> Fitness {
         let voters = self.voters_seen(seen);
         let each = voters.iter().map(|voters| Fitness::of(voters));
-        let fitness = each.reduce(Fitness::and).filter(|_| self.is_leader()).unwrap_or_default();
+        let known = each.reduce(Fitness::and).unwrap_or_default();
+        let fitness = if self.is_leader() { known } else { Fitness::default() };
         let fit = seen.iter().filter(|(_, sighting)| sighting.is_fit());
         let fit = fit.map(|(node, _)| *node).collect();
         let is_minority = |voters: &Vec<_>| {
@@ -74,7 +84,7 @@ impl Group {
         };
         let mut last = self.weighed.last();
         let minorities = if voters.iter().any(is_minority) { last.minorities + 1 } else { 0 };
-        *last = Weighing { fitness, fit, minorities, read: Some(read) };
+        *last = Weighing { known, fitness, fit, minorities, read: Some(read) };
         fitness
     }
 
@@ -87,7 +97,7 @@ impl Group {
         configs.map(|voters| voters.iter().map(of).collect()).collect()
     }
 
-    /// As weighed last.
+    /// As weighed last, if it led then.
     pub fn fitness(&self) -> Fitness {
         self.weighed.last().fitness
     }

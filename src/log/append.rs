@@ -34,7 +34,7 @@ pub(super) fn append(
 }
 
 /// The latest `issued_at` that is let in at a time, and so of all that can be on its way then.
-pub(super) fn latest_issued_at(stamped_at: Timestamp) -> Timestamp {
+pub fn latest_issued_at(stamped_at: Timestamp) -> Timestamp {
     stamped_at.plus_us(ISSUED_AT_AHEAD_US_MAX)
 }
 
@@ -49,7 +49,7 @@ pub(super) fn check_not_ahead(
     let latest = latest_issued_at(stamped_at);
     if issued_at > latest && row.is_none_or(|row| row.issued_at < issued_at) {
         let client_msg_id = client_msg_id.to_owned();
-        return Err(AppendRefusal::FromTheFuture { client_msg_id, latest });
+        return Err(AppendRefusal::FromTheFuture { client_msg_id, issued_at, latest });
     }
     Ok(())
 }

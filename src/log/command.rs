@@ -189,6 +189,8 @@ pub enum AppendRefusal {
     FromTheFuture {
         /// The message.
         client_msg_id: String,
+        /// When it says that it was issued.
+        issued_at: Timestamp,
         /// Appends have to be issued at or before it.
         latest: Timestamp,
     },

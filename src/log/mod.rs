@@ -15,6 +15,7 @@ mod settle;
 mod tests;
 mod topology;
 
+pub use append::latest_issued_at;
 pub use apply::{Applied, ApplyError, GroupState, apply};
 pub use codec::DecodeError;
 pub use command::{

@@ -9,7 +9,7 @@ use super::call::Call;
 use super::errors::{CallError, Effect};
 use super::{Api, convert, forward, memory, validate};
 use crate::consensus::{Admission, Group, ProposeError, Room, Route};
-use crate::log::{AppendRefusal, Command, LanePlace, Outcome};
+use crate::log::{AppendRefusal, Command, LanePlace, Outcome, latest_issued_at};
 use crate::types::{NodeId, limits};
 
 /// Leaders that one call tries: who this node believes leads, and whom that one names instead.
@@ -100,11 +100,14 @@ pub fn answer(
     }
 }
 
-/// Why a replica here refused an append or a settle. That something was issued in the future is final only by a clock
-/// that a majority's agree with: until that is known, it may be the leader's own that is behind (G8).
+/// Why a replica here refused an append or a settle. That something was issued in the future is final only if it still is
+/// by a clock that a majority's agree with: until that is known, it may be the leader's own that is behind, and the stamp
+/// that judged it may be of before the clock was set (G8).
 pub fn refused(group: &Group, refusal: AppendRefusal) -> CallError {
     match refusal {
-        AppendRefusal::FromTheFuture { .. } if !group.fitness().clocks_agree => {
+        AppendRefusal::FromTheFuture { issued_at, .. }
+            if group.agreed_now().is_none_or(|now| issued_at <= latest_issued_at(now)) =>
+        {
             CallError::clock_untrusted(&refusal)
         }
         refusal => refusal.into(),

@@ -12,12 +12,14 @@ use super::validate::{Problem, Violation};
 use super::{Api, forward, reads, validate};
 use crate::consensus::{Group, Route};
 use crate::log::{AppendRefusal, Command, IdKey, Outcome, OutcomeState, Settle};
+use crate::storage::records::GroupRow;
 use crate::types::{ConversationName, NodeId, Timestamp, limits};
 
 /// Tells whether a message was committed; with `settle`, for good.
 ///
 /// Without `issued_at_us` the answer "not committed" holds for messages issued since the dedup floor only, because
-/// what became of older ones is not kept. The answer then says where that floor is.
+/// what became of older ones is not kept. The answer then says where that floor is, as does that of a settle, whose
+/// `issued_at_us` may be a guess.
 ///
 /// # Errors
 /// TOO_OLD if the message was issued before the dedup floor: it cannot be committed from now on, and whether it was
@@ -56,13 +58,12 @@ async fn ask(
     let issued_at = (request.issued_at_us != 0).then_some(Timestamp(request.issued_at_us));
     let id = IdKey { sender: request.sender, client_msg_id: request.client_msg_id };
     let (view, row, held_by) = (point.view, point.row, group.id());
-    let floor = row.dedup_floor;
-    let holds_from = (issued_at.is_none() && floor > Timestamp(0)).then_some(floor.0);
+    let holds_from = known_from(&row).filter(|_| issued_at.is_none());
     let state = group
         .offload(move || reads::outcome(view.as_ref(), held_by, &row, &name, &id, issued_at))
         .await?;
     let mut response = response(state, point.position)?;
-    if response.state() == State::NotCommitted {
+    if response.state() != State::Committed {
         response.dedup_floor_us = holds_from;
     }
     Ok(response)
@@ -102,7 +103,13 @@ async fn settle_here(
         issued_at: Timestamp(request.issued_at_us),
     });
     match group.propose(command, call.deadline).await? {
-        Outcome::Settled(state) => response(state, applied_at(api, group)),
+        Outcome::Settled(state) => {
+            let mut response = response(state, applied_at(api, group))?;
+            if response.state() == State::Burnt {
+                response.dedup_floor_us = known_from(&group.row());
+            }
+            Ok(response)
+        }
         Outcome::AppendRefused(refusal) => Err(refused(group, refusal)),
         other => Err(unexpected(&other)),
     }
@@ -121,6 +128,11 @@ async fn hand_on(
     let request = forward::request(api, call, Some(call.deadline), request);
     let (groups, answer) = (&[route.group], client.get_outcome(request));
     forward::answer(api, node, groups, call.deadline, effect, answer).await
+}
+
+/// From when on a message must have been issued for it to be known here that it was not committed; none if all are.
+fn known_from(row: &GroupRow) -> Option<u64> {
+    (row.dedup_floor > Timestamp(0)).then_some(row.dedup_floor.0)
 }
 
 fn response(state: OutcomeState, position: Position) -> Result<GetOutcomeResponse, CallError> {

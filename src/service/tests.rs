@@ -24,7 +24,7 @@ use super::other_node::NoPeers;
 use super::{Api, CallError, Operation, append, follow, outcome, read};
 use crate::consensus::solitary::{Disks, NODE, NOW, Process};
 use crate::consensus::{ClockSkew, Group, Sighting};
-use crate::log::Command;
+use crate::log::{AppendRefusal, Command, latest_issued_at};
 use crate::storage::{DiskMark, StorageError, Table, keys};
 use crate::types::{
     Clock, ConversationName, HashRange, Incarnation, PlacementHash, ReplicaId, Seq, Timestamp,
@@ -71,6 +71,12 @@ impl Alone {
         let own = ReplicaId { node: NODE, incarnation: Incarnation(1) };
         let group = process.leading(GROUP, own, ALL).await;
         Alone { api, group, process }
+    }
+
+    /// Has the clock compared with those of a majority, which is the node alone.
+    fn agree(&self) {
+        let own = Sighting { clock: ClockSkew::NONE, disk: DiskMark::Ok };
+        self.group.weigh(&[(NODE, own)].into(), NOW);
     }
 
     async fn append(&self, conversation: &str, number: u64) {
@@ -327,10 +333,16 @@ async fn what_seems_to_be_of_the_future_is_refused_for_good_only_by_a_clock_that
     assert_eq!(refusals().await.map(told), [passing.clone(), passing.clone()], "not weighed yet");
     alone.group.weigh(&BTreeMap::new(), NOW);
     assert_eq!(refusals().await.map(told), [passing.clone(), passing], "nobody has answered");
-    let own = Sighting { clock: ClockSkew::NONE, disk: DiskMark::Ok };
-    alone.group.weigh(&[(NODE, own)].into(), NOW);
+    alone.agree();
     let for_good = ("ISSUED_IN_FUTURE".to_owned(), false);
     assert_eq!(refusals().await.map(told), [for_good.clone(), for_good]);
+    // The clock was behind when this was stamped, and was set right before it was answered.
+    let late = AppendRefusal::FromTheFuture {
+        client_msg_id: "ahead".to_owned(),
+        issued_at: latest_issued_at(NOW.wall),
+        latest: NOW.wall,
+    };
+    assert_eq!(told(append::refused(&alone.group, late)), ("CLOCK_UNTRUSTED".to_owned(), true));
     alone.stop().await;
 }
 
@@ -338,17 +350,20 @@ async fn what_seems_to_be_of_the_future_is_refused_for_good_only_by_a_clock_that
 #[tokio::test(start_paused = true)]
 async fn without_issued_at_an_outcome_says_for_which_messages_it_holds() {
     let alone = Alone::start().await;
-    let outcome = async |client_msg_id: &str, issued_at_us| {
+    let asked = async |client_msg_id: &str, issued_at_us, settle| {
         let request = GetOutcomeRequest {
             conversation: "a".to_owned(),
             sender: "alice".to_owned(),
             client_msg_id: client_msg_id.to_owned(),
             issued_at_us,
-            settle: false,
+            settle,
         };
         let told = outcome::get_outcome(&alone.api, &call(Operation::GetOutcome), request).await;
         told.map(|told| (told.state(), told.dedup_floor_us))
     };
+    let outcome =
+        async |client_msg_id: &str, issued_at_us| asked(client_msg_id, issued_at_us, false).await;
+    alone.agree();
     alone.append("a", 1).await;
     assert_eq!(outcome("1", 0).await, Ok((State::Committed, None)));
     assert_eq!(outcome("2", 0).await, Ok((State::NotCommitted, None)), "everything is kept so far");
@@ -360,6 +375,39 @@ async fn without_issued_at_an_outcome_says_for_which_messages_it_holds() {
     assert_eq!(outcome("1", floor).await, Ok((State::NotCommitted, None)), "of such a message");
     let error = outcome("1", 5_000_000).await.unwrap_err();
     assert_eq!((error.reason(), error.may_have_taken_effect()), ("TOO_OLD", true));
+
+    // Whoever settles need not be who has sent it, and may have guessed when it was issued.
+    assert_eq!(asked("1", floor, true).await, Ok((State::Burnt, Some(floor))));
+    assert_eq!(outcome("1", 0).await, Ok((State::Burnt, Some(floor))));
+    assert_eq!(outcome("1", floor).await, Ok((State::Burnt, None)), "of such a message");
+    alone.stop().await;
+}
+
+/// G8. What is final must hold for all that is on its way, and a clock that is behind would let some of it in later.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_settled_by_a_clock_that_others_do_not_agree_with_or_on_a_disk_without_room() {
+    let alone = Alone::start().await;
+    let settle = async || {
+        let request = GetOutcomeRequest {
+            conversation: "a".to_owned(),
+            sender: "alice".to_owned(),
+            client_msg_id: "1".to_owned(),
+            issued_at_us: 5_000_000,
+            settle: true,
+        };
+        let told = outcome::get_outcome(&alone.api, &call(Operation::GetOutcome), request).await;
+        told.map(|told| told.state()).map_err(|error| {
+            assert!(error.is_retryable() && !error.may_have_taken_effect(), "{error}");
+            error.reason().to_owned()
+        })
+    };
+    assert_eq!(settle().await, Err("CLOCK_UNTRUSTED".to_owned()));
+    alone.agree();
+    let admission = alone.api.replicas.admission();
+    admission.set_disk(DiskMark::Soft);
+    assert_eq!(settle().await, Err("DISK_LOW".to_owned()));
+    admission.set_disk(DiskMark::Ok);
+    assert_eq!(settle().await, Ok(State::Burnt));
     alone.stop().await;
 }
 

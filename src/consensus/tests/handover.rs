@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::fixture::replica;
+use super::fixture::{GROUP, append_to, names, replica};
 use super::links::{TIMING, Three, of};
 use crate::consensus::solitary::NOW;
-use crate::consensus::{ClockSkew, Sighting};
+use crate::consensus::{ClockSkew, ProposeError, Sighting};
 use crate::storage::DiskMark;
 use crate::types::{NodeId, Timestamp};
 
@@ -85,6 +85,28 @@ async fn a_leader_whose_clock_is_off_hands_over_to_who_answers() {
     assert!(led.weigh(&seen, NOW).clock_is_off);
     led.give_way(&seen).await;
     three.until("it leads", |three| three.group(heir).is_leader()).await;
+}
+
+/// What was known of it when it followed counts from its first entry on, until it is weighed anew.
+#[tokio::test(start_paused = true)]
+async fn who_is_elected_and_known_to_have_a_clock_that_is_off_stamps_nothing() {
+    let mut three = Three::begin().await;
+    let leader = three.leader().await;
+    let see = |three: &Three, node: u32, ahead_us| {
+        let others = three.others(node);
+        let seen = others.iter().map(|id| (NodeId(*id), sighting(ahead_us, DiskMark::Ok)));
+        three.group(node).weigh(&seen.collect(), NOW)
+    };
+    for follower in three.others(leader) {
+        assert!(!see(&three, follower, 5_000_000).clock_is_off, "nothing is held against it yet");
+    }
+    three.kill(leader).await;
+    let next = three.leader().await;
+    let append = append_to(&names(GROUP, "room", 1)[0], 1);
+    let refused = three.group(next).propose(append, Instant::now() + LEASE).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::ClockUntrusted), "{refused}");
+    see(&three, next, 0);
+    three.append(next, "room").await;
 }
 
 #[tokio::test(start_paused = true)]

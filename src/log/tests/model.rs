@@ -183,7 +183,7 @@ impl Model {
         let known = self.standing(conversation, key).is_some_and(|id| id.issued_at >= issued_at);
         if issued_at > latest && !known {
             let client_msg_id = key.client_msg_id.clone();
-            return Err(AppendRefusal::FromTheFuture { client_msg_id, latest });
+            return Err(AppendRefusal::FromTheFuture { client_msg_id, issued_at, latest });
         }
         Ok(())
     }

@@ -214,7 +214,11 @@ mod tests {
         let table = [
             (AppendRefusal::NameCollision, Code::FailedPrecondition, reason::NAME_COLLISION),
             (
-                AppendRefusal::FromTheFuture { client_msg_id: id(), latest: Timestamp(7) },
+                AppendRefusal::FromTheFuture {
+                    client_msg_id: id(),
+                    issued_at: Timestamp(8),
+                    latest: Timestamp(7),
+                },
                 Code::InvalidArgument,
                 reason::ISSUED_IN_FUTURE,
             ),
