@@ -162,7 +162,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// As [`Client::call`], with a deadline of the caller's and errors that are decoded already. Tells who answered, too.
+    /// As [`Client::call`], with a deadline of the caller's and errors that are decoded already. Tells who answered.
     pub(crate) async fn call_until<T, A>(
         &self,
         deadline: Instant,

@@ -79,8 +79,8 @@ impl Subscription {
     }
 
     /// Stops delivering a conversation. Deliveries that are on their way still come, then [`Delivery::Ended`]
-    /// without an error. Does nothing for a conversation that is not there. Waits for nothing that [`Subscription::add`]
-    /// does not. Cancel safe.
+    /// without an error. Does nothing for a conversation that is not there. Waits for nothing that
+    /// [`Subscription::add`] does not. Cancel safe.
     pub async fn remove(&mut self, conversation: &str) {
         if let Some(group) = self.conversations.get(conversation) {
             let change = Change::Remove { conversation: conversation.to_owned() };

@@ -102,8 +102,8 @@ pub(super) struct Driver {
     names: HashMap<Arc<str>, LaneId>,
     /// Why lanes failed for good, by conversation, until the caller resumes them.
     closed: HashMap<Arc<str>, Error>,
-    /// More have failed than are kept. That stays: of what was refused for it nothing is kept, so that what comes later to
-    /// the same conversation could not be told from it, and would overtake it (G5).
+    /// More have failed than are kept. That stays: of what was refused for it nothing is kept, so that what comes
+    /// behind it to the same conversation would be committed without it (G5).
     opens_no_lanes: bool,
     /// One for each node that leads a conversation of this session.
     links: FxHashMap<LinkId, Link>,
