@@ -159,17 +159,18 @@ impl Client {
                 Ok(answer.into_inner())
             }
         };
-        self.call_until(deadline, destination, effect, decoded).await
+        let (_, answer) = self.call_until(deadline, destination, effect, decoded).await?;
+        Ok(answer)
     }
 
-    /// As [`Client::call`], with a deadline of the caller's and errors that are decoded already.
+    /// As [`Client::call`], with a deadline of the caller's and errors that are decoded already. Tells who answered.
     pub(crate) async fn call_until<T, A>(
         &self,
         deadline: Instant,
         destination: Destination<'_>,
         effect: Effect,
         attempt: impl Fn(Attempt) -> A,
-    ) -> Result<T, Error>
+    ) -> Result<(Target, T), Error>
     where
         A: Future<Output = Result<T, Error>>,
     {
@@ -195,7 +196,7 @@ impl Client {
             let error = match answer {
                 Ok(answer) => {
                     self.shared.router.note_success(&target.address);
-                    return Ok(answer);
+                    return Ok((target, answer));
                 }
                 Err(error) => error.with_effect(uncertain),
             };

@@ -1,8 +1,9 @@
 //! Reading what has been committed.
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Request, Status, Streaming};
 
+use crate::backoff::Backoff;
 use crate::client::Attempt;
 use crate::error::Effect;
 use crate::message::verify_payload;
@@ -206,20 +207,29 @@ impl Client {
     pub async fn read(&self, read: Read) -> Result<Page, Error> {
         let deadline = Instant::now() + self.shared.options.request_timeout;
         let destination = read.consistency.destination(&read.conversation);
+        let mut backoff = Backoff::new(&self.shared.options);
         loop {
             // An attempt ends with the first part: the whole may take longer than one attempt is given.
-            let (page, rest) = self
+            let (target, (page, rest)) = self
                 .call_until(deadline, destination, Effect::None, |attempt| {
                     open(&read, attempt, deadline)
                 })
                 .await?;
-            match timeout_at(deadline, collect(&read, page, rest)).await {
-                Ok(Err(error)) if error.retryable() => {
-                    tracing::debug!(%error, "a read broke off, starting over");
-                }
-                Ok(result) => return result,
+            let error = match timeout_at(deadline, collect(&read, page, rest)).await {
+                Ok(Ok(page)) => return Ok(page),
+                Ok(Err(error)) => error,
                 Err(_) => return Err(Error::deadline(None)),
+            };
+            self.shared.router.note_failure(&target, &error);
+            if !error.retryable() {
+                return Err(error);
             }
+            let resume_at = Instant::now() + backoff.next_delay(&error);
+            if resume_at >= deadline {
+                return Err(Error::deadline(Some(&error)));
+            }
+            tracing::debug!(address = %target.address, %error, "a read broke off, starting over");
+            sleep_until(resume_at).await;
         }
     }
 

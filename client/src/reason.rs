@@ -89,7 +89,7 @@ pub const CONNECT_FAILED: &str = "CONNECT_FAILED";
 pub const CONNECTION_BROKEN: &str = "CONNECTION_BROKEN";
 /// The call's deadline passed.
 pub const DEADLINE_PASSED: &str = "DEADLINE_PASSED";
-/// The session was closed before the append was answered.
+/// The session was closed before the append was answered, or takes no more because too much has failed on it.
 pub const SESSION_CLOSED: &str = "SESSION_CLOSED";
 /// An answer contradicts the protocol, for instance with a seq left out.
 pub const PROTOCOL_VIOLATION: &str = "PROTOCOL_VIOLATION";

@@ -47,8 +47,8 @@ impl Client {
 }
 
 impl Subscription {
-    /// Starts delivering a conversation, which need not exist yet. Cancel safe: dropped before it returns, nothing was
-    /// added.
+    /// Starts delivering a conversation, which need not exist yet. Waits for no node, nor until deliveries are taken.
+    /// Cancel safe: dropped before it returns, nothing was added.
     ///
     /// # Errors
     ///
@@ -79,7 +79,8 @@ impl Subscription {
     }
 
     /// Stops delivering a conversation. Deliveries that are on their way still come, then [`Delivery::Ended`]
-    /// without an error. Does nothing for a conversation that is not there. Cancel safe.
+    /// without an error. Does nothing for a conversation that is not there. Waits for nothing that
+    /// [`Subscription::add`] does not. Cancel safe.
     pub async fn remove(&mut self, conversation: &str) {
         if let Some(group) = self.conversations.get(conversation) {
             let change = Change::Remove { conversation: conversation.to_owned() };
@@ -87,7 +88,8 @@ impl Subscription {
         }
     }
 
-    /// Lets more of a conversation with manual credit be sent; the sum is held at 16 MiB. Cancel safe.
+    /// Lets more of a conversation with manual credit be sent; the sum is held at 16 MiB. Waits for nothing that
+    /// [`Subscription::add`] does not. Cancel safe.
     ///
     /// # Errors
     ///

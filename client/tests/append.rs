@@ -212,3 +212,30 @@ async fn reads_are_checked() {
     let error = client.read(read()).await.unwrap_err();
     assert_eq!(error.reason(), reason::DAMAGED_PAYLOAD);
 }
+
+/// Its first part is an answer already.
+#[tokio::test]
+async fn a_read_that_breaks_off_rests_before_it_starts_over_and_says_why_in_the_end() {
+    let cluster = Cluster::start(1).await;
+    cluster.log.fill("c", 1..=10);
+    let overloaded = passing(Code::ResourceExhausted, reason::OVERLOADED, 600);
+    cluster.node(1).plan(vec![Mischief::BreakOff(overloaded); 1_000]);
+    let options = cluster.options().request_timeout(Duration::from_secs(1));
+    let client = Client::connect(options).await.unwrap();
+    let error = client.read(Read::new("c")).await.unwrap_err();
+    assert_eq!(error.reason(), reason::DEADLINE_PASSED);
+    assert!(error.message().contains(reason::OVERLOADED), "{error}");
+    let left = cluster.node(1).mischief.lock().unwrap().len();
+    assert_eq!(left, 998, "asked once more in a second, after the 600 ms that the node asks for");
+}
+
+#[tokio::test]
+async fn a_read_that_breaks_off_starts_over_at_another_node() {
+    let cluster = Cluster::start(2).await;
+    cluster.log.fill("c", 1..=10);
+    let stopped = passing(Code::Unavailable, reason::REPLICA_STOPPED, 0);
+    cluster.node(1).plan(vec![Mischief::BreakOff(stopped); 1_000]);
+    let page = cluster.client().await.read(Read::new("c")).await.unwrap();
+    assert_eq!(page.messages.len(), 10);
+    assert_eq!(cluster.node(1).mischief.lock().unwrap().len(), 999);
+}

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use fake::{Cluster, Mischief, not_leader, refused};
+use futures::FutureExt;
 use quorate_client::proto::subscribe_request::Change;
 use quorate_client::{Credit, Delivery, Follow, Start, Subscription, reason};
 
@@ -221,25 +222,78 @@ async fn a_node_that_answers_and_cannot_serve_is_left() {
 #[tokio::test]
 async fn what_was_not_added_because_nobody_waited_for_it_can_be_added() {
     let cluster = Cluster::start(1).await;
-    cluster.log.fill("a", 1..=1);
-    cluster.node(1).plan([Mischief::Stall]);
     let mut subscription = cluster.client().await.subscribe();
     subscription.add("a", Start::Earliest, Credit::default()).await.unwrap();
-    // The node takes no more changes, so that there is room for some only.
-    let long = "x".repeat(16 * 1024);
-    let mut names = (0..).map(|number| format!("{number}/{long}"));
+    // Whoever is to take changes has no turn meanwhile, so that there is room for some only.
+    let mut names = (0..).map(|number: u32| number.to_string());
     let too_much = loop {
         let name = names.next().unwrap();
         let adding = subscription.add(&name, Start::Earliest, Credit::default());
-        match tokio::time::timeout(Duration::from_millis(500), adding).await {
-            Ok(added) => added.unwrap(),
-            Err(_) => break name,
+        match adding.now_or_never() {
+            Some(added) => added.unwrap(),
+            None => break name,
         }
     };
     let again = subscription.add(&too_much, Start::Earliest, Credit::default());
-    let again = tokio::time::timeout(Duration::from_millis(100), again).await;
-    // It waits for room, as before. Not on a machine so slow that it was not room that it waited for.
-    again.unwrap_or(Ok(())).expect("it is not there already");
+    again.await.expect("it is not there already");
+}
+
+/// Neither does the caller while it makes changes, so that the node is not listened to.
+#[tokio::test]
+async fn changes_are_taken_though_nobody_takes_deliveries_and_the_node_no_changes() {
+    for is_lost in [false, true] {
+        let cluster = Cluster::start(1).await;
+        let node = cluster.node(1);
+        cluster.log.fill("a", 1..=300);
+        // More deliveries than wait for a caller. Then it delivers nothing, and takes no changes.
+        node.plan(vec![Mischief::Nothing; 40]);
+        node.plan((!is_lost).then_some(Mischief::Stall));
+        let mut subscription = cluster.client().await.subscribe();
+        subscription.add("a", Start::Earliest, Credit::default()).await.unwrap();
+        while !node.mischief.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if is_lost {
+            node.proxy.cut();
+        }
+
+        // So long that the connection does not hold them all.
+        let long = "x".repeat(if is_lost { 1 } else { 16 * 1024 });
+        let changes = async {
+            for number in 0..500 {
+                let name = format!("{number}/{long}");
+                subscription.add(&name, Start::Earliest, Credit::Manual(1)).await.unwrap();
+                subscription.grant(&name, 1).await.unwrap();
+                subscription.grant("a", 1).await.unwrap();
+            }
+            subscription.remove(&format!("0/{long}")).await;
+        };
+        tokio::time::timeout(PATIENCE, changes).await.expect("a change waits for ever");
+        if is_lost {
+            // The next stream is told of what all that came to.
+            let (mut last, mut caught_up) = (0, 0);
+            while last < 300 || caught_up < 500 {
+                match next_subscribed(&mut subscription).await {
+                    Delivery::Messages { messages, .. } => last = messages.last().unwrap().seq,
+                    Delivery::CaughtUp { .. } => caught_up += 1,
+                    Delivery::Ended { conversation, error: None } => {
+                        assert!(conversation.starts_with("0/"));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let changes = node.changes.lock().unwrap();
+            let with_all_credit =
+                |change: &&Change| matches!(change, Change::Add(add) if add.credit_bytes == 2);
+            assert_eq!(changes.iter().filter(with_all_credit).count(), 499);
+            assert_eq!(
+                changes.len(),
+                1 + 500,
+                "one Add each, on the stream before and on this one"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -85,6 +85,36 @@ async fn a_final_failure_closes_one_lane_until_it_is_resumed() {
     assert_eq!(cluster.log.payloads("a"), ["0", "4"]);
 }
 
+#[tokio::test]
+async fn a_session_keeps_bounded_many_failures_and_those_only_until_they_are_resumed() {
+    const KEPT: u64 = 10_000;
+    let cluster = Cluster::start(1).await;
+    let session = session(&cluster).await;
+    cluster.node(1).always(Mischief::Fail(refused(reason::WRONG_TAIL)));
+    for is_resumed in [true, false] {
+        let mut failed = Vec::new();
+        for number in 0..KEPT {
+            failed.push(session.append(numbered(&number.to_string(), 0)).await);
+        }
+        for (number, failed) in failed.into_iter().enumerate() {
+            assert_eq!(failed.await.unwrap_err().reason(), reason::WRONG_TAIL);
+            if is_resumed {
+                session.resume(number.to_string()).await;
+            }
+        }
+    }
+
+    cluster.node(1).always(Mischief::Nothing);
+    let error = session.append(numbered("a", 0)).await.await.unwrap_err();
+    assert_eq!(error.reason(), reason::SESSION_CLOSED);
+    assert!(error.retryable() && !error.may_have_taken_effect());
+    // Otherwise what came behind it would be committed without it.
+    session.resume("0").await;
+    let behind = session.append(numbered("a", 1)).await.await.unwrap_err();
+    assert_eq!(behind.reason(), reason::SESSION_CLOSED);
+    assert_eq!(cluster.log.payloads("a"), [""; 0]);
+}
+
 /// The leader cannot tell yet whose clock is wrong.
 #[tokio::test]
 async fn a_lane_outlives_a_leader_whose_clock_is_not_trusted() {

@@ -27,7 +27,9 @@ pub(super) struct Conversation {
     left: i64,
     /// Bytes that were handed over and for which no credit was given back yet.
     owed: u64,
-    /// Whether the server carries the conversation on the present stream.
+    /// Credit that was given and of which the server was not told yet.
+    untold: u64,
+    /// Whether the server was told to carry the conversation on the present stream.
     pub added: bool,
     /// How often in a row the node ended it for now, since it was delivered last or the stream began.
     pub refusals: u32,
@@ -47,6 +49,7 @@ impl Conversation {
             credit,
             left: signed(left),
             owed: 0,
+            untold: 0,
             added: false,
             refusals: 0,
         }
@@ -125,22 +128,24 @@ impl Conversation {
         Ok(Some((due, to_seq)))
     }
 
-    /// Notes that the caller was handed so many bytes; returns credit to give back, once it is worth a message.
-    pub fn handed_over(&mut self, bytes: u64) -> Option<u64> {
-        let CreditMode::Automatic(window) = self.credit else { return None };
+    /// Notes that the caller was handed so many bytes, and gives credit back once it is worth a message: whether it is.
+    pub fn handed_over(&mut self, bytes: u64) -> bool {
+        let CreditMode::Automatic(window) = self.credit else { return false };
         self.owed += bytes;
         // Half a window: enough to save messages, early enough that the server need not wait.
-        let due = self.owed >= window.div_ceil(2) || self.left <= 0;
-        (due && self.owed > 0).then(|| {
+        let due = self.owed > 0 && (self.owed >= window.div_ceil(2) || self.left <= 0);
+        if due {
             let owed = std::mem::take(&mut self.owed);
             self.grant(owed);
-            owed
-        })
+        }
+        due
     }
 
     /// Adds credit.
     pub fn grant(&mut self, bytes: u64) {
         self.left = self.left.saturating_add(signed(bytes)).min(signed(CREDIT_BYTES_MAX));
+        // As much as takes a conversation from below 0 to all that servers hold.
+        self.untold = self.untold.saturating_add(bytes).min(2 * CREDIT_BYTES_MAX);
     }
 
     /// Credit with which the conversation can be added to a new stream: what is left, never more than was given.
@@ -148,7 +153,16 @@ impl Conversation {
     pub fn credit_to_add(&mut self) -> Option<u64> {
         let owed = std::mem::take(&mut self.owed);
         self.grant(owed);
+        self.untold = 0;
         u64::try_from(self.left).ok().filter(|left| *left > 0)
+    }
+
+    /// Credit of which the server that carries the conversation is to be told next, if there is any: as much as servers
+    /// take at once.
+    pub fn credit_to_tell(&mut self) -> Option<u64> {
+        let told = self.untold.min(CREDIT_BYTES_MAX);
+        self.untold -= told;
+        Some(told).filter(|told| *told > 0)
     }
 }
 
@@ -222,7 +236,7 @@ mod tests {
     fn manual_credit_is_what_the_caller_gave_less_what_came() {
         let mut c = conversation(Start::Seq(1));
         c.take_messages("c", (1..=4).map(message).collect()).unwrap();
-        assert_eq!(c.handed_over(40), None);
+        assert!(!c.handed_over(40));
         assert_eq!(c.credit_to_add(), Some(60));
         c.take_messages("c", (5..=10).map(message).collect()).unwrap();
         assert_eq!(c.credit_to_add(), None);
@@ -234,8 +248,24 @@ mod tests {
     fn automatic_credit_comes_back_as_deliveries_are_handed_over() {
         let mut c = Conversation::new(Start::Seq(1), CreditMode::Automatic(100));
         c.take_messages("c", (1..=6).map(message).collect()).unwrap();
-        assert_eq!(c.handed_over(40), None);
-        assert_eq!(c.handed_over(20), Some(60));
+        assert!(!c.handed_over(40));
+        assert_eq!(c.credit_to_tell(), None);
+        assert!(c.handed_over(20));
+        assert_eq!(c.credit_to_tell(), Some(60));
         assert_eq!(c.credit_to_add(), Some(100));
+    }
+
+    #[test]
+    fn credit_is_told_once_and_together_as_far_as_servers_take_it() {
+        let mut c = conversation(Start::Seq(1));
+        (1..=4).for_each(|bytes| c.grant(bytes));
+        assert_eq!(c.credit_to_tell(), Some(10));
+        assert_eq!(c.credit_to_tell(), None);
+        c.grant(5);
+        assert_eq!(c.credit_to_add(), Some(115), "with all that was given");
+        assert_eq!(c.credit_to_tell(), None);
+        (0..3).for_each(|_| c.grant(CREDIT_BYTES_MAX));
+        (0..2).for_each(|_| assert_eq!(c.credit_to_tell(), Some(CREDIT_BYTES_MAX)));
+        assert_eq!(c.credit_to_tell(), None);
     }
 }

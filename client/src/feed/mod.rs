@@ -127,8 +127,8 @@ impl Feeds {
         self.by_group.insert(group, changes);
     }
 
-    /// Hands a change to the feed of a group, which is started if need be. Cancel safe: dropped before it returns,
-    /// nothing was changed.
+    /// Hands a change to the feed of a group, which is started if need be. The feed takes it whether or not deliveries
+    /// are taken meanwhile. Cancel safe: dropped before it returns, nothing was changed.
     pub async fn change(&mut self, group: Option<u64>, change: Change) {
         match self.by_group.get(&group) {
             // A feed of a subscription ends only with the subscription.

@@ -1,6 +1,6 @@
 //! The task behind one stream: keeps it open and each of its conversations contiguous.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::conversation::Conversation;
-use super::upstream::{self, Event, Item, Outbox, Upstream};
+use super::upstream::{self, Event, Item, Outbox, Place, Upstream};
 use super::{Change, Connections, Delivery, Mode};
 use crate::backoff::Backoff;
 use crate::message::message_bytes;
@@ -41,8 +41,8 @@ pub(super) struct Feed {
     /// Held to 10,000 by the server.
     conversations: HashMap<String, Conversation>,
     /// Conversations removed whose end the node has not confirmed: until then what comes under their names is of the
-    /// time before, and they cannot be added again.
-    ending: HashSet<String>,
+    /// time before, and they cannot be added again. With whether the node was told.
+    ending: HashMap<String, bool>,
     /// Conversations to be added again, in order of time.
     add_again: VecDeque<(Instant, String)>,
     upstream: Upstream,
@@ -69,7 +69,7 @@ impl Feed {
             deliver,
             group,
             conversations: HashMap::new(),
-            ending: HashSet::new(),
+            ending: HashMap::new(),
             add_again: VecDeque::new(),
             upstream: Upstream::Idle,
             target: None,
@@ -99,14 +99,15 @@ impl Feed {
                     self.upstream.excuse_silence(self.mode);
                 }
                 event = self.upstream.next(self.mode), if reading => self.on_event(event),
-                change = changes.recv(), if open && self.outbox.has_room() => match change {
+                // Whatever else waits: whoever makes a change takes no deliveries meanwhile.
+                change = changes.recv(), if open => match change {
                     Some(change) => self.apply(change),
                     None => open = false,
                 },
-                () = self.outbox.send_next() => {}
+                place = self.outbox.place() => self.tell_next(place),
                 () = until(add_again_at) => {
                     if let Some((_, name)) = self.add_again.pop_front() {
-                        self.add_upstream(&name);
+                        self.outbox.push(&name);
                     }
                 }
             }
@@ -117,14 +118,14 @@ impl Feed {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Add { conversation, start, credit } => {
-                self.conversations.insert(conversation.clone(), Conversation::new(start, credit));
-                self.add_upstream(&conversation);
+                self.outbox.push(&conversation);
+                self.conversations.insert(conversation, Conversation::new(start, credit));
             }
             Change::Remove { conversation } => self.end(&conversation, None),
             Change::Grant { conversation, bytes } => {
                 if let Some(state) = self.conversations.get_mut(&conversation) {
                     state.grant(bytes);
-                    self.give_credit(&conversation, bytes);
+                    self.outbox.push(&conversation);
                 }
             }
         }
@@ -168,7 +169,11 @@ impl Feed {
                 upstream::follow(channel, request, limit).boxed()
             }
             Mode::Subscribe => {
-                let requests = self.outbox_of_all();
+                let requests = self.outbox.open(self.conversations.keys());
+                // The first requests are in it before it is opened: a node may want one before it answers.
+                while let Some(place) = self.outbox.place().now_or_never() {
+                    self.tell_next(place);
+                }
                 upstream::subscribe(channel, requests, limit).boxed()
             }
         };
@@ -182,16 +187,6 @@ impl Feed {
         };
         let conversations = self.conversations.iter().map(start).collect();
         proto::FollowRequest { conversations, heartbeat_ms }
-    }
-
-    fn outbox_of_all(&mut self) -> mpsc::Receiver<proto::SubscribeRequest> {
-        let mut adds = VecDeque::new();
-        for (name, state) in &mut self.conversations {
-            let add = add_request(name, state);
-            state.added = add.is_some();
-            adds.extend(add.map(|add| proto::SubscribeRequest { change: Some(add) }));
-        }
-        self.outbox.reopen(adds)
     }
 
     fn on_broken(&mut self, error: Error) {
@@ -232,7 +227,7 @@ impl Feed {
 
     fn on_messages(&mut self, delivered: proto::delivery::Messages) {
         let proto::delivery::Messages { conversation, messages } = delivered;
-        if self.ending.contains(&conversation) {
+        if self.ending.contains_key(&conversation) {
             return;
         }
         let Some(state) = self.conversations.get_mut(&conversation) else { return };
@@ -255,7 +250,7 @@ impl Feed {
         name: String,
         apply: impl FnOnce(&mut Conversation, &str) -> Result<Option<Delivery>, Error>,
     ) {
-        if self.ending.contains(&name) {
+        if self.ending.contains_key(&name) {
             return;
         }
         let Some(state) = self.conversations.get_mut(&name) else { return };
@@ -271,8 +266,8 @@ impl Feed {
     /// The node stopped delivering a conversation.
     fn on_ended(&mut self, ended: proto::subscribe_response::Ended) {
         let name = ended.conversation;
-        if self.ending.remove(&name) {
-            return self.add_upstream(&name);
+        if self.ending.remove(&name).is_some() {
+            return self.outbox.push(&name);
         }
         let Some(state) = self.conversations.get_mut(&name) else { return };
         state.added = false;
@@ -301,9 +296,8 @@ impl Feed {
     fn end(&mut self, name: &str, error: Option<Error>) {
         let Some(state) = self.conversations.remove(name) else { return };
         if state.added {
-            self.ending.insert(name.to_owned());
-            let remove = request::Remove { conversation: name.to_owned() };
-            self.outbox.push(request::Change::Remove(remove));
+            self.ending.insert(name.to_owned(), false);
+            self.outbox.push(name);
         }
         self.tell_ended(name.to_owned(), error);
     }
@@ -318,35 +312,39 @@ impl Feed {
             return;
         }
         let Some(state) = self.conversations.get_mut(name) else { return };
-        if let Some(credit) = state.handed_over(bytes) {
-            self.give_credit(name, credit);
+        if state.handed_over(bytes) {
+            self.outbox.push(name);
         }
     }
 
-    /// Tells the node of credit that the conversation was given.
-    fn give_credit(&mut self, name: &str, credit_bytes: u64) {
-        let added = self.conversations.get(name).is_some_and(|state| state.added);
-        if added {
-            let credit = request::Credit { conversation: name.to_owned(), credit_bytes };
-            self.outbox.push(request::Change::Credit(credit));
-        } else {
-            self.add_upstream(name);
+    /// Sends the next request, if there is one after all.
+    fn tell_next(&mut self, place: Place) {
+        while let Some(name) = self.outbox.pop() {
+            if let Some(change) = self.change_due(&name) {
+                place.send(proto::SubscribeRequest { change: Some(change) });
+                return;
+            }
         }
     }
 
-    /// Adds a conversation to the stream, if there is one and the conversation has credit.
-    fn add_upstream(&mut self, name: &str) {
-        let streaming = matches!(self.upstream, Upstream::Opening(_) | Upstream::Open(..));
-        if !streaming || self.mode != Mode::Subscribe || self.ending.contains(name) {
-            return;
+    /// What the node is to be told of a conversation, which then counts as told: its end first, if it is to end.
+    fn change_due(&mut self, name: &str) -> Option<request::Change> {
+        let conversation = name.to_owned();
+        if let Some(is_told) = self.ending.get_mut(name) {
+            let is_due = !std::mem::replace(is_told, true);
+            return is_due.then_some(request::Change::Remove(request::Remove { conversation }));
         }
-        let Some(state) = self.conversations.get_mut(name).filter(|state| !state.added) else {
-            return;
-        };
-        if let Some(add) = add_request(name, state) {
-            state.added = true;
-            self.outbox.push(add);
+        let state = self.conversations.get_mut(name)?;
+        if state.added {
+            let credit_bytes = state.credit_to_tell()?;
+            // There may be more than one request says.
+            self.outbox.push(name);
+            return Some(request::Change::Credit(request::Credit { conversation, credit_bytes }));
         }
+        let credit_bytes = state.credit_to_add()?;
+        state.added = true;
+        let start = state.resume_at().into();
+        Some(request::Change::Add(request::Add { conversation, start, credit_bytes }))
     }
 }
 
@@ -356,15 +354,6 @@ async fn until(time: Option<Instant>) {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-fn add_request(name: &str, state: &mut Conversation) -> Option<request::Change> {
-    let credit_bytes = state.credit_to_add()?;
-    Some(request::Change::Add(request::Add {
-        conversation: name.to_owned(),
-        start: state.resume_at().into(),
-        credit_bytes,
-    }))
 }
 
 fn conversation_of(delivery: &Delivery) -> &str {

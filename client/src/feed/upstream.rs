@@ -1,11 +1,12 @@
 //! The stream behind a feed: one Follow or one Subscribe on one node.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -17,7 +18,7 @@ use crate::{Error, channels, proto};
 
 use proto::subscribe_response::Kind as SubscribeKind;
 
-/// Requests that wait for the stream.
+/// Requests that wait until the connection takes them.
 const REQUESTS_MAX: usize = 64;
 /// The heartbeat interval where none is asked for.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
@@ -143,60 +144,65 @@ pub(super) async fn subscribe(
     Ok(Responses::Subscribe(response.into_inner()))
 }
 
-/// The requests of a Subscribe that wait to be sent. One for each conversation and change, held back only while the
-/// node does not read.
+/// The conversations of which the node is to be told something on a Subscribe, in turn.
+///
+/// What it is to be told is decided when the stream takes it. Until then a conversation waits once, whatever changes:
+/// so there is room for every change, and none waits for a node.
 #[derive(Default)]
 pub(super) struct Outbox {
-    waiting: VecDeque<proto::SubscribeRequest>,
+    waiting: VecDeque<Arc<str>>,
+    /// The same.
+    names: HashSet<Arc<str>>,
     stream: Option<mpsc::Sender<proto::SubscribeRequest>>,
 }
 
+/// Room for one request on the stream.
+pub(super) type Place = OwnedPermit<proto::SubscribeRequest>;
+
 impl Outbox {
-    /// Starts over for a new stream. The first requests are in it before it is opened: a node may want one before it
-    /// answers.
-    pub fn reopen(
+    /// Starts a new stream, which is to be told of these conversations first.
+    pub fn open<'a>(
         &mut self,
-        first: VecDeque<proto::SubscribeRequest>,
+        conversations: impl IntoIterator<Item = &'a String>,
     ) -> mpsc::Receiver<proto::SubscribeRequest> {
         let (stream, receiver) = mpsc::channel(REQUESTS_MAX);
-        self.waiting = first;
-        while let Some(request) = self.waiting.pop_front() {
-            if let Err(refused) = stream.try_send(request) {
-                self.waiting.push_front(refused.into_inner());
-                break;
-            }
-        }
-        self.stream = Some(stream);
+        *self = Outbox { stream: Some(stream), ..Outbox::default() };
+        conversations.into_iter().for_each(|name| self.push(name));
         receiver
     }
 
     /// Forgets what a lost stream was to be told: the next one starts from the present state.
     pub fn close(&mut self) {
-        self.waiting.clear();
-        self.stream = None;
+        *self = Outbox::default();
     }
 
-    pub fn push(&mut self, change: proto::subscribe_request::Change) {
-        if self.stream.is_some() {
-            self.waiting.push_back(proto::SubscribeRequest { change: Some(change) });
+    /// Notes that something of this conversation has changed. Does nothing while there is no stream.
+    pub fn push(&mut self, conversation: &str) {
+        if self.stream.is_none() || self.names.contains(conversation) {
+            return;
         }
+        let name: Arc<str> = conversation.into();
+        self.names.insert(name.clone());
+        self.waiting.push_back(name);
     }
 
-    /// Whether more changes can be taken without piling up.
-    pub fn has_room(&self) -> bool {
-        self.waiting.len() < REQUESTS_MAX
+    /// Takes out the conversation whose turn it is.
+    pub fn pop(&mut self) -> Option<Arc<str>> {
+        let name = self.waiting.pop_front()?;
+        self.names.remove(&name);
+        Some(name)
     }
 
-    /// Sends the next request once the stream takes it; never ends while there is none. Cancel safe.
-    pub async fn send_next(&mut self) {
+    /// Room on the stream, once it is needed and there is some. Cancel safe.
+    pub async fn place(&self) -> Place {
         let (Some(stream), false) = (&self.stream, self.waiting.is_empty()) else {
             return std::future::pending().await;
         };
         // A lost stream takes nothing; its responses tell of the loss.
-        let Ok(place) = stream.reserve().await else { return std::future::pending().await };
-        if let Some(request) = self.waiting.pop_front() {
-            place.send(request);
-        }
+        let Ok(place) = stream.clone().reserve_owned().await else {
+            return std::future::pending().await;
+        };
+        place
     }
 }
 

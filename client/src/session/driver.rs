@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tonic::Code;
 
 use super::lane::{Failed, Lane, Pending};
 use super::link::{self, Event, LinkId};
@@ -17,7 +18,7 @@ use crate::backoff::Backoff;
 use crate::encoded::SessionRequest;
 use crate::error::Effect;
 use crate::router::{DEPOSED_PATIENCE, Destination, Target};
-use crate::{Client, Error, proto};
+use crate::{Client, Error, proto, reason};
 
 use proto::session_response::Result as Answer;
 
@@ -27,6 +28,9 @@ const DEADLINE_TICK: Duration = Duration::from_millis(50);
 const FULL_LINK_PAUSE: Duration = Duration::from_millis(5);
 /// Events that wait for the driver: of many answers each, where many come.
 const EVENTS_MAX: usize = 64;
+/// Lanes that are kept because they failed. With those that have appends outstanding they are fewer than a server keeps
+/// of one session (16,384).
+const CLOSED_MAX: usize = 10_000;
 /// Commands, or events, that are taken at once. What they lead to goes out together.
 const TAKEN_AT_ONCE_MAX: usize = 256;
 
@@ -88,14 +92,6 @@ impl Link {
     }
 }
 
-/// A conversation whose lane failed for good.
-enum Closed {
-    /// Until the caller resumes it, for this reason.
-    Broken(Error),
-    /// The caller has; the next append opens it at the server too.
-    Resumed,
-}
-
 pub(super) struct Driver {
     client: Client,
     /// Twice the window: what was sent before a lane was rewound may still wait here beside what is sent again.
@@ -104,8 +100,11 @@ pub(super) struct Driver {
     lanes: FxHashMap<LaneId, Traffic>,
     /// The same, by conversation.
     names: HashMap<Arc<str>, LaneId>,
-    /// Lanes that failed for good and were not used since, by conversation.
-    closed: HashMap<Arc<str>, Closed>,
+    /// Why lanes failed for good, by conversation, until the caller resumes them.
+    closed: HashMap<Arc<str>, Error>,
+    /// More have failed than are kept. That stays: of what was refused for it nothing is kept, so that what comes
+    /// behind it to the same conversation would be committed without it (G5).
+    opens_no_lanes: bool,
     /// One for each node that leads a conversation of this session.
     links: FxHashMap<LinkId, Link>,
     in_flight: FxHashMap<u64, LaneId>,
@@ -130,6 +129,7 @@ impl Driver {
             lanes: FxHashMap::default(),
             names: HashMap::new(),
             closed: HashMap::new(),
+            opens_no_lanes: false,
             links: FxHashMap::default(),
             in_flight: FxHashMap::default(),
             paused: BTreeSet::new(),
@@ -192,11 +192,7 @@ impl Driver {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Append(conversation, pending) => self.accept(conversation, pending),
-            Command::Resume(conversation) => {
-                if let Some(closed) = self.closed.get_mut(conversation.as_str()) {
-                    *closed = Closed::Resumed;
-                }
-            }
+            Command::Resume(conversation) => drop(self.closed.remove(conversation.as_str())),
         }
     }
 
@@ -204,8 +200,12 @@ impl Driver {
         let id = match self.names.get(conversation.as_str()) {
             Some(id) => *id,
             None => {
-                if let Some(Closed::Broken(cause)) = self.closed.get(conversation.as_str()) {
+                if let Some(cause) = self.closed.get(conversation.as_str()) {
                     return pending.fail_behind(cause);
+                }
+                self.opens_no_lanes |= self.closed.len() >= CLOSED_MAX;
+                if self.opens_no_lanes {
+                    return pending.fail(too_many_closed());
                 }
                 self.open_lane(conversation.into())
             }
@@ -217,12 +217,11 @@ impl Driver {
     }
 
     fn open_lane(&mut self, conversation: Arc<str>) -> LaneId {
-        let reset = self.closed.remove(&conversation).is_some();
         let id = LaneId(self.next_lane_id);
         self.next_lane_id += 1;
         let traffic = Traffic {
             conversation: conversation.clone(),
-            lane: Lane::new(reset),
+            lane: Lane::new(),
             backoff: Backoff::new(&self.client.shared.options),
             route: None,
             paused_until: None,
@@ -343,7 +342,7 @@ impl Driver {
         if let Some(at) = traffic.paused_until {
             self.paused.remove(&(at, id));
         }
-        self.closed.insert(traffic.conversation, Closed::Broken(cause));
+        self.closed.insert(traffic.conversation, cause);
     }
 
     /// What is in flight to a node that leads no more, and that answers nothing although an answer on its way would have
@@ -476,4 +475,11 @@ impl Driver {
         self.links.insert(id, link);
         Ok(id)
     }
+}
+
+fn too_many_closed() -> Error {
+    let message = format!(
+        "{CLOSED_MAX} conversations have failed on this session and were not resumed: it takes no others, open another"
+    );
+    Error::local(Code::ResourceExhausted, reason::SESSION_CLOSED, message).with_retryable(true)
 }

@@ -92,13 +92,15 @@ pub(super) enum Failed {
 pub(super) struct Lane {
     queue: VecDeque<Pending>,
     sent: usize,
-    /// The next request opens the lane again at the server.
+    /// The next request opens the lane again at the server, in case it failed there.
     reset: bool,
 }
 
 impl Lane {
-    pub fn new(reset: bool) -> Self {
-        Lane { queue: VecDeque::new(), sent: 0, reset }
+    /// A lane without appends. Whether an older one of the same conversation has failed is not kept: to be opened again
+    /// costs one that has not failed nothing, since it has nothing in flight.
+    pub fn new() -> Self {
+        Lane { queue: VecDeque::new(), sent: 0, reset: true }
     }
 
     /// Takes an append behind the others. Its deadline is no earlier than theirs: whoever hands in appends at the same

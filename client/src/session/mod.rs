@@ -56,6 +56,10 @@ impl Default for SessionOptions {
 /// sends the lane again from there. Where one fails for good, it and all later ones of its lane fail, the later ones
 /// with [`reason::LANE_BROKEN`], until [`Session::resume`] opens the lane again; other lanes go on.
 ///
+/// What failed is kept until it is resumed. Once 10,000 conversations have failed and were not resumed, appends to
+/// conversations that have none outstanding fail with [`reason::SESSION_CLOSED`] from then on, without being sent; what
+/// is outstanding goes on. Appends go through another session then.
+///
 /// Dropping the last clone withdraws nothing: what was handed in is still carried to its outcome.
 #[derive(Clone)]
 pub struct Session {
@@ -108,8 +112,9 @@ impl Session {
         AppendHandle { outcome }
     }
 
-    /// Opens the lane of a conversation again after a failure. Whatever failed before and is to be sent has to be
-    /// handed in again.
+    /// Opens the lane of a conversation again after a failure, of which nothing is kept then. Whatever failed before and
+    /// is to be sent has to be handed in again. Does nothing for a lane that has not failed. Cancel safe: dropped before
+    /// it returns, nothing was opened.
     pub async fn resume(&self, conversation: impl Into<String>) {
         let _ = self.commands.send(Command::Resume(conversation.into())).await;
     }

@@ -39,6 +39,8 @@ pub enum Mischief {
     Cut,
     /// Fails like this.
     Fail(proto::Failure),
+    /// Fails like this behind the first part of what was read.
+    BreakOff(proto::Failure),
     /// Never answers.
     Stall,
     /// Delivers the messages before once more.

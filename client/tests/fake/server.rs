@@ -148,8 +148,10 @@ impl MessageLog for Service {
             messages.reverse();
         }
         messages.truncate(request.limit as usize);
+        let mut broken_off = None;
         match self.0.next_mischief() {
             Mischief::Fail(failure) => return Err(status(failure)),
+            Mischief::BreakOff(failure) => broken_off = Some(Err(status(failure))),
             Mischief::Skip => drop(messages.remove(1)),
             Mischief::Damage => messages[0].payload_crc32c ^= 1,
             _ => {}
@@ -158,7 +160,10 @@ impl MessageLog for Service {
         let parts = messages
             .chunks(CHUNK)
             .map(|part| proto::ReadResponse { messages: part.to_vec(), ..first.clone() });
-        let parts: Vec<_> = std::iter::once(first.clone()).chain(parts).map(Ok).collect();
+        let mut parts: Vec<_> = std::iter::once(first.clone()).chain(parts).map(Ok).collect();
+        if let Some(failure) = broken_off {
+            parts.splice(1.., [failure]);
+        }
         Ok(Response::new(Box::pin(futures::stream::iter(parts))))
     }
 
