@@ -18,6 +18,32 @@ pub struct Admission {
     lanes: RoomLeft,
 }
 
+/// How much memory this node may have for each of these, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// [`Admission::calls`].
+    pub calls: usize,
+    /// [`Admission::proposals`].
+    pub proposals: usize,
+    /// [`Admission::responses`].
+    pub responses: usize,
+    /// [`Admission::followed`].
+    pub followed: usize,
+    /// [`Admission::lanes`].
+    pub lanes: usize,
+}
+
+impl MemoryLimits {
+    /// What a node has. Simulations have less, so that it is used up.
+    pub const MOST: MemoryLimits = MemoryLimits {
+        calls: limits::APPEND_CALLS_BYTES_MAX,
+        proposals: limits::PROPOSALS_BYTES_MAX,
+        responses: limits::RESPONSES_BYTES_MAX,
+        followed: limits::FOLLOWED_BYTES_MAX,
+        lanes: limits::LANES_BYTES_MAX,
+    };
+}
+
 /// Bytes that may still be taken. Counted, not reserved: what it bounds is how much waits at one time. Nobody waits for
 /// them, so that who holds some never stands in the way of who holds more.
 #[derive(Clone, Debug)]
@@ -84,18 +110,23 @@ impl Drop for Room {
 
 impl Default for Admission {
     fn default() -> Self {
-        Admission {
-            disk: AtomicU8::default(),
-            calls: RoomLeft::new(limits::APPEND_CALLS_BYTES_MAX),
-            proposals: RoomLeft::new(limits::PROPOSALS_BYTES_MAX),
-            responses: RoomLeft::new(limits::RESPONSES_BYTES_MAX),
-            followed: RoomLeft::new(limits::FOLLOWED_BYTES_MAX),
-            lanes: RoomLeft::new(limits::LANES_BYTES_MAX),
-        }
+        Admission::within(MemoryLimits::MOST)
     }
 }
 
 impl Admission {
+    /// With so much memory.
+    pub fn within(limits: MemoryLimits) -> Self {
+        Admission {
+            disk: AtomicU8::default(),
+            calls: RoomLeft::new(limits.calls),
+            proposals: RoomLeft::new(limits.proposals),
+            responses: RoomLeft::new(limits.responses),
+            followed: RoomLeft::new(limits.followed),
+            lanes: RoomLeft::new(limits.lanes),
+        }
+    }
+
     /// Notes what the probe saw.
     pub fn set_disk(&self, mark: DiskMark) {
         let value = match mark {

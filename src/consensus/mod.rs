@@ -32,7 +32,7 @@ mod tails;
 mod tests;
 mod weighing;
 
-pub use admission::{Admission, Room, RoomLeft};
+pub use admission::{Admission, MemoryLimits, Room, RoomLeft};
 pub use config::RaftTiming;
 pub use errors::{GroupStatus, ProposeError, ReadError};
 pub use fitness::{ClockReading, ClockSkew, Fitness, Sighting};

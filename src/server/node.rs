@@ -33,7 +33,7 @@ use super::listening::{Listen, Listeners};
 use super::observers::Observers;
 use super::operations::{Advertised, Operations, other_addresses, refusals};
 use super::{Config, Metrics};
-use crate::consensus::{Admission, NodeParts, Replicas};
+use crate::consensus::{Admission, MemoryLimits, NodeParts, Replicas};
 use crate::seams::planted;
 use crate::service::cluster::{ClusterApi, ClusterService};
 use crate::service::servers::cluster_server::{self, ClusterServer};
@@ -97,6 +97,8 @@ pub struct Ground {
     pub authorizer: Arc<dyn Authorizer>,
     /// How many connections come in at most.
     pub connections: ConnectionsMax,
+    /// How much memory it has for what it is asked.
+    pub memory: MemoryLimits,
 }
 
 /// Runs a node on this machine: its ports, its disk, its clock. As [`run_on`]. The process may from then on have as
@@ -119,8 +121,8 @@ pub async fn run(
     let storage = Storage::open(&config.data_dir, config.node_id, tuning, observer)
         .await
         .map_err(|error| not_opened(config.node_id, error))?;
-    let clock = Arc::new(super::SystemClock);
-    let ground = Ground { dial: None, storage, metrics, clock, authorizer, connections };
+    let (clock, memory) = (Arc::new(super::SystemClock), MemoryLimits::MOST);
+    let ground = Ground { dial: None, storage, metrics, clock, authorizer, connections, memory };
     run_on(listeners, ground, config, shutdown).await
 }
 
@@ -218,13 +220,13 @@ async fn lead_nothing(node: &Node, stopping: &Stopping) {
 }
 
 async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
-    let Ground { dial, storage, metrics, clock, authorizer, connections } = ground;
+    let Ground { dial, storage, metrics, clock, authorizer, connections, memory } = ground;
     let started_us = clock.elapsed_us();
     let data_dir = storage.data_dir.clone();
     if let Err(error) = data_dir.keep_ballast(config.storage.ballast_bytes) {
         tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
     }
-    let admission = Arc::new(Admission::default());
+    let admission = Arc::new(Admission::within(memory));
     let limits = DiskLimits {
         soft_free_bytes: config.storage.disk_soft_free_bytes,
         hard_free_bytes: config.storage.disk_hard_free_bytes,

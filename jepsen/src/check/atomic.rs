@@ -58,7 +58,7 @@ struct Batch<'a> {
 }
 
 /// Whether every attempt of each of its messages was of this very batch; else parts may have come by other ways.
-fn is_one_batch(model: &Model, append: &Append) -> bool {
+pub fn is_one_batch(model: &Model, append: &Append) -> bool {
     let batch = model.sent_in(append);
     let ids = |append: &Append| model.sent_in(append).iter().map(|sent| sent.key);
     batch.iter().all(|sent| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Checker, Evidence, Findings, Guarantee, described};
 use crate::history::{Consistency, ENDED_BY_ITSELF, Fault, Nanos};
-use crate::model::{Mark, Model, Span};
+use crate::model::{Mark, Model, Name, Span};
 use crate::nemesis;
 
 /// From mending until every group serves. The healed phase begins once all do.
@@ -95,31 +95,36 @@ struct Tally {
 fn check_healed(model: &Model, from: Nanos, findings: &mut Findings) {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let excused = |node: u32| model.run.excused.iter().any(|(excused, _)| *excused == node);
-    let mut note = |span: &Span, conversation: u32, served: bool| {
+    let mut note = |span: &Span, names: Vec<String>, served: bool| {
         if span.call.at < from {
             return;
         }
-        let node = span.call.node;
-        let is_judged = node != 0 && !excused(node);
-        let node = is_judged.then(|| format!("node {node}"));
-        for name in node.into_iter().chain([format!("conversation {}", model.name(conversation))]) {
+        for name in names {
             let tally = tallies.entry(name).or_default();
             tally.calls += 1;
             tally.served += u64::from(served);
             tally.last = Some(*span);
         }
     };
+    let names = |span: &Span, conversation: Name| {
+        let node = span.call.node;
+        let is_judged = node != 0 && !excused(node);
+        let node = is_judged.then(|| format!("node {node}"));
+        node.into_iter().chain([format!("conversation {}", model.name(conversation))]).collect()
+    };
     for append in &model.appends {
-        // What was refused by its content was served too.
-        let is_refused = append.expected_tail.is_some() || append.lane.is_some();
         let served = append.ending.ok().is_some();
-        if served || !is_refused {
-            note(&append.span, append.conversation, served);
+        // Behind one that failed all of a lane fail; and what was refused by its content was served too.
+        if served || (append.expected_tail.is_none() && append.lane.is_none()) {
+            note(&append.span, names(&append.span, append.conversation), served);
+        }
+        if let Some(lane) = append.lane.as_ref().filter(|_| !excused(append.span.call.node)) {
+            note(&append.span, vec![format!("session {}", lane.session)], served);
         }
     }
     for read in &model.reads {
         if read.consistency == Consistency::Linearizable {
-            note(&read.span, read.conversation, read.ending.ok().is_some());
+            note(&read.span, names(&read.span, read.conversation), read.ending.ok().is_some());
         }
     }
     for (name, tally) in tallies {

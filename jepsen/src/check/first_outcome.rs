@@ -1,8 +1,9 @@
 //! A retry returns the first outcome, and another content under the same id is refused.
 
-use super::evidence::{acknowledgement, attempt};
-use super::{Checker, Findings, Guarantee, described};
-use crate::model::{Append, Attempt, Key, Model, Sent};
+use super::atomic::is_one_batch;
+use super::evidence::{acknowledgement, attempt, standing};
+use super::{Checker, Evidence, Findings, Guarantee, described};
+use crate::model::{Append, Attempt, Ending, Key, Model, Sent};
 
 /// See the module.
 pub struct FirstOutcome;
@@ -18,7 +19,7 @@ impl Checker for FirstOutcome {
 
     fn rule(&self) -> &'static str {
         "All acknowledgements of one id name one seq, commit time and content, at most one is not called a duplicate, \
-         and reads show the same."
+         and reads show the same; none is refused for another content that nobody sent, or as burnt where it stands."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {
@@ -33,7 +34,39 @@ impl Checker for FirstOutcome {
                 check_against_reads(model, key, first, findings);
             }
         }
+        for append in &model.appends {
+            check_refusal(model, append, findings);
+        }
     }
+}
+
+/// A retry that is refused for good, with no ground.
+fn check_refusal(model: &Model, append: &Append, findings: &mut Findings) {
+    let Ending::Failed(refused) = append.ending else { return };
+    let sent = model.sent_in(append);
+    let what = match model.name(refused.reason) {
+        "ID_CONFLICT"
+            if is_one_batch(model, append)
+                && sent.iter().all(|one| has_one_content(model, *one)) =>
+        {
+            "is refused for another content or batch, which nobody sent"
+        }
+        "ID_BURNT" if sent.len() == 1 && model.seq_of(sent[0].key).is_some() => {
+            "is refused as burnt, and stands"
+        }
+        _ => return,
+    };
+    findings.violation(Guarantee::G4, || {
+        let key = sent[0].key;
+        let stands = model.seq_of(key).and_then(|at| standing(model, append.conversation, at));
+        let refusal = Evidence::new(append.span.end(), model.name(refused.reason));
+        let evidence = [attempt(model, append, key), refusal].into_iter().chain(stands);
+        described(format!("{} {what}", model.describe(key)), evidence)
+    });
+}
+
+fn has_one_content(model: &Model, sent: Sent) -> bool {
+    model.attempts(sent.key).iter().all(|attempt| model.sent_by(attempt).hash == sent.hash)
 }
 
 /// What an acknowledgement says of one message. Its commit time is that of the last of the batch.

@@ -59,7 +59,8 @@ fn idle_workloads(model: &Model) -> Vec<String> {
         streams.any(|follow| !follow.deliveries.is_empty())
     };
     let read = || model.reads.iter().any(|read| !read.is_final && read.ending.ok().is_some());
-    let retried = || model.keys().any(|key| model.attempts(key).len() > 1);
+    let retried =
+        || model.appends.iter().any(|append| append.ending.ok().is_some_and(|ok| ok.duplicate));
     let told = || model.outcomes.iter().any(|query| query.ending.ok().is_some());
     let does: [(&str, &dyn Fn() -> bool); 10] = [
         ("session", &|| appended(true)),

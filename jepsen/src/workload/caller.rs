@@ -19,6 +19,9 @@ const PAYLOAD_BYTES: usize = 160;
 /// Bytes of every 16th payload: nodes keep those over 4 KiB apart from what they index.
 const LARGE_PAYLOAD_BYTES: usize = 8 * 1024;
 const LARGE_EVERY: u64 = 16;
+/// Of every 512th: a few of these do not fit into one response, nor into what an entry is to take.
+const HUGE_PAYLOAD_BYTES: usize = 200 * 1024;
+const HUGE_EVERY: u64 = 512;
 /// How long an append that is sent once may take: many wait for one another.
 const APPEND_ONCE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -87,12 +90,15 @@ impl Caller {
         }
     }
 
-    /// New messages of a sender, one to three, some of them large.
+    /// New messages of a sender, some of them large.
     pub fn compose(&self, conversation: &str, sender: &str, count: u32) -> Vec<Recent> {
         let one = |_| {
             let id = self.floor.fresh_message();
-            let is_large = id.is_multiple_of(LARGE_EVERY);
-            let payload_bytes = if is_large { LARGE_PAYLOAD_BYTES } else { PAYLOAD_BYTES };
+            let payload_bytes = match id {
+                _ if id.is_multiple_of(HUGE_EVERY) => HUGE_PAYLOAD_BYTES,
+                _ if id.is_multiple_of(LARGE_EVERY) => LARGE_PAYLOAD_BYTES,
+                _ => PAYLOAD_BYTES,
+            };
             self.compose_one(conversation, sender, id, payload_bytes)
         };
         (0..count).map(one).collect()
@@ -278,6 +284,11 @@ impl Caller {
 }
 
 impl Recent {
+    /// The same id with another content.
+    pub(super) fn altered(&self) -> Recent {
+        Recent { payload_bytes: self.payload_bytes + self.client_msg_id.len(), ..self.clone() }
+    }
+
     /// The same payload for every attempt, and for no other message.
     fn payload(&self) -> String {
         let id = &self.client_msg_id;

@@ -11,7 +11,7 @@ mod session;
 mod stream;
 mod subscribe;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -85,7 +85,7 @@ pub struct Floor {
     processes: AtomicU64,
     messages: AtomicU64,
     tails: Mutex<HashMap<String, u64>>,
-    recent: Mutex<VecDeque<Recent>>,
+    recent: Mutex<Vec<Recent>>,
     acknowledged: AtomicU64,
 }
 
@@ -166,12 +166,13 @@ impl Floor {
         *known = tail.max(*known);
     }
 
+    /// Keeps a message for those who choose one, in place of any other: most are recent, and some are old.
     fn note_sent(&self, sent: Recent) {
         let mut recent = lock(&self.recent);
-        if recent.len() >= RECENT_MAX {
-            recent.pop_front();
+        match recent.len() < RECENT_MAX {
+            true => recent.push(sent),
+            false => recent[rand::random_range(0..RECENT_MAX)] = sent,
         }
-        recent.push_back(sent);
     }
 
     fn any_recent(&self, dice: &mut StdRng) -> Option<Recent> {

@@ -33,10 +33,13 @@ async fn work(mut worker: Worker) {
             }
         };
         match worker.dice.random_range(0..3) {
-            // Somebody else's message, whatever became of it.
+            // Somebody else's message, whatever became of it; now and then with another content, which is refused
+            // where the first stands.
             0 => {
                 if let Some(recent) = worker.floor.any_recent(&mut worker.dice) {
-                    let _ = one.append(&[recent], None).await;
+                    let is_altered = worker.dice.random_bool(0.1);
+                    let again = if is_altered { recent.altered() } else { recent };
+                    let _ = one.append(&[again], None).await;
                 }
             }
             // Through two nodes at once.

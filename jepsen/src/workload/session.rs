@@ -1,4 +1,4 @@
-//! Pipelined appends. A lane that fails is opened again once everything in it has failed.
+//! Pipelined appends. A lane that fails is opened again once everything in it has ended, mostly with what failed in it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use quorate_client::{Session, SessionOptions};
 use rand::Rng;
 
-use super::{CALL_TIMEOUT, Caller, Worker, Workload};
+use super::{CALL_TIMEOUT, Caller, Recent, Worker, Workload};
 use crate::history::LanePlace;
 
 pub(super) const SESSION: Workload = Workload {
@@ -33,6 +33,7 @@ pub(super) const BENCHMARK: Workload = Workload {
 struct Pipeline {
     caller: Caller,
     session: Session,
+    /// Of its worker: no other session of the run has it.
     number: u32,
     in_flight_max: usize,
     conversations: Vec<String>,
@@ -45,12 +46,14 @@ struct Lane {
     reset: u64,
     position: u64,
     outstanding: u32,
-    has_failed: bool,
+    /// With their positions.
+    failed: Vec<(u64, Recent)>,
 }
 
 /// How an append ended.
 struct Ended {
-    conversation: String,
+    message: Recent,
+    position: u64,
     has_failed: bool,
 }
 
@@ -60,7 +63,10 @@ async fn in_bursts(mut worker: Worker) {
     let mut is_on = true;
     while is_on || !pipeline.in_flight.is_empty() {
         tokio::select! {
-            Some(ended) = pipeline.in_flight.next() => pipeline.take(ended).await,
+            Some(ended) = pipeline.in_flight.next() => {
+                let sends_again = is_on && worker.dice.random_bool(0.7);
+                pipeline.take(ended, sends_again).await;
+            }
             goes_on = worker.pause(), if is_on => {
                 is_on = goes_on;
                 let lane = worker.dice.random_range(0..pipeline.conversations.len());
@@ -75,7 +81,7 @@ async fn in_bursts(mut worker: Worker) {
 }
 
 /// A closed loop: whatever has ended is followed by another.
-async fn without_pause(worker: Worker) {
+async fn without_pause(mut worker: Worker) {
     let Some(mut pipeline) = Pipeline::open(&worker, 128, 8).await else { return };
     let lanes = pipeline.conversations.len();
     for lane in (0..lanes).cycle().take(pipeline.in_flight_max) {
@@ -83,7 +89,8 @@ async fn without_pause(worker: Worker) {
     }
     let mut next_lane = 0;
     while let Some(ended) = pipeline.in_flight.next().await {
-        pipeline.take(ended).await;
+        let sends_again = !worker.stop.is_cancelled() && worker.dice.random_bool(0.7);
+        pipeline.take(ended, sends_again).await;
         // A lane that has failed takes nothing until it is opened again.
         for _ in 0..lanes {
             if !worker.stop.is_cancelled() && pipeline.has_room() {
@@ -109,7 +116,7 @@ impl Pipeline {
         Some(Pipeline {
             caller,
             session,
-            number: worker.number,
+            number: worker.place,
             in_flight_max,
             conversations: (0..lanes).map(of_lane).collect(),
             lanes: HashMap::new(),
@@ -121,14 +128,22 @@ impl Pipeline {
         self.in_flight.len() < self.in_flight_max
     }
 
-    /// Appends on a lane, if that has not failed and there is room.
+    /// Appends something new on a lane, if that has not failed and there is room.
     async fn append(&mut self, lane: usize) {
         let conversation = self.conversations[lane].clone();
         let has_room = self.has_room();
         let lane = self.lanes.entry(conversation.clone()).or_default();
-        if lane.has_failed || !has_room {
-            return;
+        if lane.failed.is_empty() && has_room {
+            let sender = format!("session-{}", self.number);
+            let messages = self.caller.compose(&conversation, &sender, 1);
+            self.send(messages).await;
         }
+    }
+
+    /// Sends one message on its lane.
+    async fn send(&mut self, messages: Vec<Recent>) {
+        let message = messages[0].clone();
+        let lane = self.lanes.entry(message.conversation.clone()).or_default();
         let place = LanePlace {
             session: u64::from(self.number),
             reset: lane.reset,
@@ -136,24 +151,39 @@ impl Pipeline {
         };
         lane.position += 1;
         lane.outstanding += 1;
+        let position = place.position;
         let mut one = self.caller.sibling();
-        let messages = one.compose(&conversation, &format!("session-{}", self.number), 1);
         let append = one.begin_append(&messages, None, Some(place));
         let handle = self.session.append(append).await;
         self.in_flight.push(Box::pin(async move {
             let ended = handle.await;
-            let has_failed = one.end_append(&conversation, ended).is_err();
-            Ended { conversation, has_failed }
+            let has_failed = one.end_append(&message.conversation, ended).is_err();
+            Ended { message, position, has_failed }
         }));
     }
 
-    async fn take(&mut self, ended: Ended) {
-        let lane = self.lanes.entry(ended.conversation.clone()).or_default();
+    /// Takes what has ended. Where that was the last of a lane that failed, the lane is opened again, with what failed or
+    /// without: then others may send it.
+    async fn take(&mut self, ended: Ended, sends_again: bool) {
+        let Ended { message, position, has_failed } = ended;
+        let conversation = message.conversation.clone();
+        let lane = self.lanes.entry(conversation.clone()).or_default();
         lane.outstanding -= 1;
-        lane.has_failed |= ended.has_failed;
-        if lane.has_failed && lane.outstanding == 0 {
-            self.session.resume(&ended.conversation).await;
-            *lane = Lane { reset: lane.reset + 1, ..Lane::default() };
+        if has_failed {
+            lane.failed.push((position, message));
+        }
+        if lane.failed.is_empty() || lane.outstanding > 0 {
+            return;
+        }
+        let mut failed = std::mem::take(&mut lane.failed);
+        *lane = Lane { reset: lane.reset + 1, ..Lane::default() };
+        self.session.resume(&conversation).await;
+        failed.sort_unstable_by_key(|(position, _)| *position);
+        for (_, message) in failed {
+            match sends_again {
+                true => self.send(vec![message]).await,
+                false => self.caller.floor.note_sent(message),
+            }
         }
     }
 }

@@ -1,16 +1,21 @@
-//! Subscribes to every conversation at once; and, now and then, to all of them again from where it was.
+//! Subscribes to every conversation at once; and, now and then, to all of them again from where it was. One of three keeps
+//! its subscription, and another takes nothing from it for a while now and then.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use quorate_client::{Credit, Delivery, Start};
 use rand::Rng;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Caller, Worker, Workload, follow};
 use crate::api;
 use crate::history::{Answer, Call, EventKind, FollowCall};
 
+/// Longer than any run.
+const KEPT: Duration = Duration::from_secs(1_000_000);
+/// How often who takes naps does, by deliveries.
+const NAP_SHARE: f64 = 0.005;
 /// Little, so that credit runs out and is given again.
 const CREDIT_BYTES: u64 = 8 * 1024;
 
@@ -26,14 +31,17 @@ async fn work(mut worker: Worker) {
     let Some(caller) = worker.caller().await else { return };
     let mut next = worker.floor.starts();
     while !worker.stop.is_cancelled() {
-        let until = Instant::now() + Duration::from_millis(worker.dice.random_range(4_000..20_000));
-        subscribe(&worker, &caller.sibling(), &mut next, until).await;
+        let stays = match worker.number {
+            0 => KEPT,
+            _ => Duration::from_millis(worker.dice.random_range(4_000..20_000)),
+        };
+        subscribe(&mut worker, &caller.sibling(), &mut next, Instant::now() + stays).await;
         tokio::time::sleep(follow::PAUSE).await;
     }
 }
 
 async fn subscribe(
-    worker: &Worker,
+    worker: &mut Worker,
     caller: &Caller,
     next: &mut HashMap<String, u64>,
     until: Instant,
@@ -49,6 +57,10 @@ async fn subscribe(
         }
     }
     loop {
+        if worker.number == 1 && worker.dice.random_bool(NAP_SHARE) {
+            let nap = Duration::from_millis(worker.dice.random_range(1_000..6_000));
+            let _ = timeout(nap, worker.stop.cancelled()).await;
+        }
         let delivery = tokio::select! {
             delivery = subscription.next() => delivery,
             () = worker.stop.cancelled() => break,

@@ -24,7 +24,7 @@ use crate::node::{self, Ended, Manners};
 use crate::record::{Phase, Shared};
 use crate::traffic::Traffic;
 use crate::verdict;
-use crate::workload::Plan;
+use crate::workload::{Plan, Straits};
 use crate::{crew, determinism};
 
 use breaking::Lasting;
@@ -127,9 +127,15 @@ impl World {
             .build();
         let groups = randomness.random_range(2..=3);
         let shared = Shared::default();
+        let straits = Straits::of(seed);
         let conversations = (0..6).map(|number| format!("sim/{number}")).collect();
-        let plan =
-            Plan { nodes, conversations: Rc::new(conversations), shared, sent: Rc::default() };
+        let plan = Plan {
+            nodes,
+            straits,
+            conversations: Rc::new(conversations),
+            shared,
+            sent: Rc::default(),
+        };
         let ledger = Arc::<Ledger>::default();
         let machine = |node| Machine::new(node, randomness.random(), ledger.clone());
         let machines: Vec<_> = (1..=nodes).map(machine).collect();
@@ -137,6 +143,7 @@ impl World {
         let storage = Manners {
             flush_interval_ms: randomness.random_range(200..2_000),
             log_keep_bytes: randomness.random_range(1..32) * 1_024,
+            memory: straits.memory,
         };
         for machine in &machines {
             node::add(&mut sim, machine.clone(), ended.clone(), storage);

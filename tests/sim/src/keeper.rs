@@ -75,7 +75,7 @@ async fn every_group_serves(plan: &Plan, node: Option<u64>) {
         loop {
             let mut call = workload::new_append(plan, &mut randomness, "keeper");
             call.conversation.clone_from(conversation);
-            if workload::append(&client, &mut caller, call).await.is_ok() {
+            if workload::append(plan, &client, &mut caller, call).await.is_ok() {
                 break;
             }
         }

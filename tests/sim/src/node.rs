@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use quorate::consensus::MemoryLimits;
 use quorate::server::{Config, ConnectionsMax, Ground, Metrics, run_on};
 use quorate::service::AllowAll;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ pub struct Manners {
     pub flush_interval_ms: u64,
     /// How much log is kept behind them.
     pub log_keep_bytes: u64,
+    /// How much memory there is for what nodes are asked.
+    pub memory: MemoryLimits,
 }
 
 /// The least that there can be: so that groups are parked in the spells in which clients rest.
@@ -75,6 +78,7 @@ async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
         clock: machine.clock(),
         authorizer: Arc::new(AllowAll),
         connections: ConnectionsMax::MOST,
+        memory: manners.memory,
     };
     run_on(listeners, ground, config, CancellationToken::new()).await
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate::consensus::MemoryLimits;
 use quorate_client::proto::AppendResponse;
 use quorate_client::{
     Append, Client, ClientOptions, Credit, Delivery, Error, NewMessage, Page, Routing,
@@ -33,11 +34,26 @@ const PAUSE_MAX_MS: u64 = 400;
 const REST_EVERY_MS: u64 = 12_000;
 const REST_MS: u64 = 4_000;
 
+/// What makes calls meet limits that hardly any other call meets.
+#[derive(Clone, Copy)]
+pub struct Straits {
+    /// What nodes have for what they are asked.
+    pub memory: MemoryLimits,
+    /// Of so many messages one is large; none if there is no number.
+    pub large_every: Option<u64>,
+    /// Of each conversation that is subscribed to.
+    pub credit: Credit,
+    /// Whether who subscribes takes nothing now and then.
+    pub naps: bool,
+}
+
 /// What every client of a simulation knows.
 #[derive(Clone)]
 pub struct Plan {
     /// How many nodes there are.
     pub nodes: u64,
+    /// Which limits are met.
+    pub straits: Straits,
     /// All conversations.
     pub conversations: Rc<Vec<String>>,
     /// Where everything is recorded.
@@ -77,7 +93,7 @@ pub fn new_append(plan: &Plan, randomness: &mut SmallRng, sender: &str) -> Appen
         Sent {
             client_msg_id: format!("m{number}"),
             issued_at_us: determinism::wall_clock_us(),
-            hash: api::hash(payload(number).as_bytes()),
+            hash: api::hash(plan.payload(number).as_bytes()),
         }
     });
     AppendCall {
@@ -89,18 +105,50 @@ pub fn new_append(plan: &Plan, randomness: &mut SmallRng, sender: &str) -> Appen
     }
 }
 
-/// What the message of a number says.
-fn payload(number: u64) -> String {
-    let words = ["so it goes", "and then", "nobody saw it", "at noon", "as agreed"];
-    let repeated = words[number as usize % words.len()].repeat(1 + number as usize % 17);
-    format!("{number}: {repeated}")
+impl Straits {
+    /// Of a seed: none in half of them.
+    pub fn of(seed: u64) -> Straits {
+        let mut randomness = SmallRng::seed_from_u64(!seed);
+        let mut straits = Straits {
+            memory: MemoryLimits::MOST,
+            large_every: None,
+            credit: Credit::default(),
+            naps: false,
+        };
+        match randomness.random_range(0..4) {
+            // Enough for one append, and not for all that come at a time.
+            0 => {
+                straits.memory.calls = randomness.random_range(4..16) * 1_024;
+                straits.memory.proposals = randomness.random_range(4..32) * 1_024;
+            }
+            // Payloads that are kept apart, and more than a subscription has credit for.
+            1 => {
+                straits.large_every = Some(randomness.random_range(5..40));
+                straits.credit = Credit::Automatic(randomness.random_range(2_048..32_768));
+                straits.naps = true;
+            }
+            _ => {}
+        }
+        straits
+    }
+}
+
+impl Plan {
+    /// What the message of a number says.
+    fn payload(&self, number: u64) -> String {
+        let words = ["so it goes", "and then", "nobody saw it", "at noon", "as agreed"];
+        let words = words[number as usize % words.len()];
+        let is_large = self.straits.large_every.is_some_and(|every| number.is_multiple_of(every));
+        let times = if is_large { 500 + number as usize % 5_000 } else { 1 + number as usize % 17 };
+        format!("{number}: {}", words.repeat(times))
+    }
 }
 
 /// The append as the client library takes it.
-fn request(call: &AppendCall) -> Append {
+fn request(plan: &Plan, call: &AppendCall) -> Append {
     let messages = call.messages.iter().map(|message| {
         let number = message.client_msg_id[1..].parse().expect("ids are made of numbers");
-        NewMessage::new(payload(number))
+        NewMessage::new(plan.payload(number))
             .client_msg_id(message.client_msg_id.clone())
             .issued_at_us(message.issued_at_us)
     });
@@ -113,11 +161,12 @@ fn request(call: &AppendCall) -> Append {
 
 /// One append, recorded.
 pub async fn append(
+    plan: &Plan,
     client: &Client,
     caller: &mut Caller,
     call: AppendCall,
 ) -> Result<AppendResponse, Error> {
-    let work = client.append(request(&call));
+    let work = client.append(request(plan, &call));
     caller.call(Call::Append(call), work, api::appended).await
 }
 
@@ -152,7 +201,7 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
                     plan.sent.borrow_mut().push(call.clone());
                 }
                 let conversation = call.conversation.clone();
-                if let Ok(response) = append(&client, &mut caller, call).await {
+                if let Ok(response) = append(&plan, &client, &mut caller, call).await {
                     tails.insert(conversation, response.last_seq + 1);
                 }
             }
@@ -160,7 +209,7 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
                 // Whoever sent it, whether it was answered or not, through this node now.
                 let again = plan.sent.borrow().choose(&mut randomness).cloned();
                 let Some(call) = again else { continue };
-                let _ = append(&client, &mut caller, call).await;
+                let _ = append(&plan, &client, &mut caller, call).await;
             }
             60..90 => {
                 let conversation =
@@ -203,7 +252,7 @@ pub async fn read(client: &Client, caller: &mut Caller, call: ReadCall) -> Optio
     caller.call(Call::Read(call), work, api::page).await.ok()
 }
 
-/// Pipelines appends on a session, and opens a lane again that has broken.
+/// Pipelines appends on a session, and opens a lane again that has broken: with what failed in it, or without.
 pub async fn session(plan: Plan, node: Option<u64>, seed: u64) {
     let mut randomness = SmallRng::seed_from_u64(seed);
     let client = connect(&plan, node).await;
@@ -211,30 +260,41 @@ pub async fn session(plan: Plan, node: Option<u64>, seed: u64) {
     let session = client.session(options).expect("the options are in range");
     let sender = format!("l{seed:x}");
     let mut lanes = BTreeMap::<String, (u64, u64)>::new();
+    let mut again = Vec::new();
     while plan.shared.phase() < Phase::Working {
         sleep(Duration::from_millis(20)).await;
     }
     while plan.shared.phase() == Phase::Working {
         // A burst, and then all of its answers.
         let mut answers = Vec::new();
-        for _ in 0..randomness.random_range(2..12) {
-            let mut call = new_append(&plan, &mut randomness, &sender);
+        let mut calls = std::mem::take(&mut again);
+        let new = randomness.random_range(2..12);
+        calls.extend((0..new).map(|_| new_append(&plan, &mut randomness, &sender)));
+        for mut call in calls {
             let (reset, place) = lanes.entry(call.conversation.clone()).or_default();
             call.lane = Some(LanePlace { session: seed, reset: *reset, position: *place });
             *place += 1;
-            let handle = session.append(request(&call)).await;
-            let (conversation, mut caller) =
-                (call.conversation.clone(), plan.shared.caller(node.map(|node| node as u32)));
+            let handle = session.append(request(&plan, &call)).await;
+            let mut caller = plan.shared.caller(node.map(|node| node as u32));
             answers.push(async move {
-                (conversation, caller.call(Call::Append(call), handle, api::appended).await.is_ok())
+                let invoked = Call::Append(call.clone());
+                (call, caller.call(invoked, handle, api::appended).await.is_ok())
             });
         }
-        for (conversation, succeeded) in futures::future::join_all(answers).await {
-            if let (false, Some((reset, place))) = (succeeded, lanes.get_mut(&conversation))
+        let sends_again = randomness.random_ratio(2, 3);
+        for (call, succeeded) in futures::future::join_all(answers).await {
+            if succeeded {
+                continue;
+            }
+            if let Some((reset, place)) = lanes.get_mut(&call.conversation)
                 && *place > 0
             {
                 (*reset, *place) = (*reset + 1, 0);
-                session.resume(conversation).await;
+                session.resume(call.conversation.clone()).await;
+            }
+            match sends_again {
+                true => again.push(call),
+                false => plan.sent.borrow_mut().push(AppendCall { lane: None, ..call }),
             }
         }
         pause(&mut randomness).await;
@@ -273,12 +333,20 @@ pub async fn subscribe(plan: Plan, node: Option<u64>) {
     caller.opened(FollowCall { from, is_subscription: true, without_library: false });
     let mut subscription = client.subscribe();
     for conversation in plan.conversations.iter() {
-        let added = subscription.add(conversation.clone(), Start::Seq(1), Credit::default()).await;
+        let credit = plan.straits.credit;
+        let added = subscription.add(conversation.clone(), Start::Seq(1), credit).await;
         if let Err(error) = added {
             return plan.shared.problem(format!("a subscription is refused: {error}"));
         }
     }
+    let mut randomness = SmallRng::seed_from_u64(plan.nodes);
     loop {
+        if plan.straits.naps
+            && plan.shared.phase() == Phase::Working
+            && randomness.random_ratio(1, 40)
+        {
+            sleep(Duration::from_millis(randomness.random_range(1_000..6_000))).await;
+        }
         tokio::select! {
             delivery = subscription.next() => deliver(&caller, delivery),
             () = until_over(&plan) => return caller.ended(),

@@ -1,14 +1,14 @@
 //! Wrong answers to clients: retries, lanes, streams, outcomes, positions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::simulate::Simulated;
 use super::eyes::{acknowledged, alone, answered, appends, change, reads, shown, sightings};
 use super::logs::{final_with_two, go_back};
 use crate::check::overload::MEMORY_BYTES_MAX;
 use crate::history::{
-    Answer, AppendCall, Call, Consistency, Delivered, ENDED_BY_ITSELF, EventKind, Fault, LanePlace,
-    Nanos, OutcomeState, Process, ReadCall, Refusal,
+    Answer, AppendCall, Call, Consistency, Delivered, ENDED_BY_ITSELF, Event, EventKind, Fault,
+    LanePlace, Nanos, OutcomeState, Process, ReadCall, Refusal,
 };
 
 pub fn retry(run: &mut Simulated, breaks: fn(&mut Answer)) -> bool {
@@ -58,6 +58,108 @@ pub fn renew_a_retry(run: &mut Simulated) -> bool {
     false
 }
 
+fn refuse(reason: &str) -> EventKind {
+    EventKind::Fail(Refusal {
+        reason: reason.to_owned(),
+        message: String::new(),
+        may_have_taken_effect: false,
+        retryable: false,
+        tail: None,
+    })
+}
+
+/// A retry of a message that was sent by itself each time, with one content.
+fn refuse_a_retry(run: &mut Simulated, reason: &str) -> bool {
+    let mut sent: BTreeMap<_, BTreeSet<Vec<(String, u64)>>> = BTreeMap::new();
+    for event in &run.events {
+        let EventKind::Invoke(Call::Append(append)) = &event.kind else { continue };
+        let batch: Vec<_> =
+            append.messages.iter().map(|one| (one.client_msg_id.clone(), one.hash)).collect();
+        for (id, _) in &batch {
+            let id = (append.conversation.clone(), append.sender.clone(), id.clone());
+            sent.entry(id).or_default().insert(batch.clone());
+        }
+    }
+    let mut known = BTreeSet::new();
+    let again = appends(&run.events).into_iter().find(|(_, _, append)| {
+        let id = append.messages[0].client_msg_id.clone();
+        let id = (append.conversation.clone(), append.sender.clone(), id);
+        append.messages.len() == 1 && sent[&id].len() == 1 && !known.insert(id)
+    });
+    let Some((at, ..)) = again else { return false };
+    run.events[at].kind = refuse(reason);
+    true
+}
+
+pub fn conflict_a_retry(run: &mut Simulated) -> bool {
+    refuse_a_retry(run, "ID_CONFLICT")
+}
+
+pub fn burn_a_retry(run: &mut Simulated) -> bool {
+    refuse_a_retry(run, "ID_BURNT")
+}
+
+/// Two of a lane are sent the other way round, are not answered, and are sent again so.
+pub fn swap_what_is_sent_again(run: &mut Simulated) -> bool {
+    let mut placed: Vec<_> = alone(&run.events)
+        .into_iter()
+        .filter_map(|(at, _, append)| {
+            let place = append.lane.clone()?;
+            let lane = (append.conversation.clone(), place.session, place.reset);
+            (append.messages.len() == 1).then_some((lane, place.position, at, append))
+        })
+        .collect();
+    placed.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    let follows = |pair: &&[(_, u64, usize, AppendCall)]| -> bool {
+        pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1
+    };
+    let Some(pair) = placed.windows(2).find(follows).map(<[_]>::to_vec) else { return false };
+    let last = pair[0].2.max(pair[1].2);
+    let at = run.events[last].at;
+    let mut again = Vec::new();
+    for (position, (_, _, answer, append)) in pair.iter().rev().enumerate() {
+        let mut kind = run.events[*answer].kind.clone();
+        if let EventKind::Ok(Answer::Appended { duplicate, .. }) = &mut kind {
+            *duplicate = true;
+        }
+        let lane = append.lane.clone().map(|lane| LanePlace {
+            reset: u64::MAX,
+            position: position as u64,
+            ..lane
+        });
+        let call = EventKind::Invoke(Call::Append(AppendCall { lane, ..append.clone() }));
+        let process = u64::MAX - position as u64;
+        again.extend([call, kind].map(|kind| Event { at, process, node: Some(1), kind }));
+    }
+    let (first, second) = (run.events[pair[0].2].process, run.events[pair[1].2].process);
+    lane_place(run, first).position = pair[1].1;
+    lane_place(run, second).position = pair[0].1;
+    for (_, _, answer, _) in &pair {
+        let EventKind::Fail(refusal) = refuse("OUTCOME_UNKNOWN") else { return false };
+        run.events[*answer].kind =
+            EventKind::Info(Refusal { may_have_taken_effect: true, ..refusal });
+    }
+    run.events.splice(last + 1..last + 1, again);
+    true
+}
+
+/// All its appends of the healed phase fail. That begins early here, so that there are a few.
+pub fn break_a_session(run: &mut Simulated) -> bool {
+    let ended = appends(&run.events).into_iter();
+    let in_session =
+        |append: &AppendCall| append.lane.as_ref().is_some_and(|lane| lane.session == 1);
+    let of_session: Vec<_> = ended.filter(|(.., append)| in_session(append)).collect();
+    let Some(last) = of_session.len().checked_sub(6) else { return false };
+    let healed = of_session[last..].iter().map(|(_, called, _)| *called).min();
+    run.run.healed_at = healed;
+    for (at, called, _) in of_session {
+        if Some(called) >= healed {
+            run.events[at].kind = refuse("LANE_BROKEN");
+        }
+    }
+    true
+}
+
 pub fn lane_place(run: &mut Simulated, process: Process) -> &mut LanePlace {
     let call = run.events.iter_mut().find_map(|event| match &mut event.kind {
         EventKind::Invoke(Call::Append(append)) if event.process == process => append.lane.as_mut(),
@@ -95,14 +197,7 @@ pub fn go_on_behind_a_failure(run: &mut Simulated) -> bool {
     }
     let Some(lane) = lanes.values_mut().find(|lane| lane.len() > 1) else { return false };
     lane.sort_unstable();
-    let kind = EventKind::Fail(Refusal {
-        reason: "LANE_BROKEN".to_owned(),
-        message: String::new(),
-        may_have_taken_effect: false,
-        retryable: false,
-        tail: None,
-    });
-    run.events[lane[0].1].kind = kind;
+    run.events[lane[0].1].kind = refuse("LANE_BROKEN");
     true
 }
 
