@@ -1,6 +1,7 @@
 //! Whether a run proves anything: too little work, no effect of its faults, or nobody who looked at the end.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::mem::discriminant;
 
 use crate::model::{Model, Name, Read, ReadAnswer};
 
@@ -58,7 +59,13 @@ fn idle_workloads(model: &Model) -> Vec<String> {
         });
         streams.any(|follow| !follow.deliveries.is_empty())
     };
-    let read = || model.reads.iter().any(|read| !read.is_final && read.ending.ok().is_some());
+    // At every level: a guarantee of which every read was refused was not looked at.
+    let read = || {
+        let answered =
+            model.reads.iter().filter(|read| !read.is_final && read.ending.ok().is_some());
+        let levels = answered.map(|read| discriminant(&read.consistency));
+        levels.collect::<HashSet<_>>().len() == 4
+    };
     let retried =
         || model.appends.iter().any(|append| append.ending.ok().is_some_and(|ok| ok.duplicate));
     let told = || model.outcomes.iter().any(|query| query.ending.ok().is_some());

@@ -106,16 +106,22 @@ struct Plain {
     time_s: u32,
     /// Whether every round breaks two things at once.
     in_pairs: bool,
+    /// Replicas of each group; 0 for one on each node. Where not every node has one, calls are handed on. Not beside what
+    /// takes the data of a minority of the nodes, which may be a majority of a group.
+    replication: u32,
 }
 
 const fn plain(nodes: u32, nemesis: &'static str, time_s: u32) -> Plain {
-    Plain { nodes, nemesis, workload: None, time_s, in_pairs: false }
+    Plain { nodes, nemesis, workload: None, time_s, in_pairs: false, replication: 0 }
 }
 
 const CI: &[Plain] = &[
     plain(3, "kill,partition,deposed-returns", 60),
     plain(3, "power,pause,clock", 45),
-    plain(5, "kill-leader,kill-majority,isolate-leader,majorities-ring,bridge,link", 50),
+    Plain {
+        replication: 3,
+        ..plain(5, "kill-leader,kill-majority,isolate-leader,majorities-ring,bridge,link", 50)
+    },
     plain(3, "fsync,slow-disk,disk-full,restart,cpu,flood", 40),
     plain(3, "damage,wipe,install,replace", 60),
     Plain {
@@ -126,9 +132,9 @@ const CI: &[Plain] = &[
 
 const NIGHTLY: &[Plain] = &[
     plain(3, "kill", 600),
-    plain(5, "kill,partition", 1_200),
+    Plain { replication: 3, ..plain(5, "kill,partition", 1_200) },
     plain(5, "partition,link", 1_200),
-    plain(5, "pause,cpu,clock", 900),
+    Plain { replication: 3, ..plain(5, "pause,cpu,clock", 900) },
     plain(3, "power", 900),
     plain(5, "power,kill,partition", 1_200),
     Plain { in_pairs: true, ..plain(5, "replace,kill,partition", 900) },
@@ -158,12 +164,16 @@ pub(super) fn entries(options: &MatrixOptions) -> Vec<Entry> {
 }
 
 fn of_plain(options: &MatrixOptions, run: &Plain) -> Entry {
-    let Plain { nodes, nemesis, workload, time_s, in_pairs } = run;
+    let Plain { nodes, nemesis, workload, time_s, in_pairs, replication } = run;
     let mut name = format!("{nodes}-nodes-{}", nemesis.replace(',', "+"));
     let mut arguments = arguments(options, *nodes, nemesis, *time_s, &options.binary);
     if let Some(workload) = workload {
         name.push_str(&format!("-{workload}"));
         arguments.extend(["--workload", workload].map(str::to_owned));
+    }
+    if *replication > 0 {
+        name.push_str(&format!("-of-{replication}"));
+        arguments.extend(["--replication".to_owned(), replication.to_string()]);
     }
     if *in_pairs {
         name.push_str("-in-pairs");
