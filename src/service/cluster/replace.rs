@@ -12,10 +12,11 @@ use quorate_client::proto::{ReplaceRequest, ReplaceResponse, ReplicaStatus};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::describe::leader_of;
-use super::init::{META_VOTERS_MAX, check_address};
+use super::describe::{leader_of, leader_status};
+use super::init::{FIRST, META_VOTERS_MAX, check_address};
 use super::progress::Progress;
 use super::{ClusterApi, ClusterError, MetaGroup, replica_statuses};
+use crate::consensus::CAUGHT_UP_LAG_MAX;
 use crate::log::{Topology, TopologyChange};
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, PeerError, proto};
@@ -23,6 +24,9 @@ use crate::types::{GroupId, Incarnation, NodeId, ReplicaId};
 
 /// How long one step may take to be committed.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same of a removal, once a group was waited for in vain: whoever is away may be away from many groups. Longer than a
+/// leader takes to find out.
+const FURTHER_REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a new replica is waited for: as long as it makes progress.
@@ -50,9 +54,24 @@ impl Patience {
     }
 }
 
+/// A node's replica of one group, as it is and as it is wanted.
+struct Found {
+    /// Which process the node is.
+    process: u64,
+    /// How the replica is, if it stands in the incarnation that is wanted.
+    standing: Option<ReplicaStatus>,
+    wanted: Incarnation,
+    /// The group has a leader, or had one.
+    has_begun: bool,
+}
+
 impl ClusterApi {
     /// Replaces what has to be replaced on a node: first its replica of the meta group, then the others. Ends when the
-    /// caller goes.
+    /// caller goes. A group that cannot be repaired keeps no other from it.
+    ///
+    /// # Errors
+    /// Which groups could not be repaired, and why; the others are. Or without which none can: the meta group, or the
+    /// node.
     pub(super) async fn replace(
         &self,
         request: ReplaceRequest,
@@ -96,31 +115,44 @@ impl ClusterApi {
             .collect();
         progress.begin(groups.len());
         for group in groups {
-            self.replace_one(group, node.id, request.all, progress).await?;
-            progress.done(group).await?;
+            progress.tell(group, "waiting", 0, 0).await?;
+            let found = self.find_replica(group, node.id).await?;
+            match self.replace_one(group, node.id, found, request.all, progress).await {
+                Ok(()) => progress.done(group).await?,
+                Err(error) if group.is_meta() => return Err(error),
+                Err(error) => progress.failed(group, error).await?,
+            }
         }
-        Ok(())
+        progress.end()
     }
 
-    async fn replace_one(
-        &self,
-        group: GroupId,
-        node: NodeId,
-        all: bool,
-        progress: &Progress,
-    ) -> Result<(), ClusterError> {
-        progress.tell(group, "waiting", 0, 0).await?;
+    async fn find_replica(&self, group: GroupId, node: NodeId) -> Result<Found, ClusterError> {
         let (process, mut statuses) = self.replica_statuses(node).await?;
-        let wanted = self.confirmed_topology().await?.incarnation(group, node);
-        let wanted = wanted.ok_or_else(|| {
+        let topology = self.confirmed_topology().await?;
+        let wanted = topology.incarnation(group, node).ok_or_else(|| {
             ClusterError::Refused(format!("group {group} has no replica on node {node}"))
         })?;
         let standing = statuses.remove(&group).filter(|status| {
             status.incarnation == wanted.0
                 && !["damaged", "missing", "stopped"].contains(&status.role.as_str())
         });
+        let begins = topology.groups.iter().any(|known| known.id == group && !known.active);
+        Ok(Found { process, standing, wanted, has_begun: !begins })
+    }
+
+    async fn replace_one(
+        &self,
+        group: GroupId,
+        node: NodeId,
+        found: Found,
+        all: bool,
+        progress: &Progress,
+    ) -> Result<(), ClusterError> {
+        let Found { process, standing, wanted, has_begun } = found;
+        // What a group is to begin with was brought in by nobody, and has nobody to learn from yet.
+        let is_sound = |role: &str| role != "learner" || (wanted == FIRST && !has_begun);
         let (replica, is_made) = match standing {
-            Some(status) if status.role != "learner" && !all => {
+            Some(status) if is_sound(&status.role) && !all => {
                 return progress
                     .tell(group, "skipped", status.applied_index, status.applied_index)
                     .await;
@@ -190,21 +222,37 @@ impl ClusterApi {
         progress: &Progress,
     ) -> Result<(), ClusterError> {
         let note = |error: &ClusterError| progress.note(error.to_string());
-        self.change_membership(group, step, replica, step_deadline(), note).await?;
+        let deadline = match step {
+            Step::CheckRemoval | Step::Remove if progress.has_failed() => {
+                Instant::now() + FURTHER_REMOVAL_TIMEOUT
+            }
+            _ => step_deadline(),
+        };
+        self.change_membership(group, step, replica, deadline, note).await?;
         progress.note(String::new());
         Ok(())
     }
 
-    /// Waits until the new replica has applied what the group had applied when the wait began.
+    /// Waits until the new replica has applied nearly all that the group's leader had applied just before. A snapshot takes
+    /// long, and what is appended meanwhile the replica lacks: so the leader is asked anew each time that the replica is
+    /// where it was. It alone can tell; without it the replica stays a learner.
     async fn catch_up(
         &self,
         group: GroupId,
         replica: ReplicaId,
         progress: &Progress,
     ) -> Result<(), ClusterError> {
-        let target = self.highest_applied(group, replica.node).await;
+        progress.tell(group, "catching_up", 0, 0).await?;
+        let mut target = None;
         let mut patience = Patience::new(Instant::now());
         loop {
+            let (mut is_new, mut unled) = (false, None);
+            if target.is_none_or(|target| patience.applied >= target) {
+                match self.applied_by_leader(group).await {
+                    Ok(now) => (is_new, target) = (true, Some(now)),
+                    Err(error) => unled = Some(error),
+                }
+            }
             // It may take hours: one answer that is missing ends nothing.
             let (status, unreached) = match self.replica_statuses(replica.node).await {
                 Ok((_, mut statuses)) => (statuses.remove(&group), None),
@@ -219,25 +267,29 @@ impl ClusterApi {
             }
             let is_over = patience.is_over_after(status.as_ref(), Instant::now());
             let applied = patience.applied;
-            progress.tell(group, "catching_up", applied, target).await?;
-            if applied >= target {
+            let goal = target.unwrap_or_default();
+            if is_new && status.is_some() && goal <= applied + CAUGHT_UP_LAG_MAX {
                 return Ok(());
+            }
+            let hindrance = unled.or(unreached);
+            match &hindrance {
+                None => progress.tell(group, "catching_up", applied, goal).await?,
+                Some(error) => progress.note(error.to_string()),
             }
             if is_over {
                 let stalled =
                     format!("group {group}: the new replica makes no progress at index {applied}");
-                return Err(unreached.unwrap_or(ClusterError::Unavailable(stalled)));
+                return Err(hindrance.unwrap_or(ClusterError::Unavailable(stalled)));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn highest_applied(&self, group: GroupId, except: NodeId) -> u64 {
-        let statuses = self.node_statuses().await;
-        let others = statuses.iter().filter(|status| status.node_id != u64::from(except.0));
-        let replicas = others.flat_map(|status| &status.replicas);
-        let of_group = replicas.filter(|replica| replica.group_id == group.0);
-        of_group.map(|replica| replica.applied_index).max().unwrap_or(0)
+    async fn applied_by_leader(&self, group: GroupId) -> Result<u64, ClusterError> {
+        let operations = self.operations.as_ref();
+        let leader = leader_status(&self.replicas, &self.peers, operations, group).await;
+        let none = || ClusterError::Unavailable(format!("no leader of group {group} answers"));
+        leader.map(|(_, status)| status.applied_index).ok_or_else(none)
     }
 
     async fn replica_statuses(
