@@ -17,7 +17,7 @@ use super::init::{FIRST, META_VOTERS_MAX, check_address};
 use super::progress::Progress;
 use super::{ClusterApi, ClusterError, MetaGroup, replica_statuses};
 use crate::consensus::CAUGHT_UP_LAG_MAX;
-use crate::log::{Topology, TopologyChange};
+use crate::log::{Topology, TopologyChange, TopologyNode};
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, PeerError, proto};
 use crate::types::{GroupId, Incarnation, NodeId, ReplicaId};
@@ -299,17 +299,29 @@ impl ClusterApi {
         replica_statuses(&self.replicas, &self.peers, self.operations.as_ref(), node).await
     }
 
+    /// Takes a node in anew, and makes known how it is reached now: it may be another machine.
     async fn adopt_again(&self, replica: ReplicaId, process: u64) -> Result<(), ClusterError> {
         let topology = self.confirmed_topology().await?;
-        let address = topology.nodes.iter().find(|node| node.id == replica.node);
-        let address = address.map(|node| node.peer_address.clone()).unwrap_or_default();
+        let known = topology.nodes.iter().find(|node| node.id == replica.node);
+        let gone = || ClusterError::Refused(format!("there is no node {} any more", replica.node));
+        let known = known.ok_or_else(gone)?;
         let adoption = Adoption {
             cluster: topology.cluster,
             meta_incarnation: replica.incarnation,
             peers: topology.nodes.iter().map(|node| (node.id, node.peer_address.clone())).collect(),
             process,
         };
-        self.adopt_node(replica.node, adoption, &address).await.map(|_| ())
+        let reply = self.adopt_node(replica.node, adoption, &known.peer_address).await?;
+        let moved = TopologyNode {
+            client_address: reply.client_address,
+            http_address: reply.http_address,
+            zone: reply.zone,
+            ..known.clone()
+        };
+        if moved == *known {
+            return Ok(());
+        }
+        self.change_topology(TopologyChange::UpdateNode(moved), step_deadline()).await
     }
 
     async fn ensure_replica(&self, group: GroupId, replica: ReplicaId) -> Result<(), ClusterError> {

@@ -12,9 +12,10 @@ use tonic::Request;
 use super::fixture::{Asked, Notes, ScriptedNode, peers, status, statuses, topology};
 use super::{ClusterApi, ClusterService, MetaGroup};
 use crate::consensus::solitary::{Disks, EVENTUALLY, NODE, Process};
-use crate::log::{Topology, TopologyChange, TopologyGroup};
+use crate::log::{Topology, TopologyChange, TopologyGroup, TopologyNode};
 use crate::service::AllowAll;
 use crate::service::servers::cluster_server::Cluster;
+use crate::transport::proto::AdoptReply;
 use crate::transport::proto::change_membership_request::Step;
 use crate::types::{GroupId, HashRange, Incarnation, NodeId, PlacementHash, ReplicaId};
 
@@ -243,6 +244,41 @@ async fn a_new_replica_is_waited_for_until_it_has_nearly_all_that_its_leader_has
         step.step == "catching_up" && (step.applied_index, step.target_index) == (1_000, 2_000)
     };
     assert!(told.iter().any(is_target), "{told:?}");
+    disks.crash(process).await;
+}
+
+/// It may be another machine, in another place.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_adopted_again_is_known_by_the_addresses_that_it_has_now() {
+    let (disks, notes) = (Disks::default(), Notes::default());
+    let process = disks.start().await;
+    let replicas = [status(META, 2, "learner", 5), status(GROUP, 1, "follower", 5)];
+    let advertised = AdoptReply {
+        client_address: "moved:1".to_owned(),
+        peer_address: "0.0.0.0:2".to_owned(),
+        http_address: "moved:3".to_owned(),
+        zone: "b".to_owned(),
+    };
+    let node = ScriptedNode { advertised, ..to_be_replaced(replicas, &notes) };
+    let wanted = topology(2, 2, 1);
+    let moved = TopologyNode {
+        client_address: "moved:1".to_owned(),
+        http_address: "moved:3".to_owned(),
+        zone: "b".to_owned(),
+        ..wanted.nodes[1].clone()
+    };
+    let api = api(&process, [leader(wanted, &notes), node]);
+    let (sender, _steps) = mpsc::channel(STEPS_MAX);
+    api.replace(request(), sender).await.unwrap();
+    let made = replaced(2);
+    let steps = [
+        (LEADER, Asked::Membership(META, Step::Remove, made)),
+        (REPLACED, Asked::Adopt(made.incarnation)),
+        (LEADER, Asked::Change(TopologyChange::UpdateNode(moved))),
+        (LEADER, Asked::Membership(META, Step::AddLearner, made)),
+        (LEADER, Asked::Membership(META, Step::Promote, made)),
+    ];
+    assert_eq!(*notes.lock().unwrap(), steps);
     disks.crash(process).await;
 }
 
