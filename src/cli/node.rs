@@ -110,10 +110,7 @@ impl Progress {
         self.skipped += u32::from(step.step == "skipped");
         self.bar.set_length(step.groups_total.into());
         self.bar.set_position(step.groups_done.into());
-        let group = match step.group_id {
-            0 => "meta group".to_owned(),
-            group => format!("group {group}"),
-        };
+        let group = named(step.group_id);
         if step.step == "failed" {
             self.failed.push((step.group_id, step.reason.clone()));
         }
@@ -146,7 +143,7 @@ impl Progress {
         self.bar.finish_and_clear();
         let text = || {
             let line = |(group, reason): &(u64, String)| {
-                format!("group {group} not made anew: {reason}\n")
+                format!("{}: not made anew: {reason}\n", named(*group))
             };
             self.failed.iter().map(line).collect()
         };
@@ -178,5 +175,12 @@ impl Progress {
         let json = || json!({ "node_id": node, "complete": true, "groups_done": self.done, "replaced": replaced });
         self.output.print(text, json)?;
         Ok(())
+    }
+}
+
+fn named(group: u64) -> String {
+    match group {
+        0 => "meta group".to_owned(),
+        group => format!("group {group}"),
     }
 }

@@ -111,15 +111,16 @@ impl Progress {
         if failures.is_empty() {
             return Ok(());
         }
-        let told = failures.iter().take(FAILURES_TOLD_MAX);
-        let told: Vec<_> = told.map(|(group, error)| format!("group {group}: {error}")).collect();
+        let told = failures.iter().take(FAILURES_TOLD_MAX).map(|(group, error)| match group {
+            meta if meta.is_meta() => format!("meta group: {error}"),
+            other => format!("group {other}: {error}"),
+        });
+        let told: Vec<_> = told.collect();
         let more = match failures.len() - told.len() {
             0 => String::new(),
             more => format!("; and {more} more"),
         };
-        let (count, total) = (failures.len(), self.told().response.groups_total);
-        let told = told.join("; ");
-        let message = format!("{count} of {total} replicas could not be made anew: {told}{more}");
+        let message = format!("replicas could not be made anew: {}{more}", told.join("; "));
         let is_final = |(_, error): &(_, _)| !matches!(error, ClusterError::Unavailable(_));
         Err(match failures.iter().all(is_final) {
             true => ClusterError::Refused(message),

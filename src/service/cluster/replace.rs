@@ -70,8 +70,8 @@ impl ClusterApi {
     /// caller goes. A group that cannot be repaired keeps no other from it.
     ///
     /// # Errors
-    /// Which groups could not be repaired, and why; the others are. Or without which none can: the meta group, or the
-    /// node.
+    /// Which groups could not be repaired, and why; the others are, unless it is the meta group. Or the node or the meta
+    /// group's leader does not answer: then none is that comes after.
     pub(super) async fn replace(
         &self,
         request: ReplaceRequest,
@@ -119,8 +119,13 @@ impl ClusterApi {
             let found = self.find_replica(group, node.id).await?;
             match self.replace_one(group, node.id, found, request.all, progress).await {
                 Ok(()) => progress.done(group).await?,
-                Err(error) if group.is_meta() => return Err(error),
-                Err(error) => progress.failed(group, error).await?,
+                Err(error) => {
+                    progress.failed(group, error).await?;
+                    // Its other replicas can be made only once the node belongs to the cluster.
+                    if group.is_meta() {
+                        break;
+                    }
+                }
             }
         }
         progress.end()

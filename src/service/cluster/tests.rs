@@ -172,7 +172,7 @@ async fn a_group_that_cannot_be_repaired_keeps_no_other_from_it() {
     let mut steps: Vec<_> = steps.collect().await;
 
     let error = steps.pop().unwrap().unwrap_err();
-    let named = "1 of 3 replicas could not be made anew: group 1: ";
+    let named = "replicas could not be made anew: group 1: ";
     assert!(error.message().starts_with(named), "{}", error.message());
     assert!(error.message().contains("the others are away"), "{}", error.message());
     let steps: Vec<_> = steps.into_iter().map(Result::unwrap).collect();
@@ -183,6 +183,24 @@ async fn a_group_that_cannot_be_repaired_keeps_no_other_from_it() {
     assert_eq!((last.groups_done, last.groups_total), (2, 3));
     let promoted = Asked::Membership(NEXT, Step::Promote, replaced(2));
     assert!(notes.lock().unwrap().contains(&(LEADER, promoted)));
+    disks.crash(process).await;
+}
+
+/// The node belongs to no cluster yet.
+#[tokio::test(start_paused = true)]
+async fn a_meta_replica_that_cannot_be_made_anew_ends_the_replacement_and_is_named() {
+    let (disks, notes) = (Disks::default(), Notes::default());
+    let process = disks.start().await;
+    let lost = [META, GROUP].map(|group| status(group, 1, "missing", 5));
+    let node = to_be_replaced(lost, &notes);
+    let bound = Some((META, "the others are away".to_owned()));
+    let leader = ScriptedNode { bound, ..leader(topology(1, 1, 1), &notes) };
+    let (sender, _steps) = mpsc::channel(STEPS_MAX);
+    let error = api(&process, [leader, node]).replace(request(), sender).await.unwrap_err();
+    let error = error.to_string();
+    assert!(error.starts_with("replicas could not be made anew: meta group: "), "{error}");
+    let check = Asked::Membership(META, Step::CheckRemoval, replaced(2));
+    assert!(notes.lock().unwrap().iter().all(|(_, asked)| *asked == check), "nothing is begun");
     disks.crash(process).await;
 }
 
