@@ -266,8 +266,7 @@ impl ClusterApi {
             if let Some(other) = status.as_ref().map(|status| status.incarnation)
                 && other > replica.incarnation.0
             {
-                let message =
-                    format!("group {group}: somebody else has made replica {other} there");
+                let message = format!("somebody else has made replica {other} there");
                 return Err(ClusterError::Refused(message));
             }
             let is_over = patience.is_over_after(status.as_ref(), Instant::now());
@@ -282,8 +281,7 @@ impl ClusterApi {
                 Some(error) => progress.note(error.to_string()),
             }
             if is_over {
-                let stalled =
-                    format!("group {group}: the new replica makes no progress at index {applied}");
+                let stalled = format!("the new replica makes no progress at index {applied}");
                 return Err(hindrance.unwrap_or(ClusterError::Unavailable(stalled)));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -293,7 +291,7 @@ impl ClusterApi {
     async fn applied_by_leader(&self, group: GroupId) -> Result<u64, ClusterError> {
         let operations = self.operations.as_ref();
         let leader = leader_status(&self.replicas, &self.peers, operations, group).await;
-        let none = || ClusterError::Unavailable(format!("no leader of group {group} answers"));
+        let none = || ClusterError::Unavailable("the group's leader does not answer".into());
         leader.map(|(_, status)| status.applied_index).ok_or_else(none)
     }
 
@@ -346,6 +344,9 @@ impl ClusterApi {
     }
 
     /// One step of a change of membership, at whichever node leads the group. `failed` hears what is tried again.
+    ///
+    /// # Errors
+    /// It is refused. Or it was not made in time: why not when it was last tried to the end.
     pub(super) async fn change_membership(
         &self,
         group: GroupId,
@@ -354,22 +355,23 @@ impl ClusterApi {
         deadline: Instant,
         failed: impl Fn(&ClusterError),
     ) -> Result<(), ClusterError> {
+        let mut last = ClusterError::Unavailable("no quorum in time".into());
         loop {
             // Without a quorum a change waits for one.
             let once = self.change_membership_once(group, step, replica);
-            let late = || ClusterError::Unavailable(format!("group {group}: no quorum in time"));
-            let made = timeout_at(deadline, once).await.unwrap_or_else(|_| Err(late()));
-            let error = match made {
-                Ok(()) => return Ok(()),
-                Err(error @ (ClusterError::Invalid { .. } | ClusterError::Refused(_))) => {
+            let error = match timeout_at(deadline, once).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error @ (ClusterError::Invalid { .. } | ClusterError::Refused(_)))) => {
                     return Err(error);
                 }
-                Err(error) => error,
+                Ok(Err(error)) => error,
+                Err(_) => return Err(last),
             };
             if Instant::now() + POLL_INTERVAL >= deadline {
                 return Err(error);
             }
             failed(&error);
+            last = error;
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
@@ -404,7 +406,7 @@ impl ClusterApi {
         let operations = self.operations.as_ref();
         let said = leader_of(&self.replicas, &self.peers, operations, group).await;
         let said_here = || self.replicas.get(group).and_then(|local| local.leader());
-        let none = || ClusterError::Unavailable(format!("group {group} has no leader"));
+        let none = || ClusterError::Unavailable("the group has no leader".into());
         said.or_else(said_here).ok_or_else(none)
     }
 
