@@ -25,8 +25,9 @@ Examples:
 
 The node has to run, with an empty or a damaged data directory. Each of its replicas is removed from its group, added \
 again as a learner, and made a voter once it has caught up; the cluster serves meanwhile. What it waits for stands \
-behind `waiting`: other nodes that are being replaced, or that are away. Interrupted, the same command takes the work \
-up again.")]
+behind `waiting`: other nodes that are being replaced, that are away, that lag or have no room. A group that cannot be \
+repaired now keeps no other from it; it is named, with the reason, and the command fails. Then, or interrupted, the same \
+command takes the work up again.")]
 pub struct ReplaceArgs {
     /// The node_id of the node
     #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
@@ -74,8 +75,9 @@ async fn replace(args: ReplaceArgs, output: Output) -> anyhow::Result<ExitCode> 
             Ok(Some(step)) => progress.step(&step)?,
             Ok(None) => break,
             Err(status) => {
-                let error = refusal(&status);
                 let how = if progress.done > 0 { "is not fully" } else { "was not" };
+                progress.give_up(args.node_id)?;
+                let error = refusal(&status);
                 return Err(error.context(format!("node {} {how} replaced", args.node_id)));
             }
         }
@@ -92,12 +94,14 @@ struct Progress {
     total: u32,
     /// Of those done: healthy, and left as they were.
     skipped: u32,
+    /// Groups that could not be repaired, and why.
+    failed: Vec<(u64, String)>,
 }
 
 impl Progress {
     fn begin(output: Output) -> Progress {
         let bar = output.progress(Some(0), "{bar:30} {pos}/{len} replicas  {msg}");
-        Progress { output, bar, done: 0, total: 0, skipped: 0 }
+        Progress { output, bar, done: 0, total: 0, skipped: 0, failed: Vec::new() }
     }
 
     fn step(&mut self, step: &ReplaceResponse) -> anyhow::Result<()> {
@@ -106,10 +110,10 @@ impl Progress {
         self.skipped += u32::from(step.step == "skipped");
         self.bar.set_length(step.groups_total.into());
         self.bar.set_position(step.groups_done.into());
-        let group = match step.group_id {
-            0 => "meta group".to_owned(),
-            group => format!("group {group}"),
-        };
+        let group = named(step.group_id);
+        if step.step == "failed" {
+            self.failed.push((step.group_id, step.reason.clone()));
+        }
         self.bar.set_message(match step.step.as_str() {
             "catching_up" => {
                 format!("{group}: entry {} of {}", step.applied_index, step.target_index)
@@ -134,6 +138,28 @@ impl Progress {
         Ok(())
     }
 
+    /// Names every group that could not be repaired: the error names a few of many.
+    fn give_up(self, node: u64) -> anyhow::Result<()> {
+        self.bar.finish_and_clear();
+        let text = || {
+            let line = |(group, reason): &(u64, String)| {
+                format!("{}: not made anew: {reason}\n", named(*group))
+            };
+            self.failed.iter().map(line).collect()
+        };
+        let json = || {
+            let failed = self.failed.iter();
+            let failed: Vec<_> = failed
+                .map(|(group, reason)| json!({ "group_id": group, "reason": reason }))
+                .collect();
+            json!({ "node_id": node, "complete": false, "groups_done": self.done, "failed": failed })
+        };
+        if self.output == Output::Json || !self.failed.is_empty() {
+            self.output.print(text, json)?;
+        }
+        Ok(())
+    }
+
     fn end(self, node: u64) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
         let (done, total) = (self.done, self.total);
@@ -149,5 +175,12 @@ impl Progress {
         let json = || json!({ "node_id": node, "complete": true, "groups_done": self.done, "replaced": replaced });
         self.output.print(text, json)?;
         Ok(())
+    }
+}
+
+fn named(group: u64) -> String {
+    match group {
+        0 => "meta group".to_owned(),
+        group => format!("group {group}"),
     }
 }

@@ -97,16 +97,31 @@ impl Voters {
     /// so, or with the reason why it did not. `raft` is the leader's: nobody is asked before a quorum has heard of it.
     /// Takes no longer than two of the leader's leases. Cancel safe.
     pub async fn confirm(&mut self, raft: &Raft, lead: &Lead) -> Result<(), &'static str> {
-        let lease = self.timing.lease();
-        is_heard(raft.clone(), lease).await?;
-        timeout(lease, self.round(lead)).await.unwrap_or(Err("too few voters answered in time"))
+        self.confirm_by(raft, lead, |_| true).await
     }
 
-    async fn round(&mut self, lead: &Lead) -> Result<(), &'static str> {
+    /// As `confirm`, by those alone of the voters that count.
+    pub async fn confirm_by(
+        &mut self,
+        raft: &Raft,
+        lead: &Lead,
+        counts: impl Fn(&ReplicaId) -> bool,
+    ) -> Result<(), &'static str> {
+        let lease = self.timing.lease();
+        is_heard(raft.clone(), lease).await?;
+        let round = timeout(lease, self.round(lead, counts)).await;
+        round.unwrap_or(Err("too few voters answered in time"))
+    }
+
+    async fn round(
+        &mut self,
+        lead: &Lead,
+        counts: impl Fn(&ReplicaId) -> bool,
+    ) -> Result<(), &'static str> {
         self.rounds += 1;
         let round = self.rounds;
         let mut others: BTreeSet<_> = lead.configs.iter().flatten().copied().collect();
-        others.remove(&self.own);
+        others.retain(|voter| *voter != self.own && counts(voter));
         for voter in &others {
             if !self.busy.contains(voter) {
                 self.ask(*voter, lead.vote, None);

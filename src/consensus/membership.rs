@@ -3,10 +3,12 @@
 //! Guarantees at stake: G1 and G9. openraft changes voters in two steps, of which the second, out of the joint
 //! configuration, is left to the caller of the first; and its view of the membership is that of the log, committed or
 //! not. So every step here begins by settling what an earlier one has left, one at a time, and nothing counts as done
-//! that is not committed: whoever removes a replica's data next must not find the removal of its id rolled back. A leader
-//! that is no voter any more changes nothing: openraft, which takes a change from it all the same, asserts that it is.
+//! that is not committed: whoever removes a replica's data next must not find the removal of its id rolled back. Nor is
+//! anything said to be done before most voters have said, since they were asked for it, that they still follow this leader:
+//! what one that was cut off has not heard of may be that the replica counts. A leader that is no voter any more changes
+//! nothing: openraft, which takes a change from it all the same, asserts that it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::ChangeMembers;
@@ -22,8 +24,9 @@ use crate::types::{LogIndex, NodeId, ReplicaId};
 
 /// How long the membership that a leader finds may take to be committed.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Of how many entries a leader may not know yet that its heir holds them: more than are ever under way, and soon sent.
-const HANDOVER_LAG_MAX: u64 = 64;
+/// Of how many entries a leader may not know yet that a replica holds them which has caught up: more than are ever under
+/// way, and soon sent.
+pub const CAUGHT_UP_LAG_MAX: u64 = 64;
 
 /// Why a change of membership was not made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -56,7 +59,13 @@ impl Group {
         }
     }
 
-    /// Removes every older replica of `kept`'s node from a group that is to have `size` voters.
+    /// Removes every older replica of `kept`'s node from a group that is to have `size` voters. Once it has returned
+    /// without an error none is a member, or becomes one again. A dropped call may still take effect, as a failed one
+    /// may; either can be repeated.
+    ///
+    /// # Errors
+    /// This replica does not lead, or cannot be sure of it; those who would remain could not go on as things are; nobody
+    /// would remain; or there is a newer replica of that node.
     pub async fn remove_older(&self, kept: ReplicaId, size: usize) -> ChangeResult {
         let _one_at_a_time = self.changing.lock().await;
         let voters = self.removable(kept, size).await?;
@@ -72,14 +81,18 @@ impl Group {
         Ok(())
     }
 
-    /// Whether `remove_older` could be done now.
+    /// Whether `remove_older` could be done now. It completes what an earlier change has left, and changes nothing else.
+    ///
+    /// # Errors
+    /// As those of `remove_older`.
     pub async fn check_removal(&self, kept: ReplicaId, size: usize) -> ChangeResult {
         let _one_at_a_time = self.changing.lock().await;
         self.removable(kept, size).await.map(|_| ())
     }
 
     /// The voters that are older than `kept`. Removing them cannot be taken back, and the group goes on only if those who
-    /// remain can agree: as many as a majority of the whole group, most of whom answer now.
+    /// remain can agree: as many as a majority of the whole group, most of whom answer now and can take what is appended.
+    /// The removal is in force where it is appended, and only they can make it hold.
     async fn removable(
         &self,
         kept: ReplicaId,
@@ -102,45 +115,85 @@ impl Group {
                 "of {size} voters only {remaining} would remain; first complete what is being replaced elsewhere"
             ));
         }
-        let own = self.replica();
-        let standing = self.raft().with_raft_state(move |state| Standing::of(own, state)).await;
-        let standing =
-            standing.map_err(|fatal| MembershipChangeError::NotMade(fatal.to_string()))?;
-        let Standing::Leads(lead) = standing else { return Err(MembershipChangeError::NotLeader) };
-        let remain = Lead { configs: vec![remaining], ..lead };
-        match self.voters().confirm(self.raft(), &remain).await {
+        let hindered = remaining.iter().filter_map(|id| Some((*id, self.hindrance(*id)?)));
+        let hindered: BTreeMap<_, _> = hindered.collect();
+        let remain = Lead { configs: vec![remaining], ..self.lead().await? };
+        let can_take = |voter: &ReplicaId| !hindered.contains_key(voter);
+        match self.voters().confirm_by(self.raft(), &remain, can_take).await {
             Ok(()) => Ok(older),
-            Err(reason) => not_now(format!("those who would remain do not agree: {reason}")),
+            Err(reason) => {
+                let why = std::iter::once(reason.to_owned()).chain(hindered.into_values());
+                let why = why.collect::<Vec<_>>().join(", ");
+                not_now(format!("too few of those who would remain can agree to it: {why}"))
+            }
         }
     }
 
-    /// Makes a replica a learner, unless it is a member already. `ensure_wanted` is asked while nobody else can change the
-    /// membership.
+    /// Why a voter could not take what this leader appends now, if so. Of a node that was not seen lately nothing is known.
+    fn hindrance(&self, voter: ReplicaId) -> Option<String> {
+        match voter {
+            own if own == self.replica() => None,
+            full if self.has_seen_full(full.node) => {
+                Some(format!("the disk of node {} has no room", full.node))
+            }
+            other => self.lack_of(other),
+        }
+    }
+
+    /// What keeps a replica from being caught up, as far as this leader knows.
+    fn lack_of(&self, replica: ReplicaId) -> Option<String> {
+        match self.lag_of(replica) {
+            Some(entries) if entries <= CAUGHT_UP_LAG_MAX => None,
+            Some(entries) => Some(format!("replica {replica} lacks {entries} entries")),
+            None => Some(format!("replica {replica} has not said what it holds")),
+        }
+    }
+
+    /// Makes a replica a learner, unless it is a member already. `ensure_wanted` is asked once this replica is sure that it
+    /// leads, while nobody else can change the membership. A dropped call may still take effect.
+    ///
+    /// # Errors
+    /// Those of `ensure_wanted`; this replica does not lead, or cannot be sure of it; or there is a newer replica of that
+    /// node.
     pub async fn add_learner(
         &self,
         replica: ReplicaId,
         ensure_wanted: impl AsyncFnOnce() -> ChangeResult,
     ) -> ChangeResult {
         let _one_at_a_time = self.changing.lock().await;
+        let membership = self.settled_for(replica).await?;
         ensure_wanted().await?;
-        if self.settled_for(replica).await?.get_node(&replica).is_some() {
+        if membership.get_node(&replica).is_some() {
             return Ok(());
         }
         let added = self.raft().add_learner(replica, EmptyNode::new(), false).await;
         added.map(|_| ()).map_err(not_made)
     }
 
-    /// Makes a learner a voter, unless it is one already. `ensure_wanted` as above: were the topology to want a newer one
-    /// by now, this one may be removed, data and all, without another look at the membership.
+    /// Makes a learner that is caught up a voter, unless it is one already. `ensure_wanted` as above: were the topology to
+    /// want a newer one by now, this one may be removed, data and all, without another look at the membership. A dropped
+    /// call may still take effect.
+    ///
+    /// # Errors
+    /// As those of `add_learner`; the learner lacks entries, or an older replica of its node is a voter.
     pub async fn promote(
         &self,
         replica: ReplicaId,
         ensure_wanted: impl AsyncFnOnce() -> ChangeResult,
     ) -> ChangeResult {
         let _one_at_a_time = self.changing.lock().await;
+        let membership = self.settled_for(replica).await?;
         ensure_wanted().await?;
-        if self.settled_for(replica).await?.voter_ids().any(|voter| voter == replica) {
+        if membership.voter_ids().any(|voter| voter == replica) {
             return Ok(());
+        }
+        if let Some(older) = membership.voter_ids().find(|voter| voter.is_older_than(replica)) {
+            return Err(MembershipChangeError::NotMade(format!(
+                "replica {older} is a voter still"
+            )));
+        }
+        if let Some(lack) = self.lack_of(replica) {
+            return Err(MembershipChangeError::NotMade(lack));
         }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([replica]))).await
     }
@@ -159,7 +212,8 @@ impl Group {
         self.settled().await.map(|_| ())
     }
 
-    /// The membership, once what an earlier change has left is completed and committed.
+    /// The membership, once what an earlier change has left is completed and committed, and most voters have said that they
+    /// follow this leader: it holds all that was committed before they were asked.
     async fn settled(&self) -> Result<RaftMembership, MembershipChangeError> {
         self.parking().rouse().await;
         if is_joint(self.led_membership()?.membership()) {
@@ -169,21 +223,36 @@ impl Group {
         let wait = self.raft().wait(Some(SETTLE_TIMEOUT));
         let is_uniform = wait.metrics(|m| !is_joint(m.membership_config.membership()), "uniform");
         is_uniform.await.map_err(|_| not_settled())?;
+        // One that is taken out hears of no quorum any more.
+        self.ensure_voter(self.led_membership()?.membership())?;
+        let lead = self.lead().await?;
+        let unsure = |reason| MembershipChangeError::NotMade(format!("it may not lead: {reason}"));
+        self.voters().confirm(self.raft(), &lead).await.map_err(unsure)?;
         let found = self.led_membership()?;
-        if let Some(id) = found.log_id() {
-            let deadline = Instant::now() + SETTLE_TIMEOUT;
-            let applied = self.wait_applied(LogIndex(id.index), deadline).await;
-            applied.map_err(|_| not_settled())?;
-        }
+        let index = found.log_id().map_or(lead.index, |id| lead.index.max(LogIndex(id.index)));
+        let applied = self.wait_applied(index, Instant::now() + SETTLE_TIMEOUT).await;
+        applied.map_err(|_| not_settled())?;
         // Another leader may have put something else in its place.
         if self.led_membership()?.log_id() != found.log_id() {
             return Err(MembershipChangeError::NotMade("it has changed meanwhile".into()));
         }
-        let membership = found.membership().clone();
-        if !membership.voter_ids().any(|voter| voter == self.replica()) {
-            return Err(MembershipChangeError::NotLeader);
+        self.ensure_voter(found.membership())?;
+        Ok(found.membership().clone())
+    }
+
+    fn ensure_voter(&self, membership: &RaftMembership) -> ChangeResult {
+        let is_voter = membership.voter_ids().any(|voter| voter == self.replica());
+        is_voter.then_some(()).ok_or(MembershipChangeError::NotLeader)
+    }
+
+    /// This leader, before it asks who follows it.
+    async fn lead(&self) -> Result<Lead, MembershipChangeError> {
+        let own = self.replica();
+        match self.raft().with_raft_state(move |state| Standing::of(own, state)).await {
+            Ok(Standing::Leads(lead)) => Ok(lead),
+            Ok(Standing::Follows(_)) => Err(MembershipChangeError::NotLeader),
+            Err(fatal) => Err(MembershipChangeError::NotMade(fatal.to_string())),
         }
-        Ok(membership)
     }
 
     async fn settled_for(
@@ -257,7 +326,7 @@ impl Group {
             !is_joint(membership) && membership.voter_ids().any(|voter| voter == replica)
         };
         self.led_membership().is_ok_and(is_voter)
-            && self.lag_of(replica).is_some_and(|entries| entries <= HANDOVER_LAG_MAX)
+            && self.lag_of(replica).is_some_and(|entries| entries <= CAUGHT_UP_LAG_MAX)
     }
 
     fn led_membership(&self) -> Result<RaftStoredMembership, MembershipChangeError> {

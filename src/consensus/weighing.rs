@@ -12,6 +12,7 @@ use openraft::async_runtime::WatchReceiver;
 
 use super::Group;
 use super::fitness::{ClockReading, Fitness, Sighting};
+use crate::storage::DiskMark;
 use crate::types::{Clock, NodeId, ReplicaId, Timestamp};
 
 /// After how many rounds without an answer of most voters a quorum is missed: one is soon lost on a busy machine.
@@ -31,6 +32,8 @@ struct Weighing {
     fitness: Fitness,
     /// Where leadership could be moved to.
     fit: Vec<NodeId>,
+    /// Where nothing is taken from leaders any more.
+    full: Vec<NodeId>,
     /// How many times in a row too few of the voters' nodes answered to elect or follow a leader.
     minorities: u32,
     /// The clock, before the others were asked; none before the first time.
@@ -77,14 +80,18 @@ impl Group {
         let each = voters.iter().map(|voters| Fitness::of(voters));
         let known = each.reduce(Fitness::and).unwrap_or_default();
         let fitness = if self.is_leader() { known } else { Fitness::default() };
-        let fit = seen.iter().filter(|(_, sighting)| sighting.is_fit());
-        let fit = fit.map(|(node, _)| *node).collect();
+        let nodes = |is_so: fn(&Sighting) -> bool| {
+            let such = seen.iter().filter(|(_, sighting)| is_so(sighting));
+            such.map(|(node, _)| *node).collect()
+        };
+        let fit = nodes(Sighting::is_fit);
+        let full = nodes(|sighting| sighting.disk == DiskMark::Hard);
         let is_minority = |voters: &Vec<_>| {
             !voters.is_empty() && voters.iter().flatten().count() <= voters.len() / 2
         };
         let mut last = self.weighed.last();
         let minorities = if voters.iter().any(is_minority) { last.minorities + 1 } else { 0 };
-        *last = Weighing { known, fitness, fit, minorities, read: Some(read) };
+        *last = Weighing { known, fitness, fit, full, minorities, read: Some(read) };
         fitness
     }
 
@@ -106,6 +113,11 @@ impl Group {
     /// only there is leadership moved by plan.
     pub fn has_seen_fit(&self, node: NodeId) -> bool {
         self.weighed.last().fit.contains(&node)
+    }
+
+    /// Whether this replica's node has seen another lately that takes no entries, for it has no room.
+    pub(super) fn has_seen_full(&self, node: NodeId) -> bool {
+        self.weighed.last().full.contains(&node)
     }
 
     /// What time it is, if a majority's clocks agreed with this leader's when they were compared, whatever was done to its

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::fixture::{GROUP, append_to, names, replica};
 use super::links::{TIMING, Three, of};
 use crate::consensus::solitary::NOW;
-use crate::consensus::{ClockSkew, ProposeError, Sighting};
+use crate::consensus::{ClockSkew, MembershipChangeError, ProposeError, Sighting};
 use crate::storage::DiskMark;
 use crate::types::{NodeId, Timestamp};
 
@@ -62,6 +62,30 @@ async fn who_is_to_be_removed_keeps_no_leader_alive_that_has_handed_over_to_it()
     let next = three.leader().await;
     three.serves(next).await;
     three.group(next).remove_older(replica(heir, 2), 3).await.unwrap();
+}
+
+/// It goes on believing that it leads. What it has not heard of may be that this very replica counts, and whoever asks
+/// would wipe it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_does_not_say_that_nothing_is_left_to_remove() {
+    let three = Three::begin().await;
+    let old = three.leader().await;
+    let kept = of(three.others(old)[0]);
+    three.group(old).check_removal(kept, 3).await.unwrap();
+    three.links.cut_off(old, true);
+    three
+        .until("another leads", |three| {
+            three.others(old).iter().any(|node| three.group(*node).is_leader())
+        })
+        .await;
+    let group = three.group(old);
+    assert!(group.is_leader(), "as far as it knows");
+    let refused = group.check_removal(kept, 3).await.unwrap_err();
+    assert!(matches!(refused, MembershipChangeError::NotMade(_)), "{refused}");
+    assert!(group.remove_older(kept, 3).await.is_err());
+    let next = three.leader().await;
+    three.serves(next).await;
+    three.group(next).remove_older(kept, 3).await.unwrap();
 }
 
 /// What a node sees of one whose clock is ahead by so much.

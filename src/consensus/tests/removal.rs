@@ -1,15 +1,20 @@
 //! Who is taken out of a group, and who is not, for those who remain have to go on without.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::fixture::{EVENTUALLY, GROUP, replica};
-use super::scripted::{Asked, followers, leads_three, leads_three_at};
-use crate::consensus::solitary::Disks;
-use crate::consensus::{Group, MembershipChangeError, RaftTiming};
+use super::fixture::{EVENTUALLY, GROUP, range_of, replica};
+use super::scripted::{Asked, Voters, followers, leads_three, leads_three_at};
+use crate::consensus::solitary::{Disks, NOW};
+use crate::consensus::{
+    CAUGHT_UP_LAG_MAX, ClockSkew, Group, MembershipChangeError, RaftTiming, Sighting,
+};
+use crate::log::Command;
+use crate::storage::DiskMark;
 use crate::types::{LogIndex, ReplicaId};
 
 /// So quick that a question to somebody who does not answer ends within a test.
@@ -26,6 +31,33 @@ fn voters(group: &Group) -> BTreeSet<ReplicaId> {
 
 async fn wanted() -> Result<(), MembershipChangeError> {
     Ok(())
+}
+
+/// Makes a learner a voter, as soon as it has what there is.
+async fn promoted(group: &Group, others: &mut Voters, learner: ReplicaId) {
+    let promoted = async {
+        while let Err(error) = group.promote(learner, wanted).await {
+            assert!(matches!(error, MembershipChangeError::NotMade(_)), "{error}");
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    others.follow_until(promoted).await;
+}
+
+/// More than a voter may lack is appended, and this one takes nothing of it.
+async fn fall_behind(group: &Group, others: &mut Voters, behind: ReplicaId) {
+    let appended = async {
+        for _ in 0..=CAUGHT_UP_LAG_MAX {
+            let configure = Command::Configure { range: range_of(GROUP), epoch: 1 };
+            group.propose(configure, Instant::now() + EVENTUALLY).await.unwrap();
+        }
+    };
+    others.answer_until(|asked| takes_nothing(asked, behind), appended).await;
+}
+
+/// What reaches voters while this one answers questions alone.
+fn takes_nothing(asked: &Asked, behind: ReplicaId) -> bool {
+    asked.to != behind || asked.last().is_none()
 }
 
 /// A membership that most of those who remain cannot agree to would be there for ever.
@@ -49,6 +81,80 @@ async fn a_voter_is_not_taken_out_while_another_is_dead() {
     disks.crash(process).await;
 }
 
+/// The removal would be in force at once, and never be agreed to: with the leader gone nobody could be elected any more.
+#[tokio::test]
+async fn a_voter_is_not_taken_out_while_another_answers_and_lacks_the_log() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [behind, sound] = followers();
+    fall_behind(&group, &mut others, behind).await;
+    let reaches = |asked: &Asked| takes_nothing(asked, behind);
+    let (of_sound, of_behind) = (replica(sound.node.0, 2), replica(behind.node.0, 2));
+
+    let check = others.answer_until(reaches, group.check_removal(of_sound, 3)).await;
+    let refused = check.unwrap_err().to_string();
+    assert!(refused.contains(&format!("replica {behind} lacks ")), "{refused}");
+    assert!(others.answer_until(reaches, group.remove_older(of_sound, 3)).await.is_err());
+    assert_eq!(voters(&group), [behind, sound, group.replica()].into());
+
+    others.answer_until(reaches, group.remove_older(of_behind, 3)).await.unwrap();
+    assert_eq!(voters(&group), [sound, group.replica()].into(), "the one that lags can be");
+    disks.crash(process).await;
+}
+
+/// As long as nothing is appended it lacks nothing.
+#[tokio::test]
+async fn a_voter_is_not_taken_out_while_another_has_no_room() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [full, sound] = followers();
+    let seen = |disk| [(full.node, Sighting { clock: ClockSkew::NONE, disk })].into();
+    group.weigh(&seen(DiskMark::Hard), NOW);
+    let check = others.follow_until(group.check_removal(replica(sound.node.0, 2), 3)).await;
+    let refused = check.unwrap_err().to_string();
+    assert!(refused.contains(&format!("node {} has no room", full.node)), "{refused}");
+    others.follow_until(group.check_removal(replica(full.node.0, 2), 3)).await.unwrap();
+    group.weigh(&seen(DiskMark::Soft), NOW);
+    others.follow_until(group.check_removal(replica(sound.node.0, 2), 3)).await.unwrap();
+    disks.crash(process).await;
+}
+
+/// It would count, and those who have the log could no more agree without it once another is lost.
+#[tokio::test]
+async fn a_learner_becomes_a_voter_once_it_has_the_log() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [first, second] = followers();
+    let new = replica(first.node.0, 2);
+    others.follow_until(group.remove_older(new, 3)).await.unwrap();
+    let blank = |asked: &Asked| takes_nothing(asked, new);
+    others.answer_until(blank, group.add_learner(new, wanted)).await.unwrap();
+    let promotion = others.answer_until(blank, group.promote(new, wanted)).await;
+    assert!(matches!(promotion, Err(MembershipChangeError::NotMade(_))), "{promotion:?}");
+    fall_behind(&group, &mut others, new).await;
+    let promotion = others.answer_until(blank, group.promote(new, wanted)).await;
+    assert!(matches!(promotion, Err(MembershipChangeError::NotMade(_))), "{promotion:?}");
+    assert_eq!(voters(&group), [second, group.replica()].into());
+    promoted(&group, &mut others, new).await;
+    assert_eq!(voters(&group), [new, second, group.replica()].into());
+    disks.crash(process).await;
+}
+
+/// They would be two of one node, and the older may be gone.
+#[tokio::test]
+async fn a_learner_becomes_no_voter_beside_an_older_one_of_its_node() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [first, second] = followers();
+    let new = replica(first.node.0, 2);
+    others.follow_until(group.add_learner(new, wanted)).await.unwrap();
+    let promotion = others.follow_until(group.promote(new, wanted)).await;
+    let refused = promotion.unwrap_err().to_string();
+    assert!(refused.contains(&format!("{first} is a voter still")), "{refused}");
+    assert_eq!(voters(&group), [first, second, group.replica()].into());
+    disks.crash(process).await;
+}
+
 /// Whatever was acknowledged is on a majority of as many voters as there are to be.
 #[tokio::test]
 async fn two_of_three_are_not_taken_out_at_the_same_time() {
@@ -62,7 +168,7 @@ async fn two_of_three_are_not_taken_out_at_the_same_time() {
 
     let new = replica(first.node.0, 2);
     others.follow_until(group.add_learner(new, wanted)).await.unwrap();
-    others.follow_until(group.promote(new, wanted)).await.unwrap();
+    promoted(&group, &mut others, new).await;
     others.follow_until(group.remove_older(replica(second.node.0, 2), 3)).await.unwrap();
     assert_eq!(voters(&group), [new, group.replica()].into(), "once the first is made anew");
     disks.crash(process).await;
@@ -109,7 +215,7 @@ async fn a_newer_replica_of_the_node_is_not_taken_out() {
     let (slower, faster) = (replica(first.node.0, 2), replica(first.node.0, 3));
     others.follow_until(group.remove_older(faster, 3)).await.unwrap();
     others.follow_until(group.add_learner(faster, wanted)).await.unwrap();
-    others.follow_until(group.promote(faster, wanted)).await.unwrap();
+    promoted(&group, &mut others, faster).await;
     let refused = others.follow_until(group.remove_older(slower, 3)).await.unwrap_err();
     assert!(matches!(refused, MembershipChangeError::Newer(id) if id == faster), "{refused}");
     assert_eq!(voters(&group), [faster, second, group.replica()].into());

@@ -3,7 +3,7 @@
 use super::*;
 use crate::consensus::solitary::{Disks, EVENTUALLY, NODE, Process};
 use crate::service::cluster::FIRST;
-use crate::service::cluster::fixture::{ScriptedNode, peers, status, topology};
+use crate::service::cluster::fixture::{ScriptedNode, peers, status, statuses, topology};
 use crate::types::{HashRange, Incarnation, NodeId, PlacementHash};
 
 const GROUP: GroupId = GroupId(1);
@@ -80,7 +80,7 @@ async fn a_node_whose_meta_replica_is_blank_hears_of_the_topology_from_others() 
     process.replicas.make(GroupId::META, own).await.unwrap();
     let leader = ScriptedNode {
         node: NodeId(1),
-        replicas: vec![status(GroupId::META, 1, "leader", 5)],
+        replicas: statuses([status(GroupId::META, 1, "leader", 5)]),
         topology: Some(topology(4, 1, 1)),
         ..Default::default()
     };

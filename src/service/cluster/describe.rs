@@ -107,15 +107,25 @@ pub async fn leader_of(
     operations: &dyn NodeOperations,
     group: GroupId,
 ) -> Option<NodeId> {
+    leader_status(replicas, peers, operations, group).await.map(|(node, _)| node)
+}
+
+/// The same, and how its replica is.
+pub async fn leader_status(
+    replicas: &Replicas,
+    peers: &Peers,
+    operations: &dyn NodeOperations,
+    group: GroupId,
+) -> Option<(NodeId, ReplicaStatus)> {
     let nodes = peers.addresses().into_keys().chain([replicas.node()]);
     let ask = async |node: NodeId| {
         let asked = replica_statuses(replicas, peers, operations, node);
         let (_, mut statuses) = timeout(STATUS_TIMEOUT, asked).await.ok()?.ok()?;
         let status = statuses.remove(&group)?;
-        (status.role == "leader").then_some((status.term, node))
+        (status.role == "leader").then_some((node, status))
     };
     let said = join_all(nodes.map(ask)).await;
-    said.into_iter().flatten().max().map(|(_, node)| node)
+    said.into_iter().flatten().max_by_key(|(node, status)| (status.term, *node))
 }
 
 /// Leaders of groups without a replica on this node, as their own nodes tell.

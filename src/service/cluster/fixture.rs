@@ -47,17 +47,22 @@ pub enum Asked {
 /// What nodes were asked, in its order.
 pub type Notes = Arc<Mutex<Vec<(NodeId, Asked)>>>;
 
+/// How the replicas of a node are. A test may change it meanwhile.
+pub type Statuses = Arc<Mutex<Vec<ReplicaStatus>>>;
+
 /// A node that does whatever it is asked, by its own account.
 #[derive(Clone, Default)]
 pub struct ScriptedNode {
     /// Its number.
     pub node: NodeId,
     /// How its replicas are.
-    pub replicas: Vec<ReplicaStatus>,
+    pub replicas: Statuses,
     /// As the leader of the meta group; none if it does not know.
     pub topology: Option<Topology>,
-    /// Why no replica can be removed from the groups that it leads, if that is so.
-    pub bound: Option<String>,
+    /// How it says that it is reached.
+    pub advertised: AdoptReply,
+    /// Why no replica can be removed from a group that it leads, if that is so.
+    pub bound: Option<(GroupId, String)>,
     /// Where it notes what it is asked.
     pub notes: Notes,
 }
@@ -75,7 +80,7 @@ impl ScriptedNode {
 
 impl NodeOperations for ScriptedNode {
     fn adopt(&self, adoption: Adoption) -> BoxFuture<'_, Result<AdoptReply, OperationError>> {
-        self.note(Asked::Adopt(adoption.meta_incarnation), AdoptReply::default())
+        self.note(Asked::Adopt(adoption.meta_incarnation), self.advertised.clone())
     }
 
     fn ensure_replica(
@@ -103,14 +108,17 @@ impl NodeOperations for ScriptedNode {
         replica: ReplicaId,
     ) -> BoxFuture<'_, Result<(), OperationError>> {
         let noted = self.note(Asked::Membership(group, step, replica), ());
-        match self.bound.clone().filter(|_| step == Step::CheckRemoval) {
-            Some(reason) => ready(Err(OperationError::Unavailable(reason))).boxed(),
+        let is_bound =
+            |(bound, _): &(GroupId, String)| *bound == group && step == Step::CheckRemoval;
+        match self.bound.clone().filter(is_bound) {
+            Some((_, reason)) => ready(Err(OperationError::Unavailable(reason))).boxed(),
             None => noted,
         }
     }
 
     fn status(&self) -> Bytes {
-        let (node_id, replicas) = (self.node.0.into(), self.replicas.clone());
+        let replicas = self.replicas.lock().unwrap().clone();
+        let node_id = self.node.0.into();
         NodeStatus { node_id, reachable: true, replicas, ..Default::default() }
             .encode_to_vec()
             .into()
@@ -119,6 +127,11 @@ impl NodeOperations for ScriptedNode {
     fn pulse(&self) -> (Timestamp, DiskMark) {
         unreachable!("nobody compares clocks here")
     }
+}
+
+/// How the replicas of a node are, for now.
+pub fn statuses<const N: usize>(replicas: [ReplicaStatus; N]) -> Statuses {
+    Arc::new(Mutex::new(replicas.into()))
 }
 
 /// How a replica is.

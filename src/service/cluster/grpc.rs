@@ -9,7 +9,7 @@ use quorate_client::proto::{
     DescribeClusterRequest, DescribeClusterResponse, InitRequest, InitResponse, ReplaceRequest,
     ReplaceResponse, WatchTopologyRequest, WatchTopologyResponse,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, async_trait};
 
@@ -85,15 +85,16 @@ impl Cluster for ClusterService {
         let request = request.into_inner();
         let api = self.0.clone();
         let (sender, progress) = mpsc::channel(PROGRESS_QUEUE_MAX);
-        // The last item is the error, if there was one; the work ends when the caller goes.
-        let work = futures::stream::once(async move {
-            match api.replace(request, sender).await {
-                Ok(()) => None,
-                Err(error) => Some(Err(Status::from(CallError::from(error)))),
+        // The last item is the error, if there was one, after all that was told; the work ends when the caller goes.
+        let (failed, error) = oneshot::channel();
+        let work = stream::once(async move {
+            if let Err(error) = api.replace(request, sender).await {
+                let _ = failed.send(Status::from(CallError::from(error)));
             }
         });
-        let end = work.filter_map(std::future::ready);
-        let responses = futures::stream::select(ReceiverStream::new(progress).map(Ok), end);
-        Ok(Response::new(Box::pin(responses)))
+        let work = work.filter_map(|()| std::future::ready(None));
+        let told = stream::select(ReceiverStream::new(progress).map(Ok), work);
+        let end = stream::once(error).filter_map(|error| std::future::ready(error.ok().map(Err)));
+        Ok(Response::new(Box::pin(told.chain(end))))
     }
 }

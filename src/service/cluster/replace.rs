@@ -12,17 +12,21 @@ use quorate_client::proto::{ReplaceRequest, ReplaceResponse, ReplicaStatus};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::describe::leader_of;
-use super::init::{META_VOTERS_MAX, check_address};
+use super::describe::{leader_of, leader_status};
+use super::init::{FIRST, META_VOTERS_MAX, check_address};
 use super::progress::Progress;
 use super::{ClusterApi, ClusterError, MetaGroup, replica_statuses};
-use crate::log::{Topology, TopologyChange};
+use crate::consensus::CAUGHT_UP_LAG_MAX;
+use crate::log::{Topology, TopologyChange, TopologyNode};
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, PeerError, proto};
 use crate::types::{GroupId, Incarnation, NodeId, ReplicaId};
 
 /// How long one step may take to be committed.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same of a removal, once a group was waited for in vain: whoever is away may be away from many groups. Longer than a
+/// leader takes to find out.
+const FURTHER_REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a new replica is waited for: as long as it makes progress.
@@ -50,9 +54,24 @@ impl Patience {
     }
 }
 
+/// A node's replica of one group, as it is and as it is wanted.
+struct Found {
+    /// Which process the node is.
+    process: u64,
+    /// How the replica is, if it stands in the incarnation that is wanted.
+    standing: Option<ReplicaStatus>,
+    wanted: Incarnation,
+    /// The group has a leader, or had one.
+    has_begun: bool,
+}
+
 impl ClusterApi {
     /// Replaces what has to be replaced on a node: first its replica of the meta group, then the others. Ends when the
-    /// caller goes.
+    /// caller goes. A group that cannot be repaired keeps no other from it.
+    ///
+    /// # Errors
+    /// Which groups could not be repaired, and why; the others are, unless it is the meta group. Or the node or the meta
+    /// group's leader does not answer: then none is that comes after.
     pub(super) async fn replace(
         &self,
         request: ReplaceRequest,
@@ -96,31 +115,49 @@ impl ClusterApi {
             .collect();
         progress.begin(groups.len());
         for group in groups {
-            self.replace_one(group, node.id, request.all, progress).await?;
-            progress.done(group).await?;
+            progress.tell(group, "waiting", 0, 0).await?;
+            let found = self.find_replica(group, node.id).await?;
+            match self.replace_one(group, node.id, found, request.all, progress).await {
+                Ok(()) => progress.done(group).await?,
+                Err(error) => {
+                    progress.failed(group, error).await?;
+                    // Its other replicas can be made only once the node belongs to the cluster.
+                    if group.is_meta() {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(())
+        progress.end()
     }
 
-    async fn replace_one(
-        &self,
-        group: GroupId,
-        node: NodeId,
-        all: bool,
-        progress: &Progress,
-    ) -> Result<(), ClusterError> {
-        progress.tell(group, "waiting", 0, 0).await?;
+    async fn find_replica(&self, group: GroupId, node: NodeId) -> Result<Found, ClusterError> {
         let (process, mut statuses) = self.replica_statuses(node).await?;
-        let wanted = self.confirmed_topology().await?.incarnation(group, node);
-        let wanted = wanted.ok_or_else(|| {
+        let topology = self.confirmed_topology().await?;
+        let wanted = topology.incarnation(group, node).ok_or_else(|| {
             ClusterError::Refused(format!("group {group} has no replica on node {node}"))
         })?;
         let standing = statuses.remove(&group).filter(|status| {
             status.incarnation == wanted.0
                 && !["damaged", "missing", "stopped"].contains(&status.role.as_str())
         });
+        let begins = topology.groups.iter().any(|known| known.id == group && !known.active);
+        Ok(Found { process, standing, wanted, has_begun: !begins })
+    }
+
+    async fn replace_one(
+        &self,
+        group: GroupId,
+        node: NodeId,
+        found: Found,
+        all: bool,
+        progress: &Progress,
+    ) -> Result<(), ClusterError> {
+        let Found { process, standing, wanted, has_begun } = found;
+        // What a group is to begin with was brought in by nobody, and has nobody to learn from yet.
+        let is_sound = |role: &str| role != "learner" || (wanted == FIRST && !has_begun);
         let (replica, is_made) = match standing {
-            Some(status) if status.role != "learner" && !all => {
+            Some(status) if is_sound(&status.role) && !all => {
                 return progress
                     .tell(group, "skipped", status.applied_index, status.applied_index)
                     .await;
@@ -190,21 +227,37 @@ impl ClusterApi {
         progress: &Progress,
     ) -> Result<(), ClusterError> {
         let note = |error: &ClusterError| progress.note(error.to_string());
-        self.change_membership(group, step, replica, step_deadline(), note).await?;
+        let deadline = match step {
+            Step::CheckRemoval | Step::Remove if progress.has_failed() => {
+                Instant::now() + FURTHER_REMOVAL_TIMEOUT
+            }
+            _ => step_deadline(),
+        };
+        self.change_membership(group, step, replica, deadline, note).await?;
         progress.note(String::new());
         Ok(())
     }
 
-    /// Waits until the new replica has applied what the group had applied when the wait began.
+    /// Waits until the new replica has applied nearly all that the group's leader had applied just before. A snapshot takes
+    /// long, and what is appended meanwhile the replica lacks: so the leader is asked anew each time that the replica is
+    /// where it was. It alone can tell; without it the replica stays a learner.
     async fn catch_up(
         &self,
         group: GroupId,
         replica: ReplicaId,
         progress: &Progress,
     ) -> Result<(), ClusterError> {
-        let target = self.highest_applied(group, replica.node).await;
+        progress.tell(group, "catching_up", 0, 0).await?;
+        let mut target = None;
         let mut patience = Patience::new(Instant::now());
         loop {
+            let (mut is_new, mut unled) = (false, None);
+            if target.is_none_or(|target| patience.applied >= target) {
+                match self.applied_by_leader(group).await {
+                    Ok(now) => (is_new, target) = (true, Some(now)),
+                    Err(error) => unled = Some(error),
+                }
+            }
             // It may take hours: one answer that is missing ends nothing.
             let (status, unreached) = match self.replica_statuses(replica.node).await {
                 Ok((_, mut statuses)) => (statuses.remove(&group), None),
@@ -213,31 +266,33 @@ impl ClusterApi {
             if let Some(other) = status.as_ref().map(|status| status.incarnation)
                 && other > replica.incarnation.0
             {
-                let message =
-                    format!("group {group}: somebody else has made replica {other} there");
+                let message = format!("somebody else has made replica {other} there");
                 return Err(ClusterError::Refused(message));
             }
             let is_over = patience.is_over_after(status.as_ref(), Instant::now());
             let applied = patience.applied;
-            progress.tell(group, "catching_up", applied, target).await?;
-            if applied >= target {
+            let goal = target.unwrap_or_default();
+            if is_new && status.is_some() && goal <= applied + CAUGHT_UP_LAG_MAX {
                 return Ok(());
             }
+            let hindrance = unled.or(unreached);
+            match &hindrance {
+                None => progress.tell(group, "catching_up", applied, goal).await?,
+                Some(error) => progress.note(error.to_string()),
+            }
             if is_over {
-                let stalled =
-                    format!("group {group}: the new replica makes no progress at index {applied}");
-                return Err(unreached.unwrap_or(ClusterError::Unavailable(stalled)));
+                let stalled = format!("the new replica makes no progress at index {applied}");
+                return Err(hindrance.unwrap_or(ClusterError::Unavailable(stalled)));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn highest_applied(&self, group: GroupId, except: NodeId) -> u64 {
-        let statuses = self.node_statuses().await;
-        let others = statuses.iter().filter(|status| status.node_id != u64::from(except.0));
-        let replicas = others.flat_map(|status| &status.replicas);
-        let of_group = replicas.filter(|replica| replica.group_id == group.0);
-        of_group.map(|replica| replica.applied_index).max().unwrap_or(0)
+    async fn applied_by_leader(&self, group: GroupId) -> Result<u64, ClusterError> {
+        let operations = self.operations.as_ref();
+        let leader = leader_status(&self.replicas, &self.peers, operations, group).await;
+        let none = || ClusterError::Unavailable("the group's leader does not answer".into());
+        leader.map(|(_, status)| status.applied_index).ok_or_else(none)
     }
 
     async fn replica_statuses(
@@ -247,17 +302,29 @@ impl ClusterApi {
         replica_statuses(&self.replicas, &self.peers, self.operations.as_ref(), node).await
     }
 
+    /// Takes a node in anew, and makes known how it is reached now: it may be another machine.
     async fn adopt_again(&self, replica: ReplicaId, process: u64) -> Result<(), ClusterError> {
         let topology = self.confirmed_topology().await?;
-        let address = topology.nodes.iter().find(|node| node.id == replica.node);
-        let address = address.map(|node| node.peer_address.clone()).unwrap_or_default();
+        let known = topology.nodes.iter().find(|node| node.id == replica.node);
+        let gone = || ClusterError::Refused(format!("there is no node {} any more", replica.node));
+        let known = known.ok_or_else(gone)?;
         let adoption = Adoption {
             cluster: topology.cluster,
             meta_incarnation: replica.incarnation,
             peers: topology.nodes.iter().map(|node| (node.id, node.peer_address.clone())).collect(),
             process,
         };
-        self.adopt_node(replica.node, adoption, &address).await.map(|_| ())
+        let reply = self.adopt_node(replica.node, adoption, &known.peer_address).await?;
+        let moved = TopologyNode {
+            client_address: reply.client_address,
+            http_address: reply.http_address,
+            zone: reply.zone,
+            ..known.clone()
+        };
+        if moved == *known {
+            return Ok(());
+        }
+        self.change_topology(TopologyChange::UpdateNode(moved), step_deadline()).await
     }
 
     async fn ensure_replica(&self, group: GroupId, replica: ReplicaId) -> Result<(), ClusterError> {
@@ -277,6 +344,9 @@ impl ClusterApi {
     }
 
     /// One step of a change of membership, at whichever node leads the group. `failed` hears what is tried again.
+    ///
+    /// # Errors
+    /// It is refused. Or it was not made in time: why not when it was last tried to the end.
     pub(super) async fn change_membership(
         &self,
         group: GroupId,
@@ -285,22 +355,23 @@ impl ClusterApi {
         deadline: Instant,
         failed: impl Fn(&ClusterError),
     ) -> Result<(), ClusterError> {
+        let mut last = ClusterError::Unavailable("no quorum in time".into());
         loop {
             // Without a quorum a change waits for one.
             let once = self.change_membership_once(group, step, replica);
-            let late = || ClusterError::Unavailable(format!("group {group}: no quorum in time"));
-            let made = timeout_at(deadline, once).await.unwrap_or_else(|_| Err(late()));
-            let error = match made {
-                Ok(()) => return Ok(()),
-                Err(error @ (ClusterError::Invalid { .. } | ClusterError::Refused(_))) => {
+            let error = match timeout_at(deadline, once).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error @ (ClusterError::Invalid { .. } | ClusterError::Refused(_)))) => {
                     return Err(error);
                 }
-                Err(error) => error,
+                Ok(Err(error)) => error,
+                Err(_) => return Err(last),
             };
             if Instant::now() + POLL_INTERVAL >= deadline {
                 return Err(error);
             }
             failed(&error);
+            last = error;
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
@@ -335,7 +406,7 @@ impl ClusterApi {
         let operations = self.operations.as_ref();
         let said = leader_of(&self.replicas, &self.peers, operations, group).await;
         let said_here = || self.replicas.get(group).and_then(|local| local.leader());
-        let none = || ClusterError::Unavailable(format!("group {group} has no leader"));
+        let none = || ClusterError::Unavailable("the group has no leader".into());
         said.or_else(said_here).ok_or_else(none)
     }
 
