@@ -51,7 +51,7 @@ async fn ask(
     request: GetOutcomeRequest,
 ) -> Result<GetOutcomeResponse, CallError> {
     let Some(group) = route.local.as_ref() else {
-        let node = api.other(route).ok_or_else(CallError::replica_gone)?;
+        let node = api.other(route, &[]).ok_or_else(CallError::replica_gone)?;
         return hand_on(api, call, route, node, CallError::replica_gone(), request).await;
     };
     let point = open(api, group, &name, Level::Linearizable, call.deadline).await?;

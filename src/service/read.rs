@@ -94,7 +94,7 @@ pub async fn describe(
 pub fn elsewhere(api: &Api, route: &Route, level: Level) -> Result<NodeId, CallError> {
     match level {
         Level::Local => Err(CallError::no_replica()),
-        _ => api.other(route).ok_or_else(CallError::replica_gone),
+        _ => api.other(route, &[]).ok_or_else(CallError::replica_gone),
     }
 }
 
