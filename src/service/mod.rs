@@ -23,6 +23,8 @@ mod errors;
 mod fixture;
 mod follow;
 mod forward;
+#[cfg(test)]
+mod forward_tests;
 mod list;
 mod malformed;
 mod memory;

@@ -60,7 +60,7 @@ impl Fixture {
         let process = Disks::default().start().await;
         let server = Server::builder().initial_stream_window_size(WINDOW_BYTES);
         let method = "/quorate.v1.MessageLog/Subscribe";
-        let peers = other_node::one_other(&process, OTHER, server, method, sender);
+        let peers = other_node::others(&process, &[OTHER], server, method, sender);
         let api = fixture::api(&process, OTHER, peers);
         let call = Call::new(Operation::Subscribe, &MetadataMap::new());
         let (subscription, responses) =
