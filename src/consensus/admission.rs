@@ -15,6 +15,7 @@ pub struct Admission {
     proposals: RoomLeft,
     responses: RoomLeft,
     followed: RoomLeft,
+    subscriptions: RoomLeft,
     lanes: RoomLeft,
 }
 
@@ -90,6 +91,7 @@ impl Default for Admission {
             proposals: RoomLeft::new(limits::PROPOSALS_BYTES_MAX),
             responses: RoomLeft::new(limits::RESPONSES_BYTES_MAX),
             followed: RoomLeft::new(limits::FOLLOWED_BYTES_MAX),
+            subscriptions: RoomLeft::new(limits::SUBSCRIPTIONS_BYTES_MAX),
             lanes: RoomLeft::new(limits::LANES_BYTES_MAX),
         }
     }
@@ -143,6 +145,11 @@ impl Admission {
     /// For conversations that are followed, until their callers let go of them.
     pub fn followed(&self) -> &RoomLeft {
         &self.followed
+    }
+
+    /// For follows and subscriptions themselves, as long as they last: what of them takes no other room.
+    pub fn subscriptions(&self) -> &RoomLeft {
+        &self.subscriptions
     }
 
     /// For lanes of sessions, until their callers let go of them.

@@ -196,7 +196,7 @@ async fn a_conversation_in_which_nothing_happens_ends_once_its_replica_has_stopp
     alone.append("a", 1).await;
     let subscribe = call(Operation::Subscribe);
     let (mut subscription, responses) =
-        Subscription::new(&alone.api, &subscribe, Pacing::Credits, HEARTBEAT_DEFAULT);
+        Subscription::new(&alone.api, &subscribe, Pacing::Credits, HEARTBEAT_DEFAULT).unwrap();
     subscription.add("a".to_owned(), None, 0).await.unwrap();
     let mut ends =
         Box::pin(responses.filter_map(async |response| match response.unwrap().decoded().kind {
@@ -218,7 +218,8 @@ async fn a_conversation_in_which_nothing_happens_ends_once_its_replica_has_stopp
 /// A follow of one conversation from its start on, and what it yields.
 async fn follow(alone: &Alone, name: &str) -> (Subscription, BoxStream<'static, Subscribed>) {
     let (mut subscription, responses) =
-        Subscription::new(&alone.api, &call(Operation::Follow), Pacing::Stream, HEARTBEAT_DEFAULT);
+        Subscription::new(&alone.api, &call(Operation::Follow), Pacing::Stream, HEARTBEAT_DEFAULT)
+            .unwrap();
     subscription.add(name.to_owned(), None, 0).await.unwrap();
     (subscription, responses.map(Result::unwrap).boxed())
 }
