@@ -15,6 +15,7 @@ pub struct Admission {
     proposals: RoomLeft,
     responses: RoomLeft,
     followed: RoomLeft,
+    subscriptions: RoomLeft,
     lanes: RoomLeft,
 }
 
@@ -29,6 +30,8 @@ pub struct MemoryLimits {
     pub responses: usize,
     /// [`Admission::followed`].
     pub followed: usize,
+    /// [`Admission::subscriptions`].
+    pub subscriptions: usize,
     /// [`Admission::lanes`].
     pub lanes: usize,
 }
@@ -40,6 +43,7 @@ impl MemoryLimits {
         proposals: limits::PROPOSALS_BYTES_MAX,
         responses: limits::RESPONSES_BYTES_MAX,
         followed: limits::FOLLOWED_BYTES_MAX,
+        subscriptions: limits::SUBSCRIPTIONS_BYTES_MAX,
         lanes: limits::LANES_BYTES_MAX,
     };
 }
@@ -123,6 +127,7 @@ impl Admission {
             proposals: RoomLeft::new(limits.proposals),
             responses: RoomLeft::new(limits.responses),
             followed: RoomLeft::new(limits.followed),
+            subscriptions: RoomLeft::new(limits.subscriptions),
             lanes: RoomLeft::new(limits.lanes),
         }
     }
@@ -174,6 +179,11 @@ impl Admission {
     /// For conversations that are followed, until their callers let go of them.
     pub fn followed(&self) -> &RoomLeft {
         &self.followed
+    }
+
+    /// For follows and subscriptions themselves, as long as they last: what of them takes no other room.
+    pub fn subscriptions(&self) -> &RoomLeft {
+        &self.subscriptions
     }
 
     /// For lanes of sessions, until their callers let go of them.

@@ -36,8 +36,9 @@ pub async fn append(
         _ => api.leader(&route),
     };
     let mut result = Err(CallError::not_leader(None));
-    for _ in 0..LEADERS_TRIED_MAX {
-        let Some(node) = leader else { break };
+    let mut tried = Vec::with_capacity(LEADERS_TRIED_MAX);
+    while let Some(node) = leader.filter(|_| tried.len() < LEADERS_TRIED_MAX) {
+        tried.push(node);
         result = match route.local.as_ref() {
             Some(group) if node == api.replicas.node() => {
                 propose(api, group, request.clone(), call.deadline).await
@@ -46,13 +47,15 @@ pub async fn append(
         };
         api.elsewhere.learn_leader(route.group, &result);
         // Where nothing was done, asking another is safe: whom this one names, or the next that may know.
-        leader = match &result {
-            Err(error) if error.may_have_taken_effect() => None,
-            Err(error) if route.local.is_some() => error.leader_hint(),
-            Err(error) => error.leader_hint().or_else(|| api.other(&route)),
-            Ok(_) => None,
+        let Err(error) = &result else { break };
+        if error.may_have_taken_effect() {
+            break;
+        }
+        let named = error.leader_hint().filter(|named| !tried.contains(named));
+        leader = match route.local {
+            Some(_) => named,
+            None => named.or_else(|| api.other(&route, &tried)),
         };
-        leader = leader.filter(|next| *next != node);
     }
     let code = result.as_ref().map_or_else(CallError::code, |_| Code::Ok);
     api.observer.appended(messages, code, began.elapsed());

@@ -9,7 +9,7 @@ use quorate_client::proto::{BatchReadRequest, BatchReadResponse, Consistency, Re
 
 use super::authorize::Resource;
 use super::call::Call;
-use super::consistency::{Level, ReadPoint, check_age, confirm, look, open};
+use super::consistency::{Level, Origin, ReadPoint, confirm, look, open};
 use super::errors::{CallError, Effect};
 use super::read::elsewhere;
 use super::reads::{self, Slice};
@@ -40,28 +40,53 @@ pub async fn batch_read(
     validate::at_most("last", request.last as usize, limits::BATCH_READ_LAST_MAX as usize)?;
 
     let plan = plan(api, call, level, &request.conversations);
-    // For what has been read until all of it has.
-    let mut share = Share::new(api.replicas.admission().responses());
-    let here = read_here(api, call, level, u64::from(request.last), plan.here, &mut share);
-    let there = plan
-        .there
-        .into_iter()
-        .map(|(node, places)| hand_on(api, call, node, places, request.last, request.consistency));
-    let (here, there) = tokio::join!(here, join_all(there));
+    let batch = Batch {
+        api,
+        call,
+        level,
+        last: request.last,
+        consistency: request.consistency,
+        share: Share::new(api.replicas.admission().responses()),
+    };
+    let there = plan.there.into_iter().map(|(node, places)| batch.read_there(node, places));
+    let (here, there) = tokio::join!(batch.read_here(plan.here), join_all(there));
     let mut results = plan.failed;
     results.extend(here);
-    results.extend(there.into_iter().flatten().map(|(place, result)| {
-        let keep = |read: ReadResponse| {
-            share.keep(memory::messages_bytes(&read.messages))?;
-            Ok(read)
-        };
-        (place, result.and_then(keep))
-    }));
+    results.extend(there.into_iter().flatten());
     results.sort_by_key(|(place, _)| *place);
+    // What was read first may have waited for the rest.
+    let answer = |(place, found): Read| (place, found.and_then(|found| found.answer(api)));
+    let results = results.into_iter().map(answer).collect();
     Ok(BatchReadResponse { items: fit(request.conversations, results) })
 }
 
-type Read = (usize, Result<ReadResponse, CallError>);
+/// What is the same for all conversations of a call.
+struct Batch<'a> {
+    api: &'a Api,
+    call: &'a Call,
+    level: Level,
+    last: u32,
+    consistency: Option<Consistency>,
+    /// For what has been read until all of it has.
+    share: Share,
+}
+
+/// What was read of one conversation.
+#[derive(Clone)]
+struct Found {
+    read: ReadResponse,
+    origin: Option<Origin>,
+}
+
+impl Found {
+    /// As it is answered now.
+    fn answer(self, api: &Api) -> Result<ReadResponse, CallError> {
+        let position = self.origin.map(|origin| origin.position(api.clock.as_ref())).transpose()?;
+        Ok(ReadResponse { position, ..self.read })
+    }
+}
+
+type Read = (usize, Result<Found, CallError>);
 
 /// Who reads what. A place is a position in the request.
 struct Plan {
@@ -110,75 +135,114 @@ fn assign(
     Ok(())
 }
 
-/// Confirms all groups at once, then reads one conversation after the other: the memory of the whole stays within
-/// one response.
-async fn read_here(
-    api: &Api,
-    call: &Call,
-    level: Level,
-    last: u64,
-    parts: BTreeMap<GroupId, Part>,
-    share: &mut Share,
-) -> Vec<Read> {
-    let barriers = parts.values().map(|part| confirm(api, &part.group, level, call.deadline));
-    let barriers = join_all(barriers).await;
-    let mut room = Room::new();
-    let mut results = Vec::new();
-    for (Part { group, names }, barrier) in parts.into_values().zip(barriers) {
-        for (place, name) in names {
-            let point = match (&barrier, level) {
-                (Err(error), _) => Err(error.clone()),
-                (Ok(_), Level::AtLeast(_)) => open(api, &group, &name, level, call.deadline).await,
-                (Ok(barrier), _) => look(api, &group, &name, *barrier).await,
-            };
-            let point = point.and_then(|point| {
-                check_age(level, &point.position)?;
-                Ok(point)
-            });
-            let result = match point {
-                Ok(point) => end_of(&group, point, last, &mut room, share).await,
-                Err(error) => Err(error),
-            };
-            results.push((place, result));
+impl Batch<'_> {
+    /// Confirms all groups at once, then reads one conversation after the other: the memory of the whole stays within
+    /// one response.
+    async fn read_here(&self, parts: BTreeMap<GroupId, Part>) -> Vec<Read> {
+        let Batch { api, call, level, .. } = *self;
+        let barriers = parts.values().map(|part| confirm(api, &part.group, level, call.deadline));
+        let barriers = join_all(barriers).await;
+        let mut room = Room::new();
+        let mut results = Vec::new();
+        for (Part { group, names }, barrier) in parts.into_values().zip(barriers) {
+            for (place, name) in names {
+                let point = match (&barrier, level) {
+                    (Err(error), _) => Err(error.clone()),
+                    (Ok(_), Level::AtLeast(_)) => {
+                        open(api, &group, &name, level, call.deadline).await
+                    }
+                    (Ok(barrier), _) => look(api, &group, &name, level, *barrier).await,
+                };
+                let result = match point {
+                    Ok(point) => self.end_of(&group, point, &mut room).await,
+                    Err(error) => Err(error),
+                };
+                results.push((place, result));
+            }
         }
+        results
     }
-    results
-}
 
-async fn end_of(
-    group: &Group,
-    point: ReadPoint,
-    last: u64,
-    room: &mut Room,
-    share: &mut Share,
-) -> Result<ReadResponse, CallError> {
-    let (first, tail) = point.bounds();
-    let from = Seq(tail.0.saturating_sub(last).max(first.0));
-    let wanted = (tail.0 - from.0) as usize;
-    let mut messages = Vec::new();
-    if let Some(head) = point.head.clone().filter(|_| wanted > 0) {
-        room.check(wanted, 0)?;
-        let view = point.view.clone();
-        // A message that does not fit is left out by the read, and so noticed.
-        let slice = Slice {
-            from,
-            to: tail,
-            direction: Direction::Forward,
-            messages_max: wanted,
-            bytes_max: room.bytes,
-        };
-        let read = move || reads::messages(view.as_ref(), &head, slice);
-        let records = group.offload(read).await?;
-        if records.len() < wanted {
-            return Err(room.too_large());
+    async fn end_of(
+        &self,
+        group: &Group,
+        point: ReadPoint,
+        room: &mut Room,
+    ) -> Result<Found, CallError> {
+        let (first, tail) = point.bounds();
+        let from = Seq(tail.0.saturating_sub(self.last.into()).max(first.0));
+        let wanted = (tail.0 - from.0) as usize;
+        let mut messages = Vec::new();
+        if let Some(head) = point.head.clone().filter(|_| wanted > 0) {
+            room.check(wanted, 0)?;
+            let view = point.view.clone();
+            // A message that does not fit is left out by the read, and so noticed.
+            let slice = Slice {
+                from,
+                to: tail,
+                direction: Direction::Forward,
+                messages_max: wanted,
+                bytes_max: room.bytes,
+            };
+            let read = move || reads::messages(view.as_ref(), &head, slice);
+            let records = group.offload(read).await?;
+            if records.len() < wanted {
+                return Err(room.too_large());
+            }
+            messages = records.into_iter().map(convert::message).collect();
         }
-        messages = records.into_iter().map(convert::message).collect();
+        let read = ReadResponse { messages, first_seq: first.0, tail: tail.0, position: None };
+        room.take(&read)?;
+        self.share.keep(memory::messages_bytes(&read.messages))?;
+        Ok(Found { read, origin: Some(point.origin) })
     }
-    let response =
-        ReadResponse { messages, first_seq: first.0, tail: tail.0, position: Some(point.position) };
-    room.take(&response)?;
-    share.keep(memory::messages_bytes(&response.messages))?;
-    Ok(response)
+
+    /// Has another node read what is there.
+    async fn read_there(&self, node: NodeId, places: Vec<(usize, GroupId, String)>) -> Vec<Read> {
+        let elsewhere = &self.api.elsewhere;
+        let (places, conversations): (Vec<_>, Vec<_>) =
+            places.into_iter().map(|(place, group, name)| ((place, group), name)).unzip();
+        let results = match self.ask(node, conversations).await {
+            Ok(items) => items.into_iter().map(|item| self.found(item)).collect(),
+            Err(error) => vec![Err(error); places.len()],
+        };
+        let learn = |((place, group), result): ((usize, GroupId), Result<Found, CallError>)| {
+            elsewhere.learn_of_replica(group, node, &result);
+            (place, result)
+        };
+        places.into_iter().zip(results).map(learn).collect()
+    }
+
+    /// As many items as conversations.
+    async fn ask(&self, node: NodeId, conversations: Vec<String>) -> Result<Vec<Item>, CallError> {
+        let Batch { api, call, last, consistency, .. } = *self;
+        let count = conversations.len();
+        let asked = BatchReadRequest { conversations, last, consistency };
+        let mut client = forward::client(api, call, node, CallError::replica_gone())?;
+        let request = forward::request(api, call, Some(call.deadline), asked);
+        let answer = client.batch_read(request);
+        let answer = forward::answer(api, node, &[], call.deadline, Effect::None, answer).await?;
+        if answer.items.len() != count {
+            let message = format!("node {node} answered for another number of conversations");
+            return Err(CallError::internal(message, Effect::None));
+        }
+        // All at once: what of it is kept may hold the whole buffer that it came in.
+        let reads = answer.items.iter().filter_map(|item| item.read.as_ref());
+        self.share.keep(reads.map(|read| memory::messages_bytes(&read.messages)).sum())?;
+        Ok(answer.items)
+    }
+
+    /// What another node has just told.
+    fn found(&self, item: Item) -> Result<Found, CallError> {
+        match (item.read, item.failed) {
+            (Some(read), _) => {
+                let told = |position| Origin::told(self.level, position, self.api.clock.as_ref());
+                Ok(Found { origin: read.position.map(told), read })
+            }
+            (None, Some(failed)) => Err(failed.into()),
+            (None, None) => Err(CallError::internal("an item without an answer", Effect::None)),
+        }
+    }
 }
 
 /// What one response still has room for.
@@ -215,9 +279,12 @@ impl Room {
 }
 
 /// Items in the order asked. What no longer fits into one response fails for itself, and can be asked for again.
-fn fit(conversations: Vec<String>, results: Vec<Read>) -> Vec<Item> {
+fn fit(
+    conversations: Vec<String>,
+    results: Vec<(usize, Result<ReadResponse, CallError>)>,
+) -> Vec<Item> {
     let mut room = Room::new();
-    let item = |(conversation, (_, result)): (String, Read)| {
+    let item = |(conversation, (_, result)): (String, (_, Result<ReadResponse, CallError>))| {
         let result = result.and_then(|read| room.take(&read).map(|()| read));
         let (read, failed) = match result {
             Ok(read) => (Some(read), None),
@@ -226,48 +293,6 @@ fn fit(conversations: Vec<String>, results: Vec<Read>) -> Vec<Item> {
         Item { conversation, read, failed }
     };
     conversations.into_iter().zip(results).map(item).collect()
-}
-
-async fn hand_on(
-    api: &Api,
-    call: &Call,
-    node: NodeId,
-    places: Vec<(usize, GroupId, String)>,
-    last: u32,
-    consistency: Option<Consistency>,
-) -> Vec<Read> {
-    let (places, conversations): (Vec<_>, Vec<_>) =
-        places.into_iter().map(|(place, group, name)| ((place, group), name)).unzip();
-    let asked = BatchReadRequest { conversations, last, consistency };
-    let answer = match forward::client(api, call, node, CallError::replica_gone()) {
-        Ok(mut client) => {
-            let request = forward::request(api, call, Some(call.deadline), asked);
-            let answer = client.batch_read(request);
-            forward::answer(api, node, &[], call.deadline, Effect::None, answer).await
-        }
-        Err(error) => Err(error),
-    };
-    let answer = answer.and_then(|response| match response.items.len() == places.len() {
-        true => Ok(response.items),
-        false => {
-            let message = format!("node {node} answered for another number of conversations");
-            Err(CallError::internal(message, Effect::None))
-        }
-    });
-    let result = |item: Item| match (item.read, item.failed) {
-        (Some(read), _) => Ok(read),
-        (None, Some(failed)) => Err(failed.into()),
-        (None, None) => Err(CallError::internal("an item without an answer", Effect::None)),
-    };
-    let results: Vec<_> = match answer {
-        Ok(items) => items.into_iter().map(result).collect(),
-        Err(error) => vec![Err(error); places.len()],
-    };
-    let learn = |((place, group), result): ((usize, GroupId), Result<ReadResponse, CallError>)| {
-        api.elsewhere.learn_of_replica(group, node, &result);
-        (place, result)
-    };
-    places.into_iter().zip(results).map(learn).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use crate::types::{Clock, ConversationName, LogIndex, Seq};
 
 /// The longest staleness that can be asked for.
 const MAX_STALENESS_MS_MAX: u64 = 3_600_000;
+/// What of a bound is left to the read itself at most: until it is answered its confirmation grows older.
+const READING_TAKES: Duration = Duration::from_millis(20);
 
 /// How fresh a read has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +65,8 @@ pub struct ReadPoint {
     pub row: GroupRow,
     /// The conversation's head; none if it has never had a message.
     pub head: Option<ConversationHead>,
-    /// What the response says of it.
-    pub position: proto::Position,
+    /// What responses say of it.
+    pub origin: Origin,
 }
 
 impl ReadPoint {
@@ -73,6 +75,58 @@ impl ReadPoint {
         match &self.head {
             Some(head) => (head.first_seq, head.tail),
             None => (Seq::FIRST, Seq::FIRST),
+        }
+    }
+}
+
+/// Where something was read, and the confirmation behind it, which grows older until the read is answered (G10).
+#[derive(Clone, Debug)]
+pub struct Origin {
+    level: Level,
+    /// Its age is left to whoever answers.
+    position: proto::Position,
+    age: Option<Age>,
+}
+
+/// How old a confirmation is.
+#[derive(Clone, Copy, Debug)]
+struct Age {
+    was: Duration,
+    /// `Clock::elapsed_us` when it was that old.
+    at_us: u64,
+}
+
+impl Age {
+    fn of(barrier: Barrier) -> Self {
+        Age { was: Duration::ZERO, at_us: barrier.confirmed_from_us }
+    }
+
+    fn now(self, clock: &dyn Clock) -> Duration {
+        self.was + Duration::from_micros(clock.elapsed_us().saturating_sub(self.at_us))
+    }
+}
+
+impl Origin {
+    /// As another node has just told.
+    pub fn told(level: Level, position: proto::Position, clock: &dyn Clock) -> Self {
+        let at_us = clock.elapsed_us();
+        let age = position.age_ms.map(|ms| Age { was: Duration::from_millis(ms), at_us });
+        Origin { level, position, age }
+    }
+
+    /// What a response says of it that is given now.
+    ///
+    /// # Errors
+    /// TOO_STALE if the confirmation has grown older than the level allows.
+    pub fn position(&self, clock: &dyn Clock) -> Result<proto::Position, CallError> {
+        let age_ms = self.age.map(|age| whole_ms(age.now(clock)));
+        match (self.level, age_ms) {
+            (Level::MaxStaleness(bound), Some(age_ms))
+                if u128::from(age_ms) > bound.as_millis() =>
+            {
+                Err(CallError::too_stale(age_ms))
+            }
+            _ => Ok(proto::Position { age_ms, ..self.position }),
         }
     }
 }
@@ -92,9 +146,7 @@ pub async fn open(
         return open_at_least(api, group, name, seq, deadline).await;
     }
     let barrier = confirm(api, group, level, deadline).await?;
-    let point = look(api, group, name, barrier).await?;
-    check_age(level, &point.position)?;
-    Ok(point)
+    look(api, group, name, level, barrier).await
 }
 
 /// The confirmation that a read at `level` rests on. AT_LEAST and LOCAL reads need none.
@@ -108,7 +160,8 @@ pub async fn confirm(
         Level::AtLeast(_) | Level::Local => Ok(None),
         Level::Linearizable => Ok(Some(group.barrier(deadline).await?)),
         Level::MaxStaleness(bound) => {
-            let young = |barrier: &Barrier| age(api.clock.as_ref(), barrier) <= bound;
+            let left = bound - READING_TAKES.min(bound / 2);
+            let young = |barrier: &Barrier| Age::of(*barrier).now(api.clock.as_ref()) <= left;
             match group.last_barrier().filter(young) {
                 Some(barrier) => Ok(Some(barrier)),
                 None => Ok(Some(group.barrier(deadline).await?)),
@@ -117,26 +170,17 @@ pub async fn confirm(
     }
 }
 
-/// Fails a read whose confirmation has grown older than its level allows.
-pub fn check_age(level: Level, position: &proto::Position) -> Result<(), CallError> {
-    match (level, position.age_ms) {
-        (Level::MaxStaleness(bound), Some(age_ms)) if u128::from(age_ms) > bound.as_millis() => {
-            Err(CallError::too_stale(age_ms))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// A conversation as this node has applied it now: at least as far as `barrier`, if that was awaited before.
 ///
 /// # Errors
 /// WRONG_GROUP if the group does not hold the conversation (any more): this is why ranges are checked after the
-/// barrier and not when the call is routed. Retryable while a snapshot is being installed, and where another replica
-/// stands in the place of this one.
+/// barrier and not when the call is routed. TOO_STALE if the barrier has grown older than `level` allows. Retryable while
+/// a snapshot is being installed, and where another replica stands in the place of this one.
 pub async fn look(
     api: &Api,
     group: &Arc<Group>,
     name: &ConversationName,
+    level: Level,
     barrier: Option<Barrier>,
 ) -> Result<ReadPoint, CallError> {
     let view = group.pin();
@@ -156,9 +200,11 @@ pub async fn look(
         node_id: api.replicas.node().0.into(),
         group_id: id.0,
         applied_index: applied.0,
-        age_ms: barrier.map(|barrier| whole_ms(age(api.clock.as_ref(), &barrier))),
+        age_ms: None,
     };
-    Ok(ReadPoint { view, row, head, position })
+    let origin = Origin { level, position, age: barrier.map(Age::of) };
+    origin.position(api.clock.as_ref())?;
+    Ok(ReadPoint { view, row, head, origin })
 }
 
 async fn open_at_least(
@@ -170,7 +216,7 @@ async fn open_at_least(
 ) -> Result<ReadPoint, CallError> {
     let mut tail_moves = group.tails().watch(name.id());
     loop {
-        let point = look(api, group, name, None).await?;
+        let point = look(api, group, name, Level::AtLeast(seq), None).await?;
         let (_, tail) = point.bounds();
         if tail > seq {
             return Ok(point);
@@ -182,10 +228,6 @@ async fn open_at_least(
     }
 }
 
-fn age(clock: &dyn Clock, barrier: &Barrier) -> Duration {
-    Duration::from_micros(clock.elapsed_us().saturating_sub(barrier.confirmed_from_us))
-}
-
 /// Rounded up: a read is never said to be younger than it is.
 fn whole_ms(age: Duration) -> u64 {
     age.as_micros().div_ceil(1_000) as u64
@@ -194,6 +236,7 @@ fn whole_ms(age: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Timestamp;
 
     fn asked(level: proto::consistency::Level) -> Result<Level, Violation> {
         Level::from_proto(Some(proto::Consistency { level: Some(level) }))
@@ -219,13 +262,40 @@ mod tests {
         assert_eq!(staleness(3_600_001).unwrap_err().problem, Problem::OverLimit(3_600_000));
     }
 
+    /// Shows this.
+    struct At(u64);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp(0)
+        }
+
+        fn elapsed_us(&self) -> u64 {
+            self.0
+        }
+    }
+
     #[test]
-    fn a_read_that_became_too_old_fails() {
-        let at = |age_ms| proto::Position { age_ms: Some(age_ms), ..proto::Position::default() };
-        let level = Level::MaxStaleness(Duration::from_millis(100));
-        assert!(check_age(level, &at(100)).is_ok());
-        assert_eq!(check_age(level, &at(101)).unwrap_err().reason(), "TOO_STALE");
-        assert!(check_age(Level::Linearizable, &at(101)).is_ok());
+    fn a_read_grows_older_until_it_is_answered_and_fails_once_it_is_too_old() {
+        let here = |level| {
+            let barrier = Barrier { index: LogIndex(1), confirmed_from_us: 7_000 };
+            Origin { level, position: proto::Position::default(), age: Some(Age::of(barrier)) }
+        };
+        let age = |origin: &Origin, us| origin.position(&At(us)).map(|position| position.age_ms);
+        let bounded = Level::MaxStaleness(Duration::from_millis(100));
+        assert_eq!(age(&here(bounded), 17_000), Ok(Some(10)));
+        assert_eq!(age(&here(bounded), 107_000), Ok(Some(100)));
+        assert_eq!(age(&here(bounded), 107_001), Err(CallError::too_stale(101)));
+        assert_eq!(age(&here(Level::Linearizable), 107_001), Ok(Some(101)));
+
+        // The node that tells it has been up for longer than this one.
+        let position = proto::Position { age_ms: Some(90), ..proto::Position::default() };
+        let there = Origin::told(bounded, position, &At(5));
+        assert_eq!(age(&there, 5), Ok(Some(90)));
+        assert_eq!(age(&there, 10_005), Ok(Some(100)));
+        assert_eq!(age(&there, 10_006), Err(CallError::too_stale(101)));
+        let unconfirmed = Origin::told(Level::Local, proto::Position::default(), &At(5));
+        assert_eq!(age(&unconfirmed, 5), Ok(None));
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::types::{GroupId, NodeId};
 
 /// How long a node that could not be reached, or whose replica does not serve, is asked only where no other can be.
 const AVOIDED_FOR: Duration = Duration::from_secs(5);
+/// How long a node that knew no leader is asked only where no other can be: about as long as an election takes. It may be
+/// the leader itself, which no quorum hears any more, and which does not know of the next one.
+const LEADERLESS_FOR: Duration = Duration::from_secs(1);
 
 /// What calls have learnt of other nodes. One entry for each node, each group and each replica, at most.
 #[derive(Default)]
@@ -23,12 +26,27 @@ struct Learnt {
     unreachable_since: BTreeMap<NodeId, Instant>,
     /// Replicas that a node has, as the topology says, and that did not serve: damaged, still being made, or cut off.
     not_serving_since: BTreeMap<(GroupId, NodeId), Instant>,
+    /// Replicas that knew no leader, or named one that knew none.
+    leaderless_since: BTreeMap<(GroupId, NodeId), Instant>,
 }
 
 impl Learnt {
     fn avoids(&self, group: GroupId, node: NodeId) -> bool {
         let since = [self.unreachable_since.get(&node), self.not_serving_since.get(&(group, node))];
         since.into_iter().flatten().any(|since| since.elapsed() < AVOIDED_FOR)
+    }
+
+    fn is_leaderless(&self, group: GroupId, node: NodeId) -> bool {
+        let since = self.leaderless_since.get(&(group, node));
+        since.is_some_and(|since| since.elapsed() < LEADERLESS_FOR)
+    }
+
+    /// Learns that a replica does not know who leads, which is no reason to go on believing that it does.
+    fn note_leaderless(&mut self, group: GroupId, node: NodeId) {
+        self.leaderless_since.insert((group, node), Instant::now());
+        if self.leaders.get(&group) == Some(&node) {
+            self.leaders.remove(&group);
+        }
     }
 
     fn learn_of<T>(&mut self, node: NodeId, answer: &Result<T, CallError>) {
@@ -47,8 +65,14 @@ impl Learnt {
             Err(reason::REPLICA_STOPPED | reason::NOT_INITIALIZED | reason::NO_QUORUM) => {
                 self.not_serving_since.insert((group, node), Instant::now());
             }
-            // Who leads is known also where nothing can be read.
-            Err(_) => {}
+            Err(reason::NO_LEADER) => self.note_leaderless(group, node),
+            // Who leads is known also where nothing can be read; but not where it is not known by itself.
+            Err(_) => {
+                let leader = answer.as_ref().err().and_then(CallError::leader_hint);
+                if leader.is_some_and(|leader| self.is_leaderless(group, leader)) {
+                    self.note_leaderless(group, node);
+                }
+            }
             Ok(_) => {
                 self.not_serving_since.remove(&(group, node));
             }
@@ -58,13 +82,15 @@ impl Learnt {
 
 impl Elsewhere {
     /// The one of a group's `replicas` to ask: the leader as last heard, if it can be asked; otherwise the first that
-    /// can, which says who leads; if none can, the first. None if there is nobody to ask.
+    /// can, which says who leads. Those that have just not known it come behind the others, and last those that cannot be
+    /// asked. None if there is nobody to ask.
     pub fn choose(&self, group: GroupId, replicas: &[NodeId]) -> Option<NodeId> {
         let learnt = self.learnt();
         let leader = learnt.leaders.get(&group).filter(|leader| replicas.contains(leader));
-        let mut candidates = leader.into_iter().chain(replicas);
-        let can_be_asked = |node: &&NodeId| !learnt.avoids(group, **node);
-        candidates.clone().find(can_be_asked).or_else(|| candidates.next()).copied()
+        let candidates = leader.into_iter().chain(replicas).copied();
+        // Of those that come as late, the first.
+        candidates
+            .min_by_key(|node| (learnt.avoids(group, *node), learnt.is_leaderless(group, *node)))
     }
 
     /// Whether a node is one to ask about a group only if no other can be.
@@ -123,12 +149,34 @@ mod tests {
         elsewhere.learn_leader(GROUP, &named);
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(3)));
         assert_eq!(elsewhere.choose(GroupId(8), &REPLICAS), Some(NodeId(1)));
-        // An election is under way: nobody better is known.
+        // Nobody is named, which says nothing of another node.
         elsewhere.learn_leader(GROUP, &Err::<(), _>(CallError::not_leader(None)));
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(3)));
         // It has no replica any more.
         assert_eq!(elsewhere.choose(GROUP, &REPLICAS[..2]), Some(NodeId(1)));
         assert_eq!(elsewhere.choose(GROUP, &[]), None);
+    }
+
+    /// A leader that no quorum hears goes on taking itself for one, and its followers do so too.
+    #[tokio::test(start_paused = true)]
+    async fn who_knows_no_leader_is_not_asked_again_at_once() {
+        let elsewhere = Elsewhere::default();
+        let asked = |node, error: CallError| {
+            let answer = Err::<(), _>(error);
+            elsewhere.learn(node, &[GROUP], &answer);
+            elsewhere.learn_leader(GROUP, &answer);
+            elsewhere.choose(GROUP, &REPLICAS)
+        };
+        assert_eq!(asked(NodeId(1), CallError::not_leader(Some(NodeId(2)))), Some(NodeId(2)));
+        assert_eq!(asked(NodeId(2), CallError::not_leader(None)), Some(NodeId(1)));
+        assert_eq!(elsewhere.choose(GroupId(8), &REPLICAS[1..]), Some(NodeId(2)), "of this group");
+        assert_eq!(asked(NodeId(1), CallError::not_leader(Some(NodeId(2)))), Some(NodeId(3)));
+        // An election is under way: nobody is better than the others, and whoever is named last is asked.
+        assert_eq!(asked(NodeId(3), CallError::not_leader(None)), Some(NodeId(2)));
+        elsewhere.learn_of(NodeId(2), &unreachable(NodeId(2)));
+        assert_eq!(elsewhere.choose(GROUP, &REPLICAS), Some(NodeId(1)), "who can be reached");
+        tokio::time::advance(LEADERLESS_FOR).await;
+        assert_eq!(asked(NodeId(1), CallError::not_leader(Some(NodeId(3)))), Some(NodeId(3)));
     }
 
     #[tokio::test(start_paused = true)]

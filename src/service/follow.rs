@@ -41,7 +41,7 @@ pub async fn follow(
         let resource = Resource::Conversation(&follow.conversation);
         call.authorize(api.authorizer.as_ref(), resource)?;
     }
-    let (subscription, responses) = Subscription::new(api, call, Pacing::Stream, heartbeat);
+    let (subscription, responses) = Subscription::new(api, call, Pacing::Stream, heartbeat)?;
     subscription.make_room(request.conversations.len())?;
     tokio::spawn(drive(subscription, request, api.clone()).instrument(call.span()));
     Ok(Box::pin(until_one_ends(responses)))

@@ -9,7 +9,8 @@ use quorate_client::proto::{Conversation, ListRequest, ListResponse};
 use super::authorize::Resource;
 use super::call::Call;
 use super::errors::{CallError, Effect};
-use super::{Api, convert, forward, page_token, reads, validate};
+use super::responses::Share;
+use super::{Api, convert, forward, memory, page_token, reads, validate};
 use crate::log::TopologyGroup;
 use crate::types::{ConversationId, ConversationName, HashRange, NodeId, PlacementHash, limits};
 
@@ -20,6 +21,7 @@ const PAGE_DEFAULT: u32 = 100;
 ///
 /// # Errors
 /// Retryable if a group can be asked nowhere, or, by another node, not here: a list with holes would look complete.
+/// OVERLOADED if there is no room for what has been listed until all of it has.
 pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListResponse, CallError> {
     call.authorize(api.authorizer.as_ref(), Resource::Prefix(&request.prefix))?;
     validate::at_most("prefix", request.prefix.len(), limits::CONVERSATION_NAME_BYTES_MAX)?;
@@ -41,14 +43,16 @@ pub async fn list(api: &Api, call: &Call, request: ListRequest) -> Result<ListRe
     if call.forwarded && missing.iter().any(should_be_here) {
         return Err(CallError::replica_gone());
     }
+    let share = Share::new(api.replicas.admission().responses());
     let mut sources = Vec::new();
     if let Some(here) = list_here(api, &here, &request.prefix, after, page_size).await? {
+        share.keep(memory::conversations_bytes(&here.conversations))?;
         sources.push(here);
     }
     if !call.forwarded {
-        let asks = sources_of(api, missing)?
-            .into_iter()
-            .map(|(node, groups)| list_there(api, call, node, groups, request.clone(), page_size));
+        let asks = sources_of(api, missing)?.into_iter().map(|(node, groups)| {
+            list_there(api, call, node, groups, request.clone(), page_size, &share)
+        });
         sources.extend(try_join_all(asks).await?);
     }
     Ok(merge(sources, page_size))
@@ -128,6 +132,7 @@ async fn list_there(
     groups: Vec<&TopologyGroup>,
     request: ListRequest,
     page_size: usize,
+    share: &Share,
 ) -> Result<Source, CallError> {
     let mut client = forward::client(api, call, node, CallError::replica_gone())?;
     let request = ListRequest { page_size: page_size as u32, ..request };
@@ -135,6 +140,8 @@ async fn list_there(
     let (ids, answer) =
         (groups.iter().map(|group| group.id).collect::<Vec<_>>(), client.list(request));
     let page = forward::answer(api, node, &ids, call.deadline, Effect::None, answer).await?;
+    // Other nodes may take longer.
+    share.keep(memory::conversations_bytes(&page.conversations))?;
     let complete_to = page_token::decode(&page.next_page_token)
         .map_err(|_| CallError::internal("a node sent a bad page token", Effect::None))?;
     let wanted = |conversation: &Conversation| {

@@ -3,8 +3,7 @@
 //! bytes that a request brought may lie in a buffer that is far larger.
 
 use bytes::Bytes;
-use prost::Message as _;
-use quorate_client::proto::{AppendRequest, Header, Message, NewMessage};
+use quorate_client::proto::{AppendRequest, Conversation, Header, Message, NewMessage};
 
 use crate::types::allocated;
 
@@ -20,7 +19,16 @@ pub fn memory_bytes(append: &AppendRequest) -> usize {
 
 /// Memory of messages that were read, about.
 pub fn messages_bytes(messages: &[Message]) -> usize {
-    messages.iter().map(|message| size_of::<Message>() + message.encoded_len()).sum()
+    decoded_bytes(messages)
+}
+
+/// Memory of conversations that were listed, about.
+pub fn conversations_bytes(conversations: &[Conversation]) -> usize {
+    decoded_bytes(conversations)
+}
+
+fn decoded_bytes<T: prost::Message>(decoded: &[T]) -> usize {
+    decoded.iter().map(|one| size_of::<T>() + one.encoded_len()).sum()
 }
 
 /// What a message takes beside its place in the list.

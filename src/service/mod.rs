@@ -23,6 +23,8 @@ mod errors;
 mod fixture;
 mod follow;
 mod forward;
+#[cfg(test)]
+mod forward_tests;
 mod list;
 mod malformed;
 mod memory;
@@ -105,14 +107,15 @@ impl Api {
     fn leader(&self, route: &Route) -> Option<NodeId> {
         match route.local {
             Some(_) => route.leader,
-            None => self.other(route),
+            None => self.other(route, &[]),
         }
     }
 
-    /// Another node with a replica.
-    fn other(&self, route: &Route) -> Option<NodeId> {
+    /// Another node with a replica, and none of those that were `tried`.
+    fn other(&self, route: &Route, tried: &[NodeId]) -> Option<NodeId> {
         let here = self.replicas.node();
-        let others: Vec<_> = route.nodes.iter().copied().filter(|node| *node != here).collect();
+        let is_other = |node: &NodeId| *node != here && !tried.contains(node);
+        let others: Vec<_> = route.nodes.iter().copied().filter(is_other).collect();
         self.elsewhere.choose(route.group, &others)
     }
 }

@@ -1,5 +1,6 @@
-//! For tests: another node, to which streams are handed on. What comes there is the test's to answer.
+//! For tests: other nodes, to which calls are handed on. What comes there is the test's to answer.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use crate::consensus::solitary::Process;
 use crate::transport::{self, HandedOn, Introduction};
 use crate::types::{ClusterId, NodeId};
 
-/// A stream as the other node has it.
+/// A call as the other node has it.
 pub struct Opened<Asked, Told> {
+    /// Who is asked.
+    pub node: NodeId,
     /// What is asked.
     pub requests: Streaming<Asked>,
     /// What is answered.
@@ -38,21 +41,21 @@ impl Peers for NoPeers {
     }
 }
 
-struct OneOther(Arc<transport::Peers>);
+struct Others(Arc<transport::Peers>);
 
-impl Peers for OneOther {
+impl Peers for Others {
     fn message_log(&self, node: NodeId, what: HandedOn) -> Option<PeerLog> {
         Some(PeerLog::new(self.0.introduced(node, what).ok()?))
     }
 }
 
-/// Takes connections to the other node.
+/// Takes connections to the other nodes, by their addresses.
 #[derive(Clone, Debug)]
-struct Connections(mpsc::Sender<io::Result<DuplexStream>>);
+struct Connections(Arc<BTreeMap<String, mpsc::Sender<io::Result<DuplexStream>>>>);
 
 impl Dial for Connections {
-    fn dial(&self, _address: String) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
-        let incoming = self.0.clone();
+    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
+        let incoming = self.0[&address].clone();
         Box::pin(async move {
             let (near, far) = tokio::io::duplex(1 << 16);
             incoming.send(Ok(far)).await.map_err(io::Error::other)?;
@@ -61,11 +64,11 @@ impl Dial for Connections {
     }
 }
 
-/// Peers of a process: the node `other`, where `server` hands out the streams of one method that are opened to it, or
-/// answers none at all.
-pub fn one_other<Asked, Told>(
+/// Peers of a process: the `nodes`, where `server` hands out the calls of one method that are made to them, or answers
+/// none at all.
+pub fn others<Asked, Told>(
     process: &Process,
-    other: NodeId,
+    nodes: &[NodeId],
     server: Server,
     method: &'static str,
     opened: Option<mpsc::Sender<Opened<Asked, Told>>>,
@@ -74,18 +77,25 @@ where
     Asked: Message + Default + 'static,
     Told: Message + 'static,
 {
-    let (connections, incoming) = mpsc::channel(1);
-    tokio::spawn(serve(incoming, server, method, opened));
+    let address = |node: NodeId| format!("other:{node}");
+    let mut connections = BTreeMap::new();
+    for node in nodes {
+        let (sender, incoming) = mpsc::channel(1);
+        connections.insert(address(*node), sender);
+        tokio::spawn(serve(incoming, server.clone(), method, *node, opened.clone()));
+    }
     let own = Arc::new(Introduction::new(process.replicas.node(), Some(ClusterId(7))));
-    let peers = transport::Peers::new(own, None, Some(Arc::new(Connections(connections))));
-    peers.set_addresses([(other, "other:1".to_owned())]);
-    Arc::new(OneOther(peers))
+    let dial = Arc::new(Connections(Arc::new(connections)));
+    let peers = transport::Peers::new(own, None, Some(dial));
+    peers.set_addresses(nodes.iter().map(|node| (*node, address(*node))));
+    Arc::new(Others(peers))
 }
 
 async fn serve<Asked, Told>(
     connections: mpsc::Receiver<io::Result<DuplexStream>>,
     server: Server,
     method: &'static str,
+    node: NodeId,
     opened: Option<mpsc::Sender<Opened<Asked, Told>>>,
 ) where
     Asked: Message + Default + 'static,
@@ -98,7 +108,7 @@ async fn serve<Asked, Told>(
             async move {
                 let Some(opened) = opened else { return future::pending().await };
                 let (responses, receiver) = mpsc::channel(1);
-                let stream = Opened { requests: request.into_inner(), responses };
+                let stream = Opened { node, requests: request.into_inner(), responses };
                 opened.send(stream).await.map_err(|_| Status::aborted("the test is over"))?;
                 Ok::<_, Status>(Response::new(ReceiverStream::new(receiver)))
             }

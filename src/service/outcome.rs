@@ -6,7 +6,7 @@ use quorate_client::proto::{GetOutcomeRequest, GetOutcomeResponse, Position};
 use super::append::{applied_at, refused, unexpected};
 use super::authorize::Resource;
 use super::call::Call;
-use super::consistency::{Level, open};
+use super::consistency::{Level, ReadPoint, open};
 use super::errors::{CallError, Effect};
 use super::validate::{Problem, Violation};
 use super::{Api, forward, reads, validate};
@@ -51,18 +51,19 @@ async fn ask(
     request: GetOutcomeRequest,
 ) -> Result<GetOutcomeResponse, CallError> {
     let Some(group) = route.local.as_ref() else {
-        let node = api.other(route).ok_or_else(CallError::replica_gone)?;
+        let node = api.other(route, &[]).ok_or_else(CallError::replica_gone)?;
         return hand_on(api, call, route, node, CallError::replica_gone(), request).await;
     };
     let point = open(api, group, &name, Level::Linearizable, call.deadline).await?;
     let issued_at = (request.issued_at_us != 0).then_some(Timestamp(request.issued_at_us));
     let id = IdKey { sender: request.sender, client_msg_id: request.client_msg_id };
-    let (view, row, held_by) = (point.view, point.row, group.id());
+    let ReadPoint { view, row, origin, .. } = point;
+    let held_by = group.id();
     let holds_from = known_from(&row).filter(|_| issued_at.is_none());
     let state = group
         .offload(move || reads::outcome(view.as_ref(), held_by, &row, &name, &id, issued_at))
         .await?;
-    let mut response = response(state, point.position)?;
+    let mut response = response(state, origin.position(api.clock.as_ref())?)?;
     if response.state() != State::Committed {
         response.dedup_floor_us = holds_from;
     }

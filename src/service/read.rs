@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use quorate_client::proto::{
-    self, DescribeRequest, DescribeResponse, Position, ReadRequest, ReadResponse, Start,
+    self, DescribeRequest, DescribeResponse, ReadRequest, ReadResponse, Start,
 };
 use tracing::Instrument;
 
@@ -21,12 +21,13 @@ use super::{Api, convert, forward, memory, validate};
 use crate::consensus::{Group, Route};
 use crate::storage::records::MessageRecord;
 use crate::storage::{Direction, StorageError};
-use crate::types::{ConversationName, NodeId, Seq, Timestamp, limits};
+use crate::types::{Clock, ConversationName, NodeId, Seq, Timestamp, limits};
 
 /// Reads a part of a conversation. The first response carries the bounds, also when nothing is read.
 ///
 /// # Errors
-/// OUT_OF_RANGE with the readable range if the start was trimmed; retryable if the level cannot be honoured.
+/// OUT_OF_RANGE with the readable range if the start was trimmed; retryable if the level cannot be honoured. The stream
+/// ends with TOO_STALE once what it reads has grown older than MAX_STALENESS allows.
 pub async fn read(
     api: &Api,
     call: &Call,
@@ -54,7 +55,7 @@ pub async fn read(
     };
     let (queue, stream) = ResponseQueue::new(Duration::from_millis(limits::READ_STALL_MS_MAX));
     let share = Share::new(api.replicas.admission().responses());
-    let reading = Reading { group, name, point, window, share };
+    let reading = Reading { group, name, point, window, share, clock: api.clock.clone() };
     tokio::spawn(reading.run(queue).instrument(call.span()));
     Ok(stream)
 }
@@ -83,7 +84,7 @@ pub async fn describe(
     let head = point.head.ok_or_else(CallError::not_found)?;
     Ok(DescribeResponse {
         conversation: Some(convert::conversation(head, group.id())),
-        position: Some(point.position),
+        position: Some(point.origin.position(api.clock.as_ref())?),
     })
 }
 
@@ -94,7 +95,7 @@ pub async fn describe(
 pub fn elsewhere(api: &Api, route: &Route, level: Level) -> Result<NodeId, CallError> {
     match level {
         Level::Local => Err(CallError::no_replica()),
-        _ => api.other(route).ok_or_else(CallError::replica_gone),
+        _ => api.other(route, &[]).ok_or_else(CallError::replica_gone),
     }
 }
 
@@ -275,6 +276,8 @@ struct Reading {
     point: ReadPoint,
     window: Window,
     share: Share,
+    /// By which the state that is held grows older (G10).
+    clock: Arc<dyn Clock>,
 }
 
 impl Reading {
@@ -310,10 +313,8 @@ impl Reading {
         Ok(self.window.accept(records))
     }
 
-    fn response(
-        &mut self,
-        records: Vec<MessageRecord>,
-    ) -> Result<Waiting<ReadResponse>, CallError> {
+    fn response(&self, records: Vec<MessageRecord>) -> Result<Waiting<ReadResponse>, CallError> {
+        let position = self.point.origin.position(self.clock.as_ref())?;
         let (first_seq, tail) = self.point.bounds();
         let messages: Vec<_> = records.into_iter().map(convert::message).collect();
         let room = self.share.take(memory::messages_bytes(&messages))?;
@@ -321,7 +322,7 @@ impl Reading {
             messages,
             first_seq: first_seq.0,
             tail: tail.0,
-            position: Some(Position { ..self.point.position }),
+            position: Some(position),
         };
         Ok(Waiting::new(response, room))
     }

@@ -94,6 +94,10 @@ impl<T: Send + 'static> ResponseQueue<T> {
 /// little is left.
 pub struct Share {
     left: RoomLeft,
+    taken: Mutex<ShareTaken>,
+}
+
+struct ShareTaken {
     free: usize,
     kept: Room,
 }
@@ -101,26 +105,33 @@ pub struct Share {
 impl Share {
     /// Of a call that has just begun.
     pub fn new(left: &RoomLeft) -> Self {
-        Share { left: left.clone(), free: limits::CALL_BYTES_FREE, kept: left.nothing() }
+        let taken = ShareTaken { free: limits::CALL_BYTES_FREE, kept: left.nothing() };
+        Share { left: left.clone(), taken: Mutex::new(taken) }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, ShareTaken> {
+        self.taken.lock().expect("no panic while locked")
     }
 
     /// Takes room for so many bytes.
     ///
     /// # Errors
     /// OVERLOADED.
-    pub fn take(&mut self, bytes: usize) -> Result<Room, CallError> {
-        let free = bytes.min(self.free);
-        self.free -= free;
-        self.left.take(bytes - free).ok_or_else(overloaded)
+    pub fn take(&self, bytes: usize) -> Result<Room, CallError> {
+        let mut taken = self.taken();
+        let free = bytes.min(taken.free);
+        let room = self.left.take(bytes - free).ok_or_else(overloaded)?;
+        taken.free -= free;
+        Ok(room)
     }
 
     /// Takes room and keeps it as long as this lives.
     ///
     /// # Errors
     /// OVERLOADED.
-    pub fn keep(&mut self, bytes: usize) -> Result<(), CallError> {
+    pub fn keep(&self, bytes: usize) -> Result<(), CallError> {
         let room = self.take(bytes)?;
-        self.kept.merge(room);
+        self.taken().kept.merge(room);
         Ok(())
     }
 }

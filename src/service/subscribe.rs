@@ -21,7 +21,7 @@ use super::validate::{self, Problem, Violation};
 /// Opens a subscription without conversations.
 ///
 /// # Errors
-/// PERMISSION_DENIED. What is wrong with one conversation ends that one; the stream itself ends with an error if a
+/// PERMISSION_DENIED, or OVERLOADED if there are too many. What is wrong with one conversation ends that one; the stream itself ends with an error if a
 /// conversation is added twice, a change names none, or the node stops. A caller that ends its side keeps what it has.
 pub async fn subscribe(
     api: &Api,
@@ -30,7 +30,7 @@ pub async fn subscribe(
 ) -> Result<Responses<Subscribed>, CallError> {
     call.authorize(api.authorizer.as_ref(), Resource::Conversations)?;
     let (subscription, responses) =
-        Subscription::new(api, call, Pacing::Credits, HEARTBEAT_DEFAULT);
+        Subscription::new(api, call, Pacing::Credits, HEARTBEAT_DEFAULT)?;
     tokio::spawn(drive(subscription, changes, api.clone()).instrument(call.span()));
     Ok(Box::pin(responses))
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use quorate_client::proto::consistency::{Level, MaxStaleness};
 use quorate_client::proto::delivery::Kind as Delivered;
 use quorate_client::proto::get_outcome_response::State;
 use quorate_client::proto::subscribe_response::Kind;
 use quorate_client::proto::{
-    AppendRequest, Delivery, FollowRequest, FollowStart, GetOutcomeRequest, Message, NewMessage,
-    ReadRequest,
+    AppendRequest, Consistency, Delivery, FollowRequest, FollowStart, GetOutcomeRequest, Message,
+    NewMessage, ReadRequest, ReadResponse,
 };
 use tokio::time::{sleep, timeout};
 use tonic::Status;
@@ -19,7 +20,7 @@ use tonic::metadata::MetadataMap;
 
 use super::call::Call;
 use super::delivery::{HEARTBEAT_DEFAULT, Outgoing, Pacing, Subscribed, Subscription};
-use super::fixture::{self, GROUP};
+use super::fixture::{self, GROUP, Ticking};
 use super::other_node::NoPeers;
 use super::{Api, CallError, Operation, append, follow, outcome, read};
 use crate::consensus::solitary::{Disks, NODE, NOW, Process};
@@ -27,8 +28,7 @@ use crate::consensus::{ClockSkew, Group, Sighting};
 use crate::log::{AppendRefusal, Command, latest_issued_at};
 use crate::storage::{DiskMark, StorageError, Table, keys};
 use crate::types::{
-    Clock, ConversationName, HashRange, Incarnation, PlacementHash, ReplicaId, Seq, Timestamp,
-    limits,
+    ConversationName, HashRange, Incarnation, PlacementHash, ReplicaId, Seq, Timestamp, limits,
 };
 
 const ALL: HashRange = HashRange { start: PlacementHash(0), end: None };
@@ -38,19 +38,6 @@ const LONG: Duration = Duration::from_secs(120);
 const PAYLOAD_BYTES: usize = limits::RESPONSE_BYTES_TARGET / 2 - 1_000;
 /// More messages than can wait for a caller who takes none.
 const MESSAGES: u64 = 4 * limits::RESPONSE_QUEUE_MAX as u64;
-
-/// As simulated time goes.
-struct Ticking(tokio::time::Instant);
-
-impl Clock for Ticking {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.elapsed_us())
-    }
-
-    fn elapsed_us(&self) -> u64 {
-        self.0.elapsed().as_micros() as u64
-    }
-}
 
 /// A node that leads all conversations.
 struct Alone {
@@ -67,7 +54,7 @@ impl Alone {
     async fn start_on(disks: &Disks) -> Self {
         let process = disks.start().await;
         let api = fixture::api(&process, NODE, Arc::new(NoPeers));
-        let api = Api { clock: Arc::new(Ticking(tokio::time::Instant::now())), ..api };
+        let api = Api { clock: Ticking::start(), ..api };
         let own = ReplicaId { node: NODE, incarnation: Incarnation(1) };
         let group = process.leading(GROUP, own, ALL).await;
         Alone { api, group, process }
@@ -143,6 +130,39 @@ async fn a_read_whose_caller_pauses_for_too_long_does_not_end_as_if_it_were_whol
     alone.stop().await;
 }
 
+/// G10. What is read of the state that is held grows older while the caller takes its time.
+#[tokio::test(start_paused = true)]
+async fn each_response_of_a_read_says_how_old_it_is_and_none_is_older_than_was_asked() {
+    let alone = Alone::start().await;
+    for number in 1..=MESSAGES {
+        alone.append("a", number).await;
+    }
+    let ages = async |pause: Duration| {
+        // By the clock of the replica, which stands still, it is confirmed now.
+        let api = Api { clock: Ticking::start(), ..alone.api.clone() };
+        let bound = MaxStaleness { max_staleness_ms: 1_000 };
+        let consistency = Consistency { level: Some(Level::MaxStaleness(bound)) };
+        let (conversation, consistency) = ("a".to_owned(), Some(consistency));
+        let request = ReadRequest { conversation, consistency, ..ReadRequest::default() };
+        let reading = read::read(&api, &call(Operation::Read), request).await;
+        let mut responses = reading.unwrap_or_else(|error| panic!("{error}"));
+        let first = responses.next().await.unwrap();
+        sleep(pause).await;
+        let rest: Vec<_> = responses.collect().await;
+        let age = |response: ReadResponse| response.position.unwrap().age_ms.unwrap();
+        let told = |status: Status| CallError::from_status(&status).unwrap().reason().to_owned();
+        let all = [first].into_iter().chain(rest);
+        all.map(|response| response.map(age).map_err(told)).collect::<Vec<_>>()
+    };
+    let told = ages(Duration::from_millis(600)).await;
+    assert!(matches!(told[..], [Ok(..600), .., Ok(600..=1_000)]), "{told:?}");
+    let told = ages(Duration::from_millis(1_001)).await;
+    let Some((Err(last), before)) = told.split_last() else { panic!("{told:?}") };
+    assert_eq!(last, "TOO_STALE");
+    assert!(before.iter().all(|age| matches!(age, Ok(..=1_000))), "{told:?}");
+    alone.stop().await;
+}
+
 /// Another replica may serve it, and this one must not go on as if it were sound (G11).
 #[tokio::test(start_paused = true)]
 async fn damage_that_only_a_read_sees_fails_the_database() {
@@ -176,7 +196,7 @@ async fn a_conversation_in_which_nothing_happens_ends_once_its_replica_has_stopp
     alone.append("a", 1).await;
     let subscribe = call(Operation::Subscribe);
     let (mut subscription, responses) =
-        Subscription::new(&alone.api, &subscribe, Pacing::Credits, HEARTBEAT_DEFAULT);
+        Subscription::new(&alone.api, &subscribe, Pacing::Credits, HEARTBEAT_DEFAULT).unwrap();
     subscription.add("a".to_owned(), None, 0).await.unwrap();
     let mut ends =
         Box::pin(responses.filter_map(async |response| match response.unwrap().decoded().kind {
@@ -198,7 +218,8 @@ async fn a_conversation_in_which_nothing_happens_ends_once_its_replica_has_stopp
 /// A follow of one conversation from its start on, and what it yields.
 async fn follow(alone: &Alone, name: &str) -> (Subscription, BoxStream<'static, Subscribed>) {
     let (mut subscription, responses) =
-        Subscription::new(&alone.api, &call(Operation::Follow), Pacing::Stream, HEARTBEAT_DEFAULT);
+        Subscription::new(&alone.api, &call(Operation::Follow), Pacing::Stream, HEARTBEAT_DEFAULT)
+            .unwrap();
     subscription.add(name.to_owned(), None, 0).await.unwrap();
     (subscription, responses.map(Result::unwrap).boxed())
 }

@@ -112,10 +112,19 @@ pub const LANE_BYTES: usize = 2 * 1024;
 /// about what it is at most. Past it conversations and follows end as retryable. The number that one stream may have does
 /// not bound it, because the number of streams is up to callers.
 pub const FOLLOWED_BYTES_MAX: usize = 1024 * 1024 * 1024;
-/// The same for lanes of sessions, as many of them: who follows takes no room from who appends. Past it sessions end.
+/// Memory of one follow or subscription beside all this: what is free of charge ([`CALL_BYTES_FREE`]) of each response in
+/// its queue, of one on its connection, and of the conversations. One that uses all of it is one that nobody reads.
+pub const SUBSCRIPTION_BYTES: usize = (RESPONSE_QUEUE_MAX + 2) * CALL_BYTES_FREE;
+/// The same of its stream to one other node: of the response at hand, and of the buffer that it came in.
+pub const RELAY_BYTES: usize = 2 * CALL_BYTES_FREE;
+/// Memory of all follows and subscriptions of one node, so taken: 16,384 of them. Past it further ones are refused as
+/// retryable. Room of its own: what few that follow much take, they do not take from many that follow little.
+pub const SUBSCRIPTIONS_BYTES_MAX: usize = 16_384 * SUBSCRIPTION_BYTES;
+/// The same as [`FOLLOWED_BYTES_MAX`] for lanes of sessions, as many of them: who follows takes no room from who appends. Past it sessions end.
 pub const LANES_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// What each call may have beside these, of its request, of each response that waits, and of what is kept for it: little
-/// more than it has anyway. So what is small gets through, whoever else takes all the room.
+/// more than it has anyway. So what is small gets through, whoever else takes all the room. Of follows and subscriptions,
+/// which last as long as their callers like, it has room of its own ([`SUBSCRIPTIONS_BYTES_MAX`]).
 pub const CALL_BYTES_FREE: usize = 16 * 1024;
 /// Entries of one group that its proposer has in flight. Small ones wait sooner, and grow.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;

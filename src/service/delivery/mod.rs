@@ -74,13 +74,19 @@ pub struct Subscription {
 
 impl Subscription {
     /// A subscription without conversations, and what it yields.
+    ///
+    /// # Errors
+    /// OVERLOADED if there are too many.
     pub fn new(
         api: &Api,
         call: &Call,
         pacing: Pacing,
         heartbeat: Duration,
-    ) -> (Self, impl Stream<Item = Result<Subscribed, Status>> + Send + use<>) {
-        let (out, responses) = places::queue();
+    ) -> Result<(Self, impl Stream<Item = Result<Subscribed, Status>> + Send + use<>), CallError>
+    {
+        let room = api.replicas.admission().subscriptions().take(limits::SUBSCRIPTION_BYTES);
+        let room = room.ok_or_else(too_many)?;
+        let (out, responses) = places::queue(room);
         let taken = Taken::new();
         let subscription = Subscription {
             api: api.clone(),
@@ -93,7 +99,8 @@ impl Subscription {
             taken: taken.clone(),
             _open: OpenStream::new(api.observer.clone(), call.operation),
         };
-        (subscription, with_heartbeats(responses, taken, heartbeat, api.replicas.node()))
+        let responses = with_heartbeats(responses, taken, heartbeat, api.replicas.node());
+        Ok((subscription, responses))
     }
 
     /// Where responses go: closed once the caller is gone.
@@ -233,8 +240,13 @@ impl Subscription {
     }
 
     /// Opens a stream to a node.
+    ///
+    /// # Errors
+    /// OVERLOADED, or there can be none.
     fn open_relay(&mut self, node: NodeId) -> Result<Upstream, CallError> {
         let client = forward::client(&self.api, &self.call, node, CallError::replica_gone())?;
+        let room = self.api.replicas.admission().subscriptions().take(limits::RELAY_BYTES);
+        let room = room.ok_or_else(too_many)?;
         let (requests, receiver) = mpsc::channel(limits::RESPONSE_QUEUE_MAX);
         self.relays_opened += 1;
         let stream = self.relays_opened;
@@ -248,6 +260,7 @@ impl Subscription {
             out: self.out.clone(),
             taken: self.taken.clone(),
             gives_credit: self.pacing == Pacing::Stream,
+            _room: room,
         };
         let request = forward::request(&self.api, &self.call, None, ReceiverStream::new(receiver));
         // Those that have ended are forgotten.
@@ -316,6 +329,12 @@ fn with_heartbeats(
         let open = response.is_ok().then_some((responses, taken, quiet));
         Some((response, open))
     })
+}
+
+/// There is no room for one more follow or subscription, or for its stream to another node.
+fn too_many() -> CallError {
+    let message = "follows and subscriptions take all the memory of this node that they may";
+    CallError::overloaded(message, limits::SUBSCRIPTIONS_BYTES_MAX)
 }
 
 fn delivered(kind: Kind) -> Subscribed {

@@ -2,13 +2,14 @@
 //! needs, so that many small ones, each of another conversation, wait together and go out together.
 //!
 //! Guarantee at stake: G12. A stream holds no more bytes than whole places do, and what of them is free of charge
-//! (`responses::room_for`) is no more either.
+//! (`responses::room_for`) is no more either: that much has room of its own as long as somebody may take it.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Subscribed;
+use crate::consensus::Room;
 use crate::service::responses::Waiting;
 use crate::types::limits;
 
@@ -30,6 +31,7 @@ pub struct Out {
 pub struct Responses {
     queue: mpsc::Receiver<Queued>,
     parts: Arc<Semaphore>,
+    _room: Room,
 }
 
 /// Room for one response, of whatever size.
@@ -47,12 +49,12 @@ struct Queued {
 #[derive(Debug)]
 pub struct Gone;
 
-/// A queue of one stream.
-pub fn queue() -> (Out, Responses) {
+/// A queue of one stream, and the room that the stream takes ([`limits::SUBSCRIPTION_BYTES`]).
+pub fn queue(room: Room) -> (Out, Responses) {
     // As long as it gets with the smallest responses: whoever has a part finds room.
     let (sender, receiver) = mpsc::channel(PARTS_IN_ALL);
     let parts = Arc::new(Semaphore::new(PARTS_IN_ALL));
-    (Out { queue: sender, parts: parts.clone() }, Responses { queue: receiver, parts })
+    (Out { queue: sender, parts: parts.clone() }, Responses { queue: receiver, parts, _room: room })
 }
 
 impl Out {
@@ -127,10 +129,15 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::consensus::RoomLeft;
     use crate::service::delivery::caught_up;
     use crate::types::Seq;
 
     const LARGE: usize = limits::CALL_BYTES_FREE;
+
+    fn queue() -> (Out, Responses) {
+        super::queue(RoomLeft::new(0).nothing())
+    }
 
     fn response(number: u64) -> Subscribed {
         caught_up("a".to_owned(), Seq(number))

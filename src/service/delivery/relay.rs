@@ -16,6 +16,7 @@ use tonic::{Request, Streaming};
 
 use super::places::Out;
 use super::{Conversations, HEARTBEAT_DEFAULT, Outgoing, announce_end};
+use crate::consensus::Room;
 use crate::service::errors::{CallError, Effect};
 use crate::service::responses::{Decoded, Taken, Waiting};
 use crate::service::{Api, PeerLog, convert, memory};
@@ -75,6 +76,8 @@ pub struct Relay {
     pub taken: Taken,
     /// Whether credit is given back as messages are passed on: for Follow, whose caller gives none.
     pub gives_credit: bool,
+    /// For what of it takes no other room.
+    pub _room: Room,
 }
 
 impl Relay {

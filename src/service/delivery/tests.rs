@@ -60,11 +60,11 @@ impl Fixture {
         let process = Disks::default().start().await;
         let server = Server::builder().initial_stream_window_size(WINDOW_BYTES);
         let method = "/quorate.v1.MessageLog/Subscribe";
-        let peers = other_node::one_other(&process, OTHER, server, method, sender);
+        let peers = other_node::others(&process, &[OTHER], server, method, sender);
         let api = fixture::api(&process, OTHER, peers);
         let call = Call::new(Operation::Subscribe, &MetadataMap::new());
         let (subscription, responses) =
-            Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT);
+            Subscription::new(&api, &call, Pacing::Credits, HEARTBEAT_DEFAULT).unwrap();
         let responses = responses.map_ok(Outgoing::decoded).boxed();
         let elsewhere = api.elsewhere;
         Fixture { subscription, responses, opened, elsewhere, process }
@@ -249,11 +249,46 @@ async fn a_conversation_without_room_ends_alone() {
     assert!(left.take(limits::FOLLOWED_BYTES_MAX).is_some());
 }
 
+/// G12. What is free of charge is bounded too, whatever the number of streams.
+#[tokio::test(start_paused = true)]
+async fn what_subscriptions_have_free_takes_room_until_nobody_takes_them() {
+    let mut fixture = Fixture::start().await;
+    let left = fixture.process.replicas.admission().subscriptions().clone();
+    let takes = |bytes: usize| {
+        let others = left.take(limits::SUBSCRIPTIONS_BYTES_MAX - bytes);
+        others.is_some() && left.take(limits::SUBSCRIPTIONS_BYTES_MAX - bytes + 1).is_none()
+    };
+    assert!(takes(limits::SUBSCRIPTION_BYTES));
+    let others = left.take(limits::SUBSCRIPTIONS_BYTES_MAX - limits::SUBSCRIPTION_BYTES).unwrap();
+    let api = fixture.subscription.api.clone();
+    let call = fixture.subscription.call.clone();
+    let another = || Subscription::new(&api, &call, Pacing::Stream, HEARTBEAT_DEFAULT);
+    let refused = another().err().expect("there is no room");
+    assert_eq!((refused.reason(), refused.is_retryable()), ("OVERLOADED", true));
+    // Neither is there for a stream to another node.
+    fixture.add("a").await;
+    let response = fixture.responses.next().await.unwrap().unwrap();
+    assert_eq!(response, ended("a".into(), Some(too_many())).decoded());
+    drop(others);
+    fixture.add("a").await;
+    let mut opened = fixture.opened().await;
+    assert_eq!(opened.added().await, "a");
+    assert!(takes(limits::SUBSCRIPTION_BYTES + limits::RELAY_BYTES));
+
+    // What lies unread is there until it is dropped.
+    drop(fixture.subscription);
+    opened.ended().await;
+    assert!(takes(limits::SUBSCRIPTION_BYTES));
+    drop(fixture.responses);
+    assert!(takes(0));
+    assert!(another().is_ok());
+}
+
 #[tokio::test]
 async fn a_conversation_is_held_until_its_end_has_room() {
     let conversations = Conversations::new(&RoomLeft::new(0));
     conversations.insert_local("a".into(), None, || Task::spawn(future::pending())).unwrap();
-    let (out, mut responses) = places::queue();
+    let (out, mut responses) = places::queue(RoomLeft::new(0).nothing());
     while !out.is_full() {
         out.send(Ok(caught_up("b".into(), Seq(1))).into(), 0).await;
     }
@@ -277,7 +312,7 @@ async fn a_conversation_is_held_until_its_end_has_room() {
 /// G6. Whoever takes a stream is told that nothing more comes, and does not wait for it.
 #[tokio::test]
 async fn a_quiet_stream_beats_and_ends_with_an_error_where_its_source_is_gone() {
-    let (out, responses) = places::queue();
+    let (out, responses) = places::queue(RoomLeft::new(0).nothing());
     let every = Duration::from_millis(10);
     let mut stream = Box::pin(with_heartbeats(responses, Taken::new(), every, NodeId(7)));
     let beat = delivered(Kind::Heartbeat(Heartbeat { node_id: 7 }));

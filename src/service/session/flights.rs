@@ -112,7 +112,8 @@ impl Flights {
                 let room = append::room(api.replicas.admission(), &append);
                 let sent = match upstream {
                     Some(to) => room.and_then(|room| to.send(ticket, append, opens, room)),
-                    None => Err(CallError::not_leader(None)),
+                    // That says nothing of the node.
+                    None => Err(CallError::not_leader(Some(*node))),
                 };
                 if let Err(error) = sent {
                     land(api, flight, &Err(error.clone()));

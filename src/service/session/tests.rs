@@ -269,7 +269,7 @@ async fn handing_on() -> (Caller, mpsc::Receiver<Opened>, Process) {
     let process = Disks::default().start().await;
     let (sender, opened) = mpsc::channel(1);
     let method = "/quorate.v1.MessageLog/AppendSession";
-    let peers = other_node::one_other(&process, OTHER, Server::builder(), method, Some(sender));
+    let peers = other_node::others(&process, &[OTHER], Server::builder(), method, Some(sender));
     let api = fixture::api(&process, OTHER, peers);
     (Caller::open(&api).await, opened, process)
 }
