@@ -221,14 +221,15 @@ async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
     let Ground { dial, storage, metrics, clock, authorizer, connections } = ground;
     let started_us = clock.elapsed_us();
     let data_dir = storage.data_dir.clone();
-    if let Err(error) = data_dir.keep_ballast(config.storage.ballast_bytes) {
-        tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
-    }
     let admission = Arc::new(Admission::default());
     let limits = DiskLimits {
         soft_free_bytes: config.storage.disk_soft_free_bytes,
         hard_free_bytes: config.storage.disk_hard_free_bytes,
     };
+    let ballast_bytes = config.storage.ballast_bytes;
+    if let Err(error) = data_dir.keep_ballast(ballast_bytes, limits.soft_free_bytes) {
+        tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
+    }
     let disk = DiskWatch::begin(data_dir.clone(), limits, admission.clone());
     let identity = storage.identity.clone();
     let tls = config.peer.tls.as_ref().map(TlsConfig::for_peers).transpose();
