@@ -45,6 +45,13 @@ pub enum StorageError {
     },
 }
 
+impl StorageError {
+    /// Whether a node goes on only after a start, or not at all on this data: the rest concerns one record or file.
+    pub(super) fn stops_a_node(&self) -> bool {
+        matches!(self, StorageError::Failed { .. } | StorageError::Damaged { .. })
+    }
+}
+
 /// Half-open range of keys; no `end` means to the end of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
@@ -224,8 +231,13 @@ pub trait Engine: View {
     /// beside all others in a simulation. Must be called on a runtime; timers work inside while it runs.
     fn host(&self, name: &'static str, task: BoxFuture<'static, ()>);
 
-    /// The first failure since opening that no caller can mend: of a write, in the background, or damage that a read
-    /// found. After one the node has to stop.
+    /// Fails the database because of an error that stopped whoever met it for good, though it may have passed by now: only
+    /// the next start goes on from what is on disk. What a newer version wrote, or a power cut has torn, fails nothing: it
+    /// would be met again.
+    fn note_failure(&self, error: &StorageError);
+
+    /// The first failure since opening that no caller can mend: of a write, in the background, damage that a read found,
+    /// or one that was noted. After one the node has to stop.
     fn background_error(&self) -> Option<StorageError>;
 }
 

@@ -35,6 +35,7 @@ struct Disk {
     /// Counts crashes: engines of an earlier life are dead.
     life: u64,
     failing: Option<String>,
+    unreadable: Option<String>,
     hangs: bool,
     steps_until_crash: Option<usize>,
 }
@@ -77,6 +78,12 @@ impl MemoryDisk {
     /// Makes every further change fail with this reason, or succeed again.
     pub fn set_failing(&self, reason: Option<&str>) {
         self.lock().failing = reason.map(str::to_owned);
+    }
+
+    /// Makes every further read fail with this reason, or succeed again: what passes, and damages nothing. A state that is
+    /// pinned already is read all the same.
+    pub fn set_unreadable(&self, reason: Option<&str>) {
+        self.lock().unreadable = reason.map(str::to_owned);
     }
 
     /// Lets no further synced write come to an end, or fail.
@@ -164,6 +171,13 @@ impl MemoryEngine {
         })
     }
 
+    fn check_readable(&self) -> Result<(), StorageError> {
+        let unreadable = self.disk.lock().unreadable.clone();
+        unreadable.map_or(Ok(()), |reason| {
+            Err(StorageError::Failed { action: "reading a disk in memory", reason })
+        })
+    }
+
     fn view(&self) -> PinnedTables {
         PinnedTables {
             database: self.disk.database,
@@ -176,6 +190,7 @@ impl MemoryEngine {
 impl View for MemoryEngine {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         self.disk.database.check_table(table)?;
+        self.check_readable()?;
         Ok(self.disk.lock().live.get(&table).and_then(|rows| rows.get(key)).cloned())
     }
 
@@ -184,7 +199,10 @@ impl View for MemoryEngine {
     }
 
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
-        self.view().into_scan(table, range, direction)
+        match self.check_readable() {
+            Ok(()) => self.view().into_scan(table, range, direction),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
     }
 }
 
@@ -289,6 +307,12 @@ impl Engine for MemoryEngine {
 
     fn host(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
         tokio::spawn(task);
+    }
+
+    fn note_failure(&self, error: &StorageError) {
+        if error.stops_a_node() {
+            let _ = self.failure.set(error.clone());
+        }
     }
 
     fn background_error(&self) -> Option<StorageError> {

@@ -291,6 +291,12 @@ impl Engine for RocksEngine {
             .expect("a node that cannot start its own few threads cannot run");
     }
 
+    fn note_failure(&self, error: &StorageError) {
+        if error.stops_a_node() {
+            let _ = self.failure.set(error.clone());
+        }
+    }
+
     fn background_error(&self) -> Option<StorageError> {
         if planted::ignore_eio() {
             return None;

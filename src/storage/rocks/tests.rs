@@ -265,6 +265,18 @@ fn damage_that_only_a_reader_sees_fails_the_database() {
 }
 
 #[test]
+fn what_stopped_a_replica_fails_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open_state(&folder.path().join("state"), &Tuning::small()).unwrap();
+    engine.note_failure(&StorageError::Newer { what: "a record", found: 2, known: 1 });
+    assert_eq!(engine.background_error(), None);
+    let failed = StorageError::Failed { action: "reading", reason: "too many files".to_owned() };
+    engine.note_failure(&failed);
+    assert_eq!(engine.background_error(), Some(failed.clone()));
+    assert_eq!(engine.flush(), Err(failed));
+}
+
+#[test]
 fn reading_only_sees_the_write_ahead_log_and_changes_no_byte() {
     let folder = tempfile::tempdir().unwrap();
     crashed_log(folder.path());

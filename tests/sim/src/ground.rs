@@ -375,6 +375,10 @@ impl Engine for SimEngine {
         self.inner.host(name, task);
     }
 
+    fn note_failure(&self, error: &StorageError) {
+        self.inner.note_failure(error);
+    }
+
     fn background_error(&self) -> Option<StorageError> {
         self.inner.background_error()
     }
