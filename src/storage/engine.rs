@@ -216,6 +216,9 @@ pub trait Engine: View {
 
     /// For each table with a range given: removes the range, flushes, and brings in the sealed rows of that table.
     /// Not atomic: the caller marks the operation and repeats it after a crash, with the same result.
+    ///
+    /// # Errors
+    /// Damage if the area is not sealed, or not whole any more; nothing has been removed then.
     fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError>;
 
     /// Removes a staging area, sealed or not; nothing happens if there is none.

@@ -261,17 +261,16 @@ impl Engine for MemoryEngine {
             self.disk.database.check_table(*table)?;
         }
         let staged = self.change(|disk| {
+            let staged = disk.staged.get(name).filter(|staged| staged.sealed).cloned();
+            let staged = staged.ok_or_else(|| StorageError::Damaged {
+                place: format!("staging area {name}"),
+                reason: "it is not sealed".to_owned(),
+            })?;
             for (table, range) in clear {
                 remove_range(disk.live.entry(*table).or_default(), range);
             }
             disk.durable = disk.live.clone();
-            match disk.staged.get(name) {
-                Some(staged) if staged.sealed => Ok(staged.clone()),
-                _ => Err(StorageError::Failed {
-                    action: "bringing in staged rows",
-                    reason: format!("{name} is not sealed"),
-                }),
-            }
+            Ok(staged)
         })?;
         crash::install_cleared();
         let tables: BTreeSet<Table> = clear.iter().map(|(table, _)| *table).collect();

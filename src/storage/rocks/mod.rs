@@ -8,6 +8,7 @@
 mod expiry;
 mod files;
 mod options;
+mod seal;
 mod staging;
 mod torn_tail;
 mod view;
@@ -248,6 +249,8 @@ impl Engine for RocksEngine {
     fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError> {
         self.check_writable()?;
         let folder = staging::folder(&self.staging, name)?;
+        // Before anything goes for it.
+        let staged = self.sticky(staging::sealed_files(&folder))?;
         let mut batch = Batch::default();
         for (table, range) in clear {
             self.database.check_table(*table)?;
@@ -261,7 +264,7 @@ impl Engine for RocksEngine {
         tables.sort();
         tables.dedup();
         for table in tables {
-            self.sticky(staging::ingest(&self.db, &folder, table))?;
+            self.sticky(staging::ingest(&self.db, &folder, &staged, table))?;
             crash::install_ingested();
         }
         Ok(())

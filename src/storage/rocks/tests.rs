@@ -276,6 +276,44 @@ fn what_stopped_a_replica_fails_the_database() {
     assert_eq!(engine.flush(), Err(failed));
 }
 
+/// Breaks G11, and G2 with it, if it fails: a replica without some of its rows would take itself for whole.
+#[test]
+fn a_staging_area_that_is_not_whole_is_damage_for_which_nothing_is_removed() {
+    let shorten: fn(&Path) = |path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+    };
+    type Harm = (&'static str, fn(&Path));
+    let harms: [Harm; 6] = [
+        ("messages-000000.sst", |path| fs::remove_file(path).unwrap()),
+        ("messages-000001.sst", |path| fs::remove_file(path).unwrap()),
+        ("messages-000001.sst", shorten),
+        ("SEALED", |path| fs::remove_file(path).unwrap()),
+        ("SEALED", shorten),
+        ("SEALED", |path| fs::write(path, b"").unwrap()),
+    ];
+    for (name, harm) in harms {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+        engine.write(written(Table::Messages, 1), Durability::Flushed).unwrap();
+        let mut staging = engine.stage("area").unwrap();
+        for number in 0..40_u32 {
+            let noise = blake3::Hasher::new().update(&number.to_be_bytes()).finalize_xof();
+            let mut value = vec![0; 4_000];
+            { noise }.fill(&mut value);
+            staging.put(Table::Messages, &number.to_be_bytes(), &value).unwrap();
+        }
+        staging.seal().unwrap();
+        harm(&folder.path().join("staging").join("area").join(name));
+        let all = KeyRange { start: Vec::new(), end: None };
+        let refused = engine.bring_in("area", &[(Table::Messages, all)]).unwrap_err();
+        assert!(matches!(refused, StorageError::Damaged { .. }), "{name}: {refused}");
+        assert_eq!(count(&engine, Table::Messages), 1, "{name}");
+        assert_eq!(engine.background_error(), Some(refused));
+    }
+}
+
 #[test]
 fn reading_only_sees_the_write_ahead_log_and_changes_no_byte() {
     let folder = tempfile::tempdir().unwrap();
