@@ -192,7 +192,7 @@ async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
     if let Err(error) = data_dir.keep_ballast(ballast_bytes, limits.soft_free_bytes) {
         tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
     }
-    let disk = DiskWatch::begin(data_dir.clone(), limits, admission.clone());
+    let disk = DiskWatch::begin(&storage, limits, admission.clone());
     let identity = storage.identity.clone();
     let tls = config.peer.tls.as_ref().map(TlsConfig::for_peers).transpose();
     let tls = tls.context("the certificates of the peer port")?;
@@ -279,6 +279,7 @@ fn tuning(config: &Config) -> Tuning {
         log_wal_bytes_max: 3 * config.storage.log_memtable_bytes,
         state_memtable_bytes: config.storage.state_memtable_bytes as usize,
         state_cache_bytes: config.storage.block_cache_bytes as usize,
+        compact_free_bytes_min: config.storage.disk_hard_free_bytes,
         ..Tuning::default()
     }
 }

@@ -234,6 +234,12 @@ pub trait Engine: View {
     /// beside all others in a simulation. Must be called on a runtime; timers work inside while it runs.
     fn host(&self, name: &'static str, task: BoxFuture<'static, ()>);
 
+    /// Lets no compaction begin, or lets them begin again: they take room before they give any back, and what is left of a
+    /// disk is for the writes. Those under way go on. Blocks. An engine that has none has nothing to do.
+    fn hold_compactions(&self, _hold: bool) -> Result<(), StorageError> {
+        Ok(())
+    }
+
     /// Fails the database because of an error that stopped whoever met it for good, though it may have passed by now: only
     /// the next start goes on from what is on disk. What a newer version wrote, or a power cut has torn, fails nothing: it
     /// would be met again.

@@ -37,6 +37,7 @@ struct Disk {
     failing: Option<String>,
     unreadable: Option<String>,
     hangs: bool,
+    holds_compactions: bool,
     steps_until_crash: Option<usize>,
 }
 
@@ -89,6 +90,11 @@ impl MemoryDisk {
     /// Lets no further synced write come to an end, or fail.
     pub fn hang(&self) {
         self.lock().hangs = true;
+    }
+
+    /// Whether an engine was told to let no compaction begin. It has none.
+    pub fn holds_compactions(&self) -> bool {
+        self.lock().holds_compactions
     }
 
     /// Replaces a row behind the engine's back, as a damaged disk does; none removes it.
@@ -306,6 +312,11 @@ impl Engine for MemoryEngine {
 
     fn host(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
         tokio::spawn(task);
+    }
+
+    fn hold_compactions(&self, hold: bool) -> Result<(), StorageError> {
+        self.disk.lock().holds_compactions = hold;
+        Ok(())
     }
 
     fn note_failure(&self, error: &StorageError) {

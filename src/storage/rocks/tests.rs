@@ -373,3 +373,55 @@ async fn offloaded_jobs_run() {
     engine.offload(Box::new(move || report.send(1).unwrap()));
     assert_eq!(reported.await.unwrap(), 1);
 }
+
+/// Files of the table that were flushed and not compacted.
+fn flushed_files(engine: &RocksEngine, table: Table) -> u64 {
+    let family = view::family(&engine.db, table).unwrap();
+    let files = engine.db.property_int_value_cf(family, "rocksdb.num-files-at-level0");
+    files.unwrap().expect("RocksDB knows it")
+}
+
+/// Flushes more files of a table than are left alone, of half a MiB each.
+fn flush_many(engine: &RocksEngine, table: Table) -> u64 {
+    const FILES: u8 = 6;
+    for number in 0..FILES {
+        let mut batch = Batch::default();
+        let mut noise = vec![0; 512 * 1024];
+        blake3::Hasher::new().update(&[number]).finalize_xof().fill(&mut noise);
+        batch.put(table, b"every file has it".to_vec(), noise.clone());
+        batch.put(table, vec![number], noise);
+        engine.write(batch, Durability::Flushed).unwrap();
+        engine.flush().unwrap();
+    }
+    FILES.into()
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("in a minute: {what}");
+}
+
+/// G12: what is left of a disk that is nearly full is not for compactions, from the opening on.
+#[test]
+fn compactions_are_held_and_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let short_of_room = Tuning { compact_free_bytes_min: u64::MAX, ..Tuning::small() };
+    drop(RocksEngine::open_state(&path, &short_of_room).unwrap());
+    for tuning in [short_of_room, Tuning::small()] {
+        let engine = RocksEngine::open_state(&path, &tuning).unwrap();
+        if tuning.compact_free_bytes_min == 0 {
+            engine.hold_compactions(true).unwrap();
+        }
+        let files = flush_many(&engine, Table::Conversations);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert_eq!(flushed_files(&engine, Table::Conversations), files);
+        engine.hold_compactions(false).unwrap();
+        eventually("all are compacted", || flushed_files(&engine, Table::Conversations) == 0);
+    }
+}

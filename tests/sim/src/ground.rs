@@ -375,6 +375,10 @@ impl Engine for SimEngine {
         self.inner.host(name, task);
     }
 
+    fn hold_compactions(&self, hold: bool) -> Result<(), StorageError> {
+        self.inner.hold_compactions(hold)
+    }
+
     fn note_failure(&self, error: &StorageError) {
         self.inner.note_failure(error);
     }
