@@ -22,6 +22,7 @@ mod start;
 mod status;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -73,6 +74,9 @@ enum Command {
     Node(node::NodeCommand),
 }
 
+/// How long what a subcommand has left behind may take to end.
+const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Parses the arguments, runs the subcommand, and reports what went wrong, once.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -89,6 +93,9 @@ pub fn main() -> ExitCode {
     if reads_input {
         // A read of a terminal cannot be cancelled: without this, Ctrl-C would wait for the line to be finished.
         runtime.shutdown_background();
+    } else {
+        // What a node has left to a disk that hangs does not end.
+        runtime.shutdown_timeout(LEFTOVERS_TIMEOUT);
     }
     code
 }

@@ -183,7 +183,8 @@ impl GroupLog {
             let range = LogIndex(start)..LogIndex(end);
             let engine = shared.node.engine.as_ref();
             let records = read_entries(engine, shared.group, range, bytes);
-            drop(sender.send(records.inspect_err(|error| engine.note_damage(error))));
+            // openraft goes on after none: the replica stops, and has to be started again.
+            drop(sender.send(records.inspect_err(|error| engine.note_failure(error))));
         }));
         let records = receiver.await.map_err(|_| io::Error::other("the read was abandoned"))?;
         Ok(records.map_err(io::Error::other)?.into_iter().map(to_raft_entry).collect())

@@ -120,7 +120,8 @@ pub struct Disks {
     pub state: MemoryDisk,
     /// The log's watermark.
     pub watermark: MemoryFile,
-    dir: MemoryDir,
+    /// What is beside them.
+    pub dir: MemoryDir,
 }
 
 /// A running process.

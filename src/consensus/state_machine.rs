@@ -4,6 +4,9 @@
 //! Guarantees at stake: G1 and G4 after a crash. State writes have no write-ahead log, so they are lost with the
 //! process unless a flush has completed; the applied id is part of each batch, and openraft replays from there.
 //! What openraft is told about snapshots is therefore the durable mark, never the live position.
+//!
+//! openraft goes on after no error of its storage: the replica stops. So each fails the database too, the node stops, and
+//! its next start goes on from what is on disk (G9).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -247,7 +250,7 @@ impl GroupStateMachine {
             let applied = log::apply(overlay, &mut group, proposal.stamped_at, command);
             let applied = applied.map_err(|error| {
                 if let log::ApplyError::Storage(error) = &error {
-                    self.applied.engine.note_damage(error);
+                    self.applied.engine.note_failure(error);
                 }
                 io::Error::other(error)
             })?;
@@ -359,7 +362,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
             let _leave = leave;
             let (engine, replica) = (applied.engine.as_ref(), applied.replica());
             let installed = install::install(engine, applied.group, replica, staged);
-            installed.inspect_err(|error| engine.note_damage(error))
+            installed.inspect_err(|error| engine.note_failure(error))
         });
         let row = installed.await?.map_err(io::Error::other)?;
         let mark = DurableMark { applied: row.applied, membership: row.membership.clone() };

@@ -101,9 +101,10 @@ pub struct RaftConfig {
 pub struct StorageConfig {
     /// Below this much free disk, leaders refuse appends.
     pub disk_soft_free_bytes: u64,
-    /// Below this much free disk, replication is refused too.
+    /// Below this much free disk, replication is refused too, and nothing is compacted.
     pub disk_hard_free_bytes: u64,
-    /// Size of a file that people may delete on a full disk to get room; 0 for none.
+    /// Size of a file that people may delete on a full disk to get room; 0 for none. It is made at a start that finds room
+    /// for it above `disk_soft_free_bytes`.
     pub ballast_bytes: u64,
     /// Cache of what is read from the databases.
     pub block_cache_bytes: u64,

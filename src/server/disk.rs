@@ -1,4 +1,8 @@
-//! Watches the disk's free space and sets the node's marks.
+//! Watches the disk's free space, sets the node's marks, and holds the compactions of its databases at the hard one.
+//!
+//! Guarantee at stake: G12. A compaction writes what it makes of its files before it gives those up. What is left of the
+//! disk at the hard mark is for votes and flushes; were it taken, the next of them would end the node, at each start. Nor
+//! does RocksDB get over a compaction that found no room: where flushes are atomic the next one fails for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +10,7 @@ use std::time::Duration;
 
 use super::Metrics;
 use crate::consensus::Admission;
-use crate::storage::{DataDir, DiskLimits, DiskMark};
+use crate::storage::{DataDir, DiskLimits, DiskMark, Engine, Storage};
 
 /// Short enough that the hard mark is seen before a fast writer gets from one mark to the other.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
@@ -14,6 +18,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// What the probe last saw.
 pub struct DiskWatch {
     disk: Arc<DataDir>,
+    databases: [Arc<dyn Engine>; 2],
     limits: DiskLimits,
     free: AtomicU64,
     admission: Arc<Admission>,
@@ -21,8 +26,11 @@ pub struct DiskWatch {
 
 impl DiskWatch {
     /// Probes once, so that the marks stand before anything is served.
-    pub fn begin(disk: Arc<DataDir>, limits: DiskLimits, admission: Arc<Admission>) -> Arc<Self> {
-        let watch = DiskWatch { disk, limits, free: AtomicU64::new(u64::MAX), admission };
+    pub fn begin(storage: &Storage, limits: DiskLimits, admission: Arc<Admission>) -> Arc<Self> {
+        let disk = storage.data_dir.clone();
+        let databases = [storage.log.clone(), storage.state.clone()];
+        let free = AtomicU64::new(u64::MAX);
+        let watch = DiskWatch { disk, databases, limits, free, admission };
         watch.probe();
         Arc::new(watch)
     }
@@ -30,9 +38,15 @@ impl DiskWatch {
     /// Probes until the node stops.
     pub async fn run(self: Arc<Self>, metrics: Arc<Metrics>) {
         let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+        let mut held = None;
         loop {
             ticks.tick().await;
             self.probe();
+            let hold = self.mark() == DiskMark::Hard;
+            if held != Some(hold) {
+                self.hold_compactions();
+                held = Some(hold);
+            }
             metrics.set_disk_free_bytes(self.free_bytes());
         }
     }
@@ -47,6 +61,20 @@ impl DiskWatch {
         self.limits.mark(self.free_bytes())
     }
 
+    /// At the hard mark, and else lets them go. Each database in its own time: it may wait for the disk first, and the
+    /// marks must not.
+    fn hold_compactions(self: &Arc<Self>) {
+        for (number, database) in self.databases.iter().enumerate() {
+            let watch = self.clone();
+            database.offload(Box::new(move || {
+                let hold = watch.mark() == DiskMark::Hard;
+                if let Err(error) = watch.databases[number].hold_compactions(hold) {
+                    tracing::error!(%error, hold, "compactions could not be held, or let go");
+                }
+            }));
+        }
+    }
+
     fn probe(&self) {
         match self.disk.free_bytes() {
             Ok(free) => {
@@ -59,6 +87,27 @@ impl DiskWatch {
                 }
             }
             Err(error) => tracing::error!(%error, "the free space of the disk is not known"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::solitary::Disks;
+
+    #[tokio::test(start_paused = true)]
+    async fn compactions_are_held_while_the_disk_is_at_the_hard_mark() {
+        let disks = Disks::default();
+        let process = disks.start().await;
+        let limits = DiskLimits { soft_free_bytes: 100, hard_free_bytes: 10 };
+        let watch = DiskWatch::begin(&process.storage, limits, Arc::default());
+        tokio::spawn(watch.run(Arc::new(Metrics::new())));
+        for (free, hold) in [(50, false), (9, true), (8, true), (10, false)] {
+            disks.dir.free_bytes.store(free, Ordering::Relaxed);
+            tokio::time::sleep(2 * PROBE_INTERVAL).await;
+            let held = [disks.log.holds_compactions(), disks.state.holds_compactions()];
+            assert_eq!(held, [hold, hold], "{free} bytes are free");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! One node from its start to its stop: every piece is made here and handed to those that use it.
 
 mod background;
+mod stopping;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::future::join_all;
 use quorate_client::Dial;
 use quorate_client::limits::REQUEST_BYTES_MAX;
 use quorate_client::proto::message_log_client::MessageLogClient;
@@ -49,24 +49,7 @@ use crate::transport::{
     HandedOn, IntroducedOnly, Introduction, MESSAGE_BYTES_MAX, NodeOperations, PeerServer, Peers,
 };
 use crate::types::{Clock, GroupId, NodeId, limits};
-
-/// How long a node that is asked to stop may take to hand over what it leads, and streams to end.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long of that leadership may take to be handed over. What is led longer finds another leader once the node is gone.
-const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// What ends in turn when the node stops.
-#[derive(Default)]
-struct Stopping {
-    /// Calls at the client port are taken no more, and streams end.
-    clients: CancellationToken,
-    /// The same for calls that other nodes hand on.
-    handed_on: CancellationToken,
-    /// Has those of them that are still to be answered.
-    under_way: TaskTracker,
-    /// Other nodes are not heard any more, and nobody is told how this one is.
-    peers: CancellationToken,
-}
+use stopping::{GOODBYE_TIMEOUT, Stopping, lead_nothing};
 
 /// The pieces of a running node.
 struct Node {
@@ -192,46 +175,26 @@ pub async fn run_on(
             }
         }
     };
-    if result.is_ok() {
-        for group in node.replicas.all() {
-            group.stop().await;
-        }
-        let closed = node.storage.close().await.context("closing the storage");
-        background::last_look(&node).await?;
-        closed?;
-        tracing::info!("the node has stopped");
-    }
-    result
-}
-
-/// The first step of stopping: others lead before anybody here is turned away, so that appends go on.
-async fn lead_nothing(node: &Node, stopping: &Stopping) {
-    let groups = node.replicas.all();
-    let handed_over = join_all(groups.iter().map(|group| group.step_down()));
-    let in_time = tokio::time::timeout(HANDOVER_TIMEOUT, handed_over).await.is_ok();
-    // Of a node that is alone, all of them.
-    let still_led = groups.iter().filter(|group| group.is_leader()).count();
-    tracing::info!(
-        in_time,
-        still_led,
-        "what this node led was handed over, as far as others take it"
-    );
-    stopping.clients.cancel();
+    result?;
+    stopping::close(&node.replicas, &node.storage, background::last_look(&node)).await?;
+    tracing::info!("the node has stopped");
+    Ok(())
 }
 
 async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
     let Ground { dial, storage, metrics, clock, authorizer, connections, memory } = ground;
     let started_us = clock.elapsed_us();
     let data_dir = storage.data_dir.clone();
-    if let Err(error) = data_dir.keep_ballast(config.storage.ballast_bytes) {
-        tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
-    }
     let admission = Arc::new(Admission::within(memory));
     let limits = DiskLimits {
         soft_free_bytes: config.storage.disk_soft_free_bytes,
         hard_free_bytes: config.storage.disk_hard_free_bytes,
     };
-    let disk = DiskWatch::begin(data_dir.clone(), limits, admission.clone());
+    let ballast_bytes = config.storage.ballast_bytes;
+    if let Err(error) = data_dir.keep_ballast(ballast_bytes, limits.soft_free_bytes) {
+        tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
+    }
+    let disk = DiskWatch::begin(&storage, limits, admission.clone());
     let identity = storage.identity.clone();
     let tls = config.peer.tls.as_ref().map(TlsConfig::for_peers).transpose();
     let tls = tls.context("the certificates of the peer port")?;
@@ -318,6 +281,7 @@ fn tuning(config: &Config) -> Tuning {
         log_wal_bytes_max: 3 * config.storage.log_memtable_bytes,
         state_memtable_bytes: config.storage.state_memtable_bytes as usize,
         state_cache_bytes: config.storage.block_cache_bytes as usize,
+        compact_free_bytes_min: config.storage.disk_hard_free_bytes,
         ..Tuning::default()
     }
 }

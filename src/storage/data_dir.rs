@@ -1,5 +1,7 @@
 //! A node's data directory: whose it is, and that nobody else uses it.
 
+mod ballast;
+
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -7,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::small_file::{DiskFile, MemoryFile, SmallFile, sync_folder};
@@ -247,28 +249,34 @@ impl DataDir {
     }
 
     /// Notes that the data was found damaged: on stable storage when this returns, and refused from then on. A restart
-    /// would not meet the same damage until something reads it. Blocks.
+    /// would not meet the same damage until something reads it. The ballast is given up for it if need be. Blocks.
     pub fn mark_damaged(&self, reason: &str) -> Result<(), StorageError> {
-        self.damage.replace(reason.as_bytes())
+        self.damage.replace(reason.as_bytes()).or_else(|error| {
+            if !self.gives_back_ballast() {
+                return Err(error);
+            }
+            self.damage.replace(reason.as_bytes())
+        })
     }
 
-    /// Makes sure that a file of this size can be deleted by people when the disk is full. Blocks. A disk without
-    /// room for it goes without.
-    pub fn keep_ballast(&self, bytes: u64) -> io::Result<()> {
-        let Disk::Real { path, .. } = &self.disk else { return Ok(()) };
-        let path = path.join("ballast");
-        if fs::metadata(&path).is_ok_and(|file| file.len() == bytes) {
-            return Ok(());
+    /// Makes sure that there is a file of this size that people can delete when the disk is full; 0 is none. One that is
+    /// not there is made only where it leaves at least `left_bytes` free, so that it does not fill the disk itself. Blocks.
+    ///
+    /// # Errors
+    /// There is too little room, or the operating system refuses: the directory is then without such a file.
+    pub fn keep_ballast(&self, bytes: u64, left_bytes: u64) -> io::Result<()> {
+        match &self.disk {
+            Disk::Real { path, .. } => ballast::keep(path, bytes, left_bytes),
+            Disk::Simulated { .. } => Ok(()),
         }
-        if bytes == 0 {
-            return match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+    }
+
+    /// Gives the ballast up; false if there is none, or it stays.
+    fn gives_back_ballast(&self) -> bool {
+        match &self.disk {
+            Disk::Real { path, .. } => ballast::give_back(path).unwrap_or(false),
+            Disk::Simulated { .. } => false,
         }
-        let file = File::create(&path)?;
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
-        file.sync_all()
     }
 
     /// Bytes that may still be written to its disk. Answered from memory: it does not wait for the disk.

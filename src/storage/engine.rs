@@ -45,6 +45,13 @@ pub enum StorageError {
     },
 }
 
+impl StorageError {
+    /// Whether a node goes on only after a start, or not at all on this data: the rest concerns one record or file.
+    pub(super) fn stops_a_node(&self) -> bool {
+        matches!(self, StorageError::Failed { .. } | StorageError::Damaged { .. })
+    }
+}
+
 /// Half-open range of keys; no `end` means to the end of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
@@ -209,6 +216,9 @@ pub trait Engine: View {
 
     /// For each table with a range given: removes the range, flushes, and brings in the sealed rows of that table.
     /// Not atomic: the caller marks the operation and repeats it after a crash, with the same result.
+    ///
+    /// # Errors
+    /// Damage if the area is not sealed, or not whole any more; nothing has been removed then.
     fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError>;
 
     /// Removes a staging area, sealed or not; nothing happens if there is none.
@@ -224,8 +234,19 @@ pub trait Engine: View {
     /// beside all others in a simulation. Must be called on a runtime; timers work inside while it runs.
     fn host(&self, name: &'static str, task: BoxFuture<'static, ()>);
 
-    /// The first failure since opening that no caller can mend: of a write, in the background, or damage that a read
-    /// found. After one the node has to stop.
+    /// Lets no compaction begin, or lets them begin again: they take room before they give any back, and what is left of a
+    /// disk is for the writes. Those under way go on. Blocks. An engine that has none has nothing to do.
+    fn hold_compactions(&self, _hold: bool) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    /// Fails the database because of an error that stopped whoever met it for good, though it may have passed by now: only
+    /// the next start goes on from what is on disk. What a newer version wrote, or a power cut has torn, fails nothing: it
+    /// would be met again.
+    fn note_failure(&self, error: &StorageError);
+
+    /// The first failure since opening that no caller can mend: of a write, in the background, damage that a read found,
+    /// or one that was noted. After one the node has to stop.
     fn background_error(&self) -> Option<StorageError>;
 }
 

@@ -35,7 +35,9 @@ struct Disk {
     /// Counts crashes: engines of an earlier life are dead.
     life: u64,
     failing: Option<String>,
+    unreadable: Option<String>,
     hangs: bool,
+    holds_compactions: bool,
     steps_until_crash: Option<usize>,
 }
 
@@ -79,9 +81,20 @@ impl MemoryDisk {
         self.lock().failing = reason.map(str::to_owned);
     }
 
+    /// Makes every further read fail with this reason, or succeed again: what passes, and damages nothing. A state that is
+    /// pinned already is read all the same.
+    pub fn set_unreadable(&self, reason: Option<&str>) {
+        self.lock().unreadable = reason.map(str::to_owned);
+    }
+
     /// Lets no further synced write come to an end, or fail.
     pub fn hang(&self) {
         self.lock().hangs = true;
+    }
+
+    /// Whether an engine was told to let no compaction begin. It has none.
+    pub fn holds_compactions(&self) -> bool {
+        self.lock().holds_compactions
     }
 
     /// Replaces a row behind the engine's back, as a damaged disk does; none removes it.
@@ -164,6 +177,13 @@ impl MemoryEngine {
         })
     }
 
+    fn check_readable(&self) -> Result<(), StorageError> {
+        let unreadable = self.disk.lock().unreadable.clone();
+        unreadable.map_or(Ok(()), |reason| {
+            Err(StorageError::Failed { action: "reading a disk in memory", reason })
+        })
+    }
+
     fn view(&self) -> PinnedTables {
         PinnedTables {
             database: self.disk.database,
@@ -176,6 +196,7 @@ impl MemoryEngine {
 impl View for MemoryEngine {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         self.disk.database.check_table(table)?;
+        self.check_readable()?;
         Ok(self.disk.lock().live.get(&table).and_then(|rows| rows.get(key)).cloned())
     }
 
@@ -184,7 +205,10 @@ impl View for MemoryEngine {
     }
 
     fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
-        self.view().into_scan(table, range, direction)
+        match self.check_readable() {
+            Ok(()) => self.view().into_scan(table, range, direction),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
     }
 }
 
@@ -243,17 +267,16 @@ impl Engine for MemoryEngine {
             self.disk.database.check_table(*table)?;
         }
         let staged = self.change(|disk| {
+            let staged = disk.staged.get(name).filter(|staged| staged.sealed).cloned();
+            let staged = staged.ok_or_else(|| StorageError::Damaged {
+                place: format!("staging area {name}"),
+                reason: "it is not sealed".to_owned(),
+            })?;
             for (table, range) in clear {
                 remove_range(disk.live.entry(*table).or_default(), range);
             }
             disk.durable = disk.live.clone();
-            match disk.staged.get(name) {
-                Some(staged) if staged.sealed => Ok(staged.clone()),
-                _ => Err(StorageError::Failed {
-                    action: "bringing in staged rows",
-                    reason: format!("{name} is not sealed"),
-                }),
-            }
+            Ok(staged)
         })?;
         crash::install_cleared();
         let tables: BTreeSet<Table> = clear.iter().map(|(table, _)| *table).collect();
@@ -289,6 +312,17 @@ impl Engine for MemoryEngine {
 
     fn host(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
         tokio::spawn(task);
+    }
+
+    fn hold_compactions(&self, hold: bool) -> Result<(), StorageError> {
+        self.disk.lock().holds_compactions = hold;
+        Ok(())
+    }
+
+    fn note_failure(&self, error: &StorageError) {
+        if error.stops_a_node() {
+            let _ = self.failure.set(error.clone());
+        }
     }
 
     fn background_error(&self) -> Option<StorageError> {

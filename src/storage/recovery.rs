@@ -78,7 +78,8 @@ pub struct Recovered {
 }
 
 /// Makes databases that were just opened ready for use: rolls interrupted installs forward, examines every log, and
-/// remembers what was found damaged. `file` keeps the watermark. Blocks.
+/// keeps what was found in the watermark, which `file` is. What a log holds when it was opened is on stable storage.
+/// Blocks.
 ///
 /// # Errors
 /// A database failed, a snapshot cannot be rolled forward, or the watermark is missing beside groups.
@@ -92,19 +93,28 @@ pub fn make_ready(
     }
     let mut watermark = open_watermark(file, log, state)?;
     let groups = recover(log, state, watermark.stored())?;
-    remember_damage(&mut watermark, &groups)?;
+    remember(&mut watermark, &groups)?;
     Ok(Recovered { watermark, groups })
 }
 
-/// Damage is not forgotten by a restart: what a later opening cannot see any more may still be missing.
-fn remember_damage(
+/// Damage is not forgotten by a restart: what a later opening cannot see any more may still be missing. And what a log
+/// holds is relied on from now on, though the process may have died before the mark told of it: the vote in it is given
+/// again to whoever asks, without another write.
+fn remember(
     watermark: &mut WatermarkFile,
     groups: &BTreeMap<GroupId, GroupRecovery>,
 ) -> Result<(), StorageError> {
     let mut marks = watermark.stored().clone();
     for (group, recovery) in groups {
-        if let GroupRecovery::Damaged { reason } = recovery {
-            marks.groups.entry(*group).or_default().damaged = Some(reason.clone());
+        match recovery {
+            GroupRecovery::Damaged { reason } => {
+                marks.groups.entry(*group).or_default().damaged = Some(reason.clone());
+            }
+            GroupRecovery::Healthy(found) if found.vote.is_some() || found.last.is_some() => {
+                let mark = marks.groups.entry(*group).or_default();
+                (mark.vote, mark.last) = (found.vote, found.last);
+            }
+            GroupRecovery::Healthy(_) => {}
         }
     }
     watermark.store(marks)

@@ -21,6 +21,9 @@ pub struct Tuning {
     pub open_files_max: u32,
     /// Threads for flushes and compactions of each database.
     pub background_jobs: u32,
+    /// Bytes of the disk that have to be free on opening for compactions to begin: they take room before they give any
+    /// back. Below, a database opens with them held.
+    pub compact_free_bytes_min: u64,
     /// Bytes of one file of a staging area at most, give or take one row.
     pub staging_file_bytes: u64,
 }
@@ -48,6 +51,7 @@ impl Tuning {
             blob_bytes_min: 1024,
             open_files_max: 64,
             background_jobs: 2,
+            compact_free_bytes_min: 0,
             staging_file_bytes: 64 * 1024,
         }
     }
@@ -64,6 +68,7 @@ impl Default for Tuning {
             blob_bytes_min: 4 * 1024,
             open_files_max: 512,
             background_jobs: 4,
+            compact_free_bytes_min: 0,
             staging_file_bytes: 64 * MIB as u64,
         }
     }

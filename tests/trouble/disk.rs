@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use quorate::storage::{DataDir, DataDirError};
+use quorate::types::NodeId;
 use quorate_client::proto::message_log_client::MessageLogClient;
 use rustix::process::Signal;
 use tonic::transport::Channel;
@@ -112,12 +114,18 @@ async fn at_the_hard_mark_a_node_takes_no_entries_and_serves_what_it_has() {
 struct Disk<'a>(&'a Path);
 
 impl Disk<'_> {
-    fn mount(path: &Path) -> Option<Disk<'_>> {
+    /// None, which is said, where the machine does not allow it.
+    fn mount<'a>(path: &'a Path, size: &str) -> Option<Disk<'a>> {
         std::fs::create_dir_all(path).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=2g", "tmpfs"]).arg(path);
-        let mounted = mount.output().is_ok_and(|output| output.status.success());
-        mounted.then_some(Disk(path))
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(path);
+        if mount.output().is_ok_and(|output| output.status.success()) {
+            return Some(Disk(path));
+        }
+        // Not kept back, as what a passing test prints is.
+        let mut log = std::io::stderr();
+        writeln!(log, "NOT RUN: a disk of its own cannot be mounted here").unwrap();
+        None
     }
 
     /// Leaves little room.
@@ -139,12 +147,7 @@ impl Drop for Disk<'_> {
 async fn a_node_whose_disk_fails_stops_at_once_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("3");
-    let Some(disk) = Disk::mount(&data) else {
-        // Not kept back, as what a passing test prints is.
-        let mut log = std::io::stderr();
-        writeln!(log, "NOT RUN: a disk of its own cannot be mounted here").unwrap();
-        return;
-    };
+    let Some(disk) = Disk::mount(&data, "2g") else { return };
     let mut cluster = Cluster::start_in(dir, 3, "log_keep_bytes = 1048576\n").await;
     let mut client = cluster.messages(1);
     append_surely(&mut client, append(ROOM, vec![message("first", "hello")])).await;
@@ -180,9 +183,23 @@ async fn a_node_whose_disk_fails_stops_at_once_and_the_others_go_on() {
     cluster.stop().await;
 }
 
+/// Until something reads the same place again, a node that has forgotten it counts in quorums (G11).
+#[test]
+fn damage_is_noted_on_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("1");
+    let Some(_disk) = Disk::mount(&data, "8m") else { return };
+    let (open, _) = DataDir::open(&data, NodeId(1)).unwrap();
+    open.keep_ballast(1 << 20, 0).unwrap();
+    fill(&data.join("filler"));
+    open.mark_damaged("a block does not have its checksum").unwrap();
+    drop(open);
+    let refused = DataDir::open(&data, NodeId(1)).unwrap_err();
+    assert!(matches!(refused, DataDirError::Damaged { .. }), "{refused}");
+}
+
 /// Takes all the room there is.
 fn fill(path: &Path) {
-    use std::io::Write;
     let mut file = std::fs::File::create(path).unwrap();
     for block in [1 << 20, 1 << 12, 1] {
         while file.write_all(&vec![1; block]).is_ok() {}

@@ -115,18 +115,35 @@ async fn a_closed_writer_is_told_to_those_who_append() {
     assert!(log.truncate_after(None).await.is_err());
 }
 
-#[tokio::test]
-async fn a_damaged_entry_fails_the_database() {
+/// Three entries, and the disk that they are on.
+async fn on_a_disk() -> (GroupLog, MemoryDisk) {
     let disk = MemoryDisk::new(Database::Log);
     let engine: Arc<dyn Engine> = Arc::new(disk.open());
     let watermark = WatermarkFile::create(Box::new(MemoryFile::default())).unwrap();
     let writer = LogWriter::start(engine.clone(), watermark, Arc::new(()));
-    let mut log = GroupLog::new(GroupId(1), NodeLog::new(engine.clone(), writer), None);
+    let mut log = GroupLog::new(GroupId(1), NodeLog::new(engine, writer), None);
     append(&mut log, (0..3).map(|index| entry(1, index, 10))).await.await.unwrap();
     assert_eq!(log.read_disk(0, 3, READ_BYTES_MAX).await.unwrap().len(), 3);
+    (log, disk)
+}
+
+#[tokio::test]
+async fn a_damaged_entry_fails_the_database() {
+    let (log, disk) = on_a_disk().await;
     let key = keys::raft_log(GroupId(1), LogIndex(1));
     disk.damage(Table::RaftLog, &key, None);
     assert!(log.read_disk(0, 3, READ_BYTES_MAX).await.is_err());
-    let error = engine.background_error();
+    let error = log.shared.node.engine.background_error();
     assert!(matches!(error, Some(StorageError::Damaged { .. })), "{error:?}");
+}
+
+/// openraft stops the replica, and only a start of the node makes it go on (G9).
+#[tokio::test]
+async fn a_read_that_fails_once_fails_the_database() {
+    let (log, disk) = on_a_disk().await;
+    disk.set_unreadable(Some("too many open files"));
+    assert!(log.read_disk(0, 3, READ_BYTES_MAX).await.is_err());
+    disk.set_unreadable(None);
+    let error = log.shared.node.engine.background_error();
+    assert!(matches!(error, Some(StorageError::Failed { .. })), "{error:?}");
 }

@@ -80,6 +80,10 @@ impl Engine for Busy {
         self.engine.host(name, task);
     }
 
+    fn note_failure(&self, error: &StorageError) {
+        self.engine.note_failure(error);
+    }
+
     fn background_error(&self) -> Option<StorageError> {
         self.engine.background_error()
     }

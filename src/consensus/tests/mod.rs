@@ -1,5 +1,6 @@
 //! Replicas without a network: what crashes leave on disk, what a leader refuses, what confirms a read, who is taken out
-//! of a group, who is handed it, who stands where a leader is dead, and what damage does.
+//! of a group, who is handed it, who stands where a leader is dead, and what damage and
+//! failing reads do.
 
 mod damaged;
 mod fit_to_lead;
@@ -19,3 +20,4 @@ mod scripted;
 mod serving;
 mod snapshot_hold;
 mod succession;
+mod unreadable;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::stopping::leave_open;
 use super::{Node, remedy};
 use crate::consensus::flusher::{self, FlushPolicy};
 use crate::consensus::parking;
@@ -70,6 +71,7 @@ pub(super) async fn run(node: Arc<Node>) -> anyhow::Error {
             storage_failed(&node, failure, "the log cannot be written: the node stops")
         }
         failure = node.storage.writer.hangs() => {
+            leave_open(&node.storage);
             storage_failed(&node, failure, "the disk hangs: the node stops, so that others lead")
         }
         failure = flusher::run(&node.replicas, &node.storage, policy) => {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::storage::records::EntryPayload;
+use crate::storage::small_file::MemoryFile;
 use crate::storage::{Batch, Database, Durability, MemoryDisk, MemoryEngine};
 use crate::types::{Incarnation, NodeId, ReplicaId, Term};
 
@@ -152,4 +153,52 @@ fn a_purge_mark_beyond_the_last_entry_is_the_end_of_the_log() {
     assert_eq!(examine(&log, GROUP).unwrap().last, Some(id(6, 52)));
     let log = log_of([id(6, 52)], Some(id(5, 50)), None);
     assert!(examine(&log, GROUP).unwrap_err().to_string().contains("entry 51 is missing"));
+}
+
+/// A log with a vote of this term and two entries, over a mark that tells of the vote before and of the first entry: the
+/// process died between the sync of the log and that of the mark.
+fn marked_late(term: u64) -> (MemoryEngine, MemoryFile) {
+    let log = log_of([id(2, 0), id(2, 1)], None, None);
+    let key = keys::raft_meta(GROUP, RaftMetaField::Vote);
+    let value = vote(term).encode(&key);
+    let mut batch = Batch::default();
+    batch.put(Table::RaftMeta, key, value);
+    log.write(batch, Durability::Synced).unwrap();
+    let file = MemoryFile::default();
+    let mark =
+        GroupMark { vote: Some(vote(term - 1)), last: Some(id(2, 0)), ..GroupMark::default() };
+    let mut watermark = WatermarkFile::create(Box::new(file.clone())).unwrap();
+    watermark.store(Watermark { groups: [(GROUP, mark)].into() }).unwrap();
+    (log, file)
+}
+
+/// Breaks G1 and G11 if it fails: openraft sees no change in a vote that it asks of itself once more, and answers.
+#[test]
+fn what_opening_finds_is_not_forgotten_later() {
+    let (log, file) = marked_late(9);
+    let state = MemoryDisk::new(Database::State).open();
+    let ready = make_ready(&log, &state, file.clone()).unwrap();
+    let mark = GroupMark { vote: Some(vote(9)), last: Some(id(2, 1)), damaged: None };
+    assert_eq!(ready.watermark.stored().groups[&GROUP], mark);
+    let again = make_ready(&log, &state, file.clone()).unwrap();
+    assert!(matches!(again.groups[&GROUP], GroupRecovery::Healthy(_)), "{:?}", again.groups);
+
+    let (forgetful, _) = marked_late(8);
+    let again = make_ready(&forgetful, &state, file).unwrap();
+    assert!(matches!(again.groups[&GROUP], GroupRecovery::Damaged { .. }), "{:?}", again.groups);
+}
+
+#[test]
+fn a_replica_that_has_nothing_yet_gets_no_mark() {
+    let log = MemoryDisk::new(Database::Log).open();
+    let state = MemoryDisk::new(Database::State).open();
+    let key = keys::group(GROUP);
+    let mut batch = Batch::default();
+    batch.put(Table::Groups, key.clone(), GroupRow::blank(replica()).encode(&key));
+    state.write(batch, Durability::Flushed).unwrap();
+    let file = MemoryFile::default();
+    WatermarkFile::create(Box::new(file.clone())).unwrap();
+    let ready = make_ready(&log, &state, file).unwrap();
+    assert_eq!(ready.groups[&GROUP], GroupRecovery::Healthy(GroupLogState::default()));
+    assert!(ready.watermark.stored().groups.is_empty());
 }

@@ -16,11 +16,11 @@ use crate::storage::{Database, StorageError};
 /// What a blob file has besides its records: RocksDB's header and footer.
 const BLOB_FRAME_BYTES: u64 = 30 + 32;
 
-/// A file that the database consists of.
+/// A file that is to be there, as long as it was written.
 #[derive(Debug, PartialEq, Eq)]
-struct LiveFile {
-    name: String,
-    bytes: u64,
+pub(super) struct WrittenFile {
+    pub(super) name: String,
+    pub(super) bytes: u64,
 }
 
 /// Looks at every file of a database that was just opened. Blocks: one look at the folder's entry for each file.
@@ -41,11 +41,11 @@ pub(super) fn check(db: &DB, database: Database, read_only: bool) -> Result<(), 
     found
 }
 
-fn live_files(db: &DB, database: Database) -> Result<Vec<LiveFile>, StorageError> {
+fn live_files(db: &DB, database: Database) -> Result<Vec<WrittenFile>, StorageError> {
     let failed = |error| storage_error("listing the files of a database", error);
     let tables = db.live_files().map_err(failed)?.into_iter();
     let mut files: Vec<_> = tables
-        .map(|file| LiveFile {
+        .map(|file| WrittenFile {
             name: file.name.trim_start_matches('/').to_owned(),
             bytes: file.size as u64,
         })
@@ -60,14 +60,18 @@ fn live_files(db: &DB, database: Database) -> Result<Vec<LiveFile>, StorageError
 
 /// A blob file in RocksDB's description of a table, the only place where it names them: "blob_file_number: 12
 /// total_blob_count: 3 total_blob_bytes: 456" and more.
-fn blob_file(line: &str) -> Option<LiveFile> {
+fn blob_file(line: &str) -> Option<WrittenFile> {
     let mut words = line.strip_prefix("blob_file_number: ")?.split(' ');
     let number: u64 = words.next()?.parse().ok()?;
     let bytes: u64 = words.skip_while(|word| *word != "total_blob_bytes:").nth(1)?.parse().ok()?;
-    Some(LiveFile { name: format!("{number:06}.blob"), bytes: bytes + BLOB_FRAME_BYTES })
+    Some(WrittenFile { name: format!("{number:06}.blob"), bytes: bytes + BLOB_FRAME_BYTES })
 }
 
-fn check_file(folder: &Path, file: &LiveFile) -> Result<(), StorageError> {
+/// Looks at one file of a folder. Blocks.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn check_file(folder: &Path, file: &WrittenFile) -> Result<(), StorageError> {
     let path = folder.join(&file.name);
     let reason = match fs::metadata(&path) {
         Ok(found) if found.len() == file.bytes => return Ok(()),
@@ -75,10 +79,7 @@ fn check_file(folder: &Path, file: &LiveFile) -> Result<(), StorageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => "the file is gone".to_owned(),
         Err(error) => {
             let reason = format!("{}: {error}", path.display());
-            return Err(StorageError::Failed {
-                action: "looking at the files of a database",
-                reason,
-            });
+            return Err(StorageError::Failed { action: "looking at files", reason });
         }
     };
     Err(StorageError::Damaged { place: path.display().to_string(), reason })
@@ -96,6 +97,6 @@ mod tests {
             blob_file_number: 12 total_blob_count: 3 total_blob_bytes: 456 checksum_method:  checksum_value:  \
             linked_ssts: { 11 } garbage_blob_count: 0 garbage_blob_bytes: 0\n";
         let found: Vec<_> = described.lines().filter_map(blob_file).collect();
-        assert_eq!(found, [LiveFile { name: "000012.blob".to_owned(), bytes: 456 + 62 }]);
+        assert_eq!(found, [WrittenFile { name: "000012.blob".to_owned(), bytes: 456 + 62 }]);
     }
 }

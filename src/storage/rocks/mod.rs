@@ -8,6 +8,7 @@
 mod expiry;
 mod files;
 mod options;
+mod seal;
 mod staging;
 mod torn_tail;
 mod view;
@@ -20,17 +21,19 @@ mod tests;
 mod torn_tail_tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use rocksdb::properties::BACKGROUND_ERRORS;
-use rocksdb::{ColumnFamily, DB, ErrorKind, FlushOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, WriteBatch, WriteOptions,
+};
 
 use super::engine::is_empty;
 use super::{
     Batch, Database, Direction, Durability, Engine, KeyRange, Op, Rows, Staging, StorageError,
-    Table, Tuning, View,
+    Table, Tuning, View, free_bytes,
 };
 use crate::seams::{crash, planted};
 use expiry::ExpiryFloors;
@@ -49,6 +52,7 @@ pub struct RocksEngine {
     read_only: bool,
     expiry: ExpiryFloors,
     failure: Arc<Failure>,
+    holds_compactions: Mutex<bool>,
 }
 
 impl RocksEngine {
@@ -89,7 +93,13 @@ impl RocksEngine {
             });
         }
         let expiry = ExpiryFloors::default();
-        let open = || open_database(path, database, tuning, &expiry, read_only);
+        // Whatever fails to say how much is free fails to open too, or there is nothing to compact yet.
+        let free = free_bytes(path).unwrap_or(u64::MAX);
+        let hold = free < tuning.compact_free_bytes_min;
+        let open = || {
+            let tables = options::of_tables(database, tuning, &expiry, hold);
+            open_database(path, database, tuning, tables, read_only)
+        };
         let db = match open() {
             Err(error @ StorageError::Damaged { .. }) => {
                 let torn = torn_tail::of_database(path)?;
@@ -120,6 +130,7 @@ impl RocksEngine {
             read_only,
             expiry,
             failure,
+            holds_compactions: Mutex::new(hold),
         })
     }
 
@@ -248,6 +259,8 @@ impl Engine for RocksEngine {
     fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError> {
         self.check_writable()?;
         let folder = staging::folder(&self.staging, name)?;
+        // Before anything goes for it.
+        let staged = self.sticky(staging::sealed_files(&folder))?;
         let mut batch = Batch::default();
         for (table, range) in clear {
             self.database.check_table(*table)?;
@@ -261,7 +274,7 @@ impl Engine for RocksEngine {
         tables.sort();
         tables.dedup();
         for table in tables {
-            self.sticky(staging::ingest(&self.db, &folder, table))?;
+            self.sticky(staging::ingest(&self.db, &folder, &staged, table))?;
             crash::install_ingested();
         }
         Ok(())
@@ -291,6 +304,26 @@ impl Engine for RocksEngine {
             .expect("a node that cannot start its own few threads cannot run");
     }
 
+    fn hold_compactions(&self, hold: bool) -> Result<(), StorageError> {
+        let mut held = self.holds_compactions.lock().expect("no panic while locked");
+        if std::mem::replace(&mut *held, hold) == hold {
+            return Ok(());
+        }
+        let option = [("disable_auto_compactions", if hold { "true" } else { "false" })];
+        // On a full disk RocksDB does what it was told, and then finds no room to write it down: so all are told.
+        let told = self.database.tables().iter().map(|table| {
+            let set = self.db.set_options_cf(view::family(&self.db, *table)?, &option);
+            set.map_err(|error| storage_error("holding compactions", error))
+        });
+        told.fold(Ok(()), Result::and)
+    }
+
+    fn note_failure(&self, error: &StorageError) {
+        if error.stops_a_node() {
+            let _ = self.failure.set(error.clone());
+        }
+    }
+
     fn background_error(&self) -> Option<StorageError> {
         if planted::ignore_eio() {
             return None;
@@ -317,11 +350,10 @@ fn open_database(
     path: &Path,
     database: Database,
     tuning: &Tuning,
-    expiry: &ExpiryFloors,
+    tables: Vec<ColumnFamilyDescriptor>,
     read_only: bool,
 ) -> Result<DB, StorageError> {
     let mut options = options::of_database(database, tuning);
-    let tables = options::of_tables(database, tuning, expiry);
     let db = if read_only {
         options.create_if_missing(false);
         options.create_missing_column_families(false);

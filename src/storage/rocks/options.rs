@@ -52,11 +52,12 @@ pub(super) fn of_database(database: Database, tuning: &Tuning) -> Options {
     options
 }
 
-/// The tables of a database with their options; all share one block cache.
+/// The tables of a database with their options; all share one block cache. With `hold` no compaction begins.
 pub(super) fn of_tables(
     database: Database,
     tuning: &Tuning,
     expiry: &ExpiryFloors,
+    hold: bool,
 ) -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(match database {
         Database::Log => tuning.log_cache_bytes,
@@ -64,6 +65,7 @@ pub(super) fn of_tables(
     });
     let describe = |table: &Table| {
         let mut options = of_table(*table, tuning, Some(&cache));
+        options.set_disable_auto_compactions(hold);
         if *table == Table::Dedup {
             options.set_compaction_filter_factory(expiry.clone());
             // Files that nothing is added to are compacted now and then nevertheless.

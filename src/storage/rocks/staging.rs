@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter};
 
-use super::{options, storage_error, view};
+use super::files::{self, WrittenFile};
+use super::{options, seal, storage_error, view};
 use crate::seams::crash;
 use crate::storage::engine::check_staging_name;
+use crate::storage::small_file::{DiskFile, SmallFile};
 use crate::storage::{Database, Staging, StorageError, Table, Tuning};
 
-/// Written and synced last: a folder without it was not finished.
+/// Says what was staged. Written and synced last: a folder without it was not finished.
 const SEAL: &str = "SEALED";
 
 /// Options of staged files, by table. They live as long as the process because the crate's writer borrows them.
@@ -55,22 +57,34 @@ pub(super) fn remove(folder: &Path) -> Result<(), StorageError> {
     }
 }
 
-/// Brings the sealed rows of one table in. The staged files stay as they are, so that a repeat finds them: what
-/// RocksDB takes over is a second hard link of each.
-pub(super) fn ingest(db: &DB, folder: &Path, table: Table) -> Result<(), StorageError> {
+/// The files of a sealed staging area. Blocks.
+///
+/// # Errors
+/// Damage if it is not sealed, or if one is gone, or not as long as the seal says.
+pub(super) fn sealed_files(folder: &Path) -> Result<Vec<WrittenFile>, StorageError> {
+    let file = DiskFile::new(folder.join(SEAL));
+    let sealed = file.load()?.ok_or_else(|| StorageError::Damaged {
+        place: folder.display().to_string(),
+        reason: "it is not sealed".to_owned(),
+    })?;
+    let files = seal::decode(&sealed, &file.place())?;
+    files.iter().try_for_each(|file| files::check_file(folder, file))?;
+    Ok(files)
+}
+
+/// Brings the rows of one table in, of a staging area with these files. They stay as they are, so that a repeat finds
+/// them: what RocksDB takes over is a second hard link of each.
+pub(super) fn ingest(
+    db: &DB,
+    folder: &Path,
+    staged: &[WrittenFile],
+    table: Table,
+) -> Result<(), StorageError> {
     let failed = failed("bringing in staged rows");
-    if !folder.join(SEAL).exists() {
-        return Err(StorageError::Failed {
-            action: "bringing in staged rows",
-            reason: format!("{} is not sealed", folder.display()),
-        });
-    }
+    let prefix = file_prefix(table);
     let mut links = Vec::new();
-    for number in 0.. {
-        let file = folder.join(file_name(table, number));
-        if !file.exists() {
-            break;
-        }
+    for WrittenFile { name, .. } in staged.iter().filter(|file| file.name.starts_with(&prefix)) {
+        let file = folder.join(name);
         let link = file.with_extension("link");
         match fs::remove_file(&link) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -142,12 +156,21 @@ impl Staging for StagingFolder {
             }
         }
         let sync_all = || -> io::Result<()> {
+            let mut files = Vec::new();
             for entry in fs::read_dir(&self.folder)? {
-                File::open(entry?.path())?.sync_all()?;
+                let entry = entry?;
+                let file = File::open(entry.path())?;
+                file.sync_all()?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                files.push(WrittenFile { name, bytes: file.metadata()?.len() });
             }
+            files.sort_by(|one, other| one.name.cmp(&other.name));
             File::open(&self.folder)?.sync_all()?;
             crash::staging_synced();
-            File::create(self.folder.join(SEAL))?.sync_all()?;
+            // Nothing names an area before this has returned: what a crash leaves of the seal is never read.
+            let mut file = File::create(self.folder.join(SEAL))?;
+            file.write_all(seal::encode(&files).as_bytes())?;
+            file.sync_all()?;
             File::open(&self.folder)?.sync_all()
         };
         sync_all().map_err(failed("sealing staged rows"))
@@ -155,7 +178,12 @@ impl Staging for StagingFolder {
 }
 
 fn file_name(table: Table, number: u32) -> String {
-    format!("{}-{number:06}.sst", table.name())
+    format!("{}{number:06}.sst", file_prefix(table))
+}
+
+/// No table's name has this sign, so that none's files are taken for another's.
+fn file_prefix(table: Table) -> String {
+    format!("{}-", table.name())
 }
 
 fn sync_parent(folder: &Path) -> io::Result<()> {

@@ -265,6 +265,56 @@ fn damage_that_only_a_reader_sees_fails_the_database() {
 }
 
 #[test]
+fn what_stopped_a_replica_fails_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open_state(&folder.path().join("state"), &Tuning::small()).unwrap();
+    engine.note_failure(&StorageError::Newer { what: "a record", found: 2, known: 1 });
+    assert_eq!(engine.background_error(), None);
+    let failed = StorageError::Failed { action: "reading", reason: "too many files".to_owned() };
+    engine.note_failure(&failed);
+    assert_eq!(engine.background_error(), Some(failed.clone()));
+    assert_eq!(engine.flush(), Err(failed));
+}
+
+/// Breaks G11, and G2 with it, if it fails: a replica without some of its rows would take itself for whole.
+#[test]
+fn a_staging_area_that_is_not_whole_is_damage_for_which_nothing_is_removed() {
+    let shorten: fn(&Path) = |path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+    };
+    type Harm = (&'static str, fn(&Path));
+    let harms: [Harm; 6] = [
+        ("messages-000000.sst", |path| fs::remove_file(path).unwrap()),
+        ("messages-000001.sst", |path| fs::remove_file(path).unwrap()),
+        ("messages-000001.sst", shorten),
+        ("SEALED", |path| fs::remove_file(path).unwrap()),
+        ("SEALED", shorten),
+        ("SEALED", |path| fs::write(path, b"").unwrap()),
+    ];
+    for (name, harm) in harms {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let engine = RocksEngine::open_state(&path, &Tuning::small()).unwrap();
+        engine.write(written(Table::Messages, 1), Durability::Flushed).unwrap();
+        let mut staging = engine.stage("area").unwrap();
+        for number in 0..40_u32 {
+            let noise = blake3::Hasher::new().update(&number.to_be_bytes()).finalize_xof();
+            let mut value = vec![0; 4_000];
+            { noise }.fill(&mut value);
+            staging.put(Table::Messages, &number.to_be_bytes(), &value).unwrap();
+        }
+        staging.seal().unwrap();
+        harm(&folder.path().join("staging").join("area").join(name));
+        let all = KeyRange { start: Vec::new(), end: None };
+        let refused = engine.bring_in("area", &[(Table::Messages, all)]).unwrap_err();
+        assert!(matches!(refused, StorageError::Damaged { .. }), "{name}: {refused}");
+        assert_eq!(count(&engine, Table::Messages), 1, "{name}");
+        assert_eq!(engine.background_error(), Some(refused));
+    }
+}
+
+#[test]
 fn reading_only_sees_the_write_ahead_log_and_changes_no_byte() {
     let folder = tempfile::tempdir().unwrap();
     crashed_log(folder.path());
@@ -322,4 +372,56 @@ async fn offloaded_jobs_run() {
     let (report, reported) = tokio::sync::oneshot::channel();
     engine.offload(Box::new(move || report.send(1).unwrap()));
     assert_eq!(reported.await.unwrap(), 1);
+}
+
+/// Files of the table that were flushed and not compacted.
+fn flushed_files(engine: &RocksEngine, table: Table) -> u64 {
+    let family = view::family(&engine.db, table).unwrap();
+    let files = engine.db.property_int_value_cf(family, "rocksdb.num-files-at-level0");
+    files.unwrap().expect("RocksDB knows it")
+}
+
+/// Flushes more files of a table than are left alone, of half a MiB each.
+fn flush_many(engine: &RocksEngine, table: Table) -> u64 {
+    const FILES: u8 = 6;
+    for number in 0..FILES {
+        let mut batch = Batch::default();
+        let mut noise = vec![0; 512 * 1024];
+        blake3::Hasher::new().update(&[number]).finalize_xof().fill(&mut noise);
+        batch.put(table, b"every file has it".to_vec(), noise.clone());
+        batch.put(table, vec![number], noise);
+        engine.write(batch, Durability::Flushed).unwrap();
+        engine.flush().unwrap();
+    }
+    FILES.into()
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("in a minute: {what}");
+}
+
+/// G12: what is left of a disk that is nearly full is not for compactions, from the opening on.
+#[test]
+fn compactions_are_held_and_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let short_of_room = Tuning { compact_free_bytes_min: u64::MAX, ..Tuning::small() };
+    drop(RocksEngine::open_state(&path, &short_of_room).unwrap());
+    for tuning in [short_of_room, Tuning::small()] {
+        let engine = RocksEngine::open_state(&path, &tuning).unwrap();
+        if tuning.compact_free_bytes_min == 0 {
+            engine.hold_compactions(true).unwrap();
+        }
+        let files = flush_many(&engine, Table::Conversations);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert_eq!(flushed_files(&engine, Table::Conversations), files);
+        engine.hold_compactions(false).unwrap();
+        eventually("all are compacted", || flushed_files(&engine, Table::Conversations) == 0);
+    }
 }

@@ -375,6 +375,14 @@ impl Engine for SimEngine {
         self.inner.host(name, task);
     }
 
+    fn hold_compactions(&self, hold: bool) -> Result<(), StorageError> {
+        self.inner.hold_compactions(hold)
+    }
+
+    fn note_failure(&self, error: &StorageError) {
+        self.inner.note_failure(error);
+    }
+
     fn background_error(&self) -> Option<StorageError> {
         self.inner.background_error()
     }
