@@ -26,7 +26,7 @@ Examples:
 The node has to run, with an empty or a damaged data directory. Each of its replicas is removed from its group, added \
 again as a learner, and made a voter once it has caught up; the cluster serves meanwhile. What it waits for stands \
 behind `waiting`: other nodes that are being replaced, that are away, that lag or have no room. A group that cannot be \
-repaired now keeps no other from it; it is named, with the reason, and the command fails. Then, or interrupted, the same \
+repaired now, other than the meta group, keeps no other from it; it is named, with the reason, and the command fails. Then, or interrupted, the same \
 command takes the work up again.")]
 pub struct ReplaceArgs {
     /// The node_id of the node

@@ -6,6 +6,7 @@
 //! to the point where it cannot reopen. What is not known never counts against a leader: a clock is off only where it
 //! is off however the unknown ones stand.
 
+use crate::log::Command;
 use crate::storage::DiskMark;
 use crate::types::{Clock, Timestamp};
 
@@ -120,6 +121,13 @@ impl Fitness {
         }
     }
 
+    /// Whether a command may be stamped by this clock. What is settled stays so for all that was issued by then: a clock
+    /// that is behind would let some of it in later.
+    pub fn may_stamp(&self, command: &Command) -> bool {
+        let has_to_agree = matches!(command, Command::Settle(_));
+        !self.clock_is_off && (self.clocks_agree || !has_to_agree)
+    }
+
     /// While the membership changes, both configurations have to be content.
     pub fn and(self, other: Fitness) -> Fitness {
         Fitness {
@@ -145,6 +153,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::{IdKey, Settle};
+    use crate::types::ConversationName;
 
     const SECOND: i64 = 1_000_000;
 
@@ -184,6 +194,23 @@ mod tests {
         assert!([6_500_000, 7_000_000, 7_500_000].iter().all(|wall| !later(*wall)));
         assert!([0, 6_499_999, 7_500_001, u64::MAX].iter().all(|wall| later(*wall)));
         assert!(reading(u64::MAX, 0).is_set_in(reading(0, u64::MAX)));
+    }
+
+    #[test]
+    fn what_is_final_is_stamped_only_by_a_clock_that_others_agree_with() {
+        let settle = Command::Settle(Settle {
+            conversation: ConversationName("a".to_owned()),
+            id: IdKey { sender: "alice".to_owned(), client_msg_id: "1".to_owned() },
+            issued_at: Timestamp(1),
+        });
+        let other = Command::RaiseDedupFloor { floor: Timestamp(1) };
+        let may = |voters: &[_]| {
+            let fitness = Fitness::of(voters);
+            (fitness.may_stamp(&settle), fitness.may_stamp(&other))
+        };
+        assert_eq!(may(&[own(), clock(0), None]), (true, true));
+        assert_eq!(may(&[own(), clock(2 * SECOND), None]), (false, true), "the third may be near");
+        assert_eq!(may(&[own(), clock(2 * SECOND), clock(2 * SECOND)]), (false, false));
     }
 
     #[test]

@@ -282,9 +282,7 @@ impl Group {
         if matches!(command, Command::Append(_) | Command::Settle(_)) && disk_low {
             return Err(ProposeError::DiskLow);
         }
-        // What is settled stays so for all that was issued by then: a clock that is behind would let some of it in later.
-        let has_to_agree = matches!(command, Command::Settle(_));
-        if known.clock_is_off || (has_to_agree && !known.clocks_agree) {
+        if !known.may_stamp(&command) {
             return Err(ProposeError::ClockUntrusted);
         }
         self.proposer.propose(command, deadline).await

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::future::join_all;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
@@ -20,13 +21,18 @@ use tokio::time::Instant;
 use super::Group;
 use super::leadership::{Lead, Standing, answers};
 use super::raft_types::{RaftMembership, RaftStoredMembership, TypeConfig};
+
+type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 use crate::types::{LogIndex, NodeId, ReplicaId};
 
 /// How long the membership that a leader finds may take to be committed.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of how many entries a leader may not know yet that a replica holds them which has caught up: more than are ever under
-/// way, and soon sent.
+/// way to those that it waits for, and soon sent.
 pub const CAUGHT_UP_LAG_MAX: u64 = 64;
+/// How long a replica that has caught up takes to hold what its leader holds at a moment. Under load more entries than the
+/// above are always under way to one that is further away than a quorum is.
+pub const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a change of membership was not made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -115,8 +121,8 @@ impl Group {
                 "of {size} voters only {remaining} would remain; first complete what is being replaced elsewhere"
             ));
         }
-        let hindered = remaining.iter().filter_map(|id| Some((*id, self.hindrance(*id)?)));
-        let hindered: BTreeMap<_, _> = hindered.collect();
+        let hindrances = remaining.iter().map(async |id| Some((*id, self.hindrance(*id).await?)));
+        let hindered: BTreeMap<_, _> = join_all(hindrances).await.into_iter().flatten().collect();
         let remain = Lead { configs: vec![remaining], ..self.lead().await? };
         let can_take = |voter: &ReplicaId| !hindered.contains_key(voter);
         match self.voters().confirm_by(self.raft(), &remain, can_take).await {
@@ -130,23 +136,31 @@ impl Group {
     }
 
     /// Why a voter could not take what this leader appends now, if so. Of a node that was not seen lately nothing is known.
-    fn hindrance(&self, voter: ReplicaId) -> Option<String> {
+    async fn hindrance(&self, voter: ReplicaId) -> Option<String> {
         match voter {
             own if own == self.replica() => None,
             full if self.has_seen_full(full.node) => {
                 Some(format!("the disk of node {} has no room", full.node))
             }
-            other => self.lack_of(other),
+            other => self.lack_of(other).await,
         }
     }
 
-    /// What keeps a replica from being caught up, as far as this leader knows.
-    fn lack_of(&self, replica: ReplicaId) -> Option<String> {
-        match self.lag_of(replica) {
-            Some(entries) if entries <= CAUGHT_UP_LAG_MAX => None,
-            Some(entries) => Some(format!("replica {replica} lacks {entries} entries")),
-            None => Some(format!("replica {replica} has not said what it holds")),
+    /// What keeps a replica from being caught up, as far as this leader knows: it does not come to hold nearly all that the
+    /// leader holds now.
+    async fn lack_of(&self, replica: ReplicaId) -> Option<String> {
+        let last = self.raft().metrics().borrow_watched().last_log_index.unwrap_or(0);
+        let holds = |metrics: &RaftMetrics| {
+            matched(metrics, replica).is_some_and(|index| index + CAUGHT_UP_LAG_MAX >= last)
+        };
+        let wait = self.raft().wait(Some(CAUGHT_UP_WITHIN));
+        if wait.metrics(holds, "caught up").await.is_ok() {
+            return None;
         }
+        Some(match self.lag_of(replica) {
+            Some(entries) => format!("replica {replica} lacks {entries} entries"),
+            None => format!("replica {replica} has not said what it holds"),
+        })
     }
 
     /// Makes a replica a learner, unless it is a member already. `ensure_wanted` is asked once this replica is sure that it
@@ -192,7 +206,7 @@ impl Group {
                 "replica {older} is a voter still"
             )));
         }
-        if let Some(lack) = self.lack_of(replica) {
+        if let Some(lack) = self.lack_of(replica).await {
             return Err(MembershipChangeError::NotMade(lack));
         }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([replica]))).await
@@ -314,8 +328,8 @@ impl Group {
     /// How many entries of its log this leader does not know a replica to hold; none if it knows of nothing that it holds.
     fn lag_of(&self, replica: ReplicaId) -> Option<u64> {
         let metrics = self.raft().metrics().borrow_watched().clone();
-        let matched = metrics.replication.as_ref().and_then(|of| of.get(&replica).copied())??;
-        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matched.index))
+        let matched = matched(&metrics, replica)?;
+        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matched))
     }
 
     /// Whether this leader can hand leadership to a replica: to one that lacks the entries under way at most, for which it
@@ -339,6 +353,12 @@ impl Group {
     async fn change(&self, change: ChangeMembers<ReplicaId, EmptyNode>) -> ChangeResult {
         self.raft().change_membership(change, false).await.map(|_| ()).map_err(not_made)
     }
+}
+
+/// Up to where a leader knows a replica to hold its log; none if it knows of nothing.
+fn matched(metrics: &RaftMetrics, replica: ReplicaId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&replica).copied()??;
+    Some(matched.index)
 }
 
 fn is_joint(membership: &RaftMembership) -> bool {

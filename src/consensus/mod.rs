@@ -38,7 +38,7 @@ pub use errors::{GroupStatus, ProposeError, ReadError};
 pub use fitness::{ClockReading, ClockSkew, Fitness, Sighting};
 pub use group::{Barrier, Group};
 pub use live::{LiveMessage, Sent};
-pub use membership::{CAUGHT_UP_LAG_MAX, MembershipChangeError};
+pub use membership::{CAUGHT_UP_LAG_MAX, CAUGHT_UP_WITHIN, MembershipChangeError};
 pub use observer::{ConsensusObserver, ProposalEnd};
 pub use outcomes::Outcomes;
 pub use read_index::RemoteReadIndex;

@@ -182,13 +182,16 @@ impl Worker {
         self.parking.rouse().await;
         let waiting = self.next.take().into_iter();
         let wanted = waiting.filter(|waiting| waiting.turn.take());
+        let stamp = self.weighed.stamp();
+        // Asked again: the clock may have been set, and compared, while they waited.
+        let may_stamp =
+            |waiting: &Waiting| stamp.is_some_and(|(_, known)| known.may_stamp(&waiting.command));
+        let (stamped, refused): (Vec<_>, Vec<_>) = wanted.partition(may_stamp);
+        answer_all(refused.into_iter().map(|waiting| waiting.reply), &ProposeError::ClockUntrusted);
         let (commands, replies): (Vec<_>, Vec<_>) =
-            wanted.map(|waiting| (waiting.command, waiting.reply)).unzip();
-        if commands.is_empty() {
-            return; // All had given up.
-        }
-        let Some(stamped_at) = self.weighed.stamp() else {
-            return answer_all(replies, &ProposeError::ClockUntrusted);
+            stamped.into_iter().map(|waiting| (waiting.command, waiting.reply)).unzip();
+        let Some((stamped_at, _)) = stamp.filter(|_| !commands.is_empty()) else {
+            return; // All had given up, or were refused.
         };
         let proposal = Proposal { stamped_at, commands };
         let began = Instant::now();
@@ -273,7 +276,7 @@ fn answer_each(replies: Vec<Reply>, outcomes: Vec<Outcome>) {
     }
 }
 
-fn answer_all(replies: Vec<Reply>, error: &ProposeError) {
+fn answer_all(replies: impl IntoIterator<Item = Reply>, error: &ProposeError) {
     for reply in replies {
         reply.send(Err(error.clone()));
     }

@@ -49,11 +49,15 @@ impl Weighed {
         self.last.lock().expect("no panic while locked")
     }
 
-    /// The time to be stamped on an entry; none if the clock was set since it was compared with the others'.
-    pub(super) fn stamp(&self) -> Option<Timestamp> {
-        let read = self.last().read;
+    /// The time to be stamped on an entry, and what is known of the clock that shows it; none if it was set since it was
+    /// compared with the others'.
+    pub(super) fn stamp(&self) -> Option<(Timestamp, Fitness)> {
+        let (read, known) = {
+            let last = self.last();
+            (last.read, last.known)
+        };
         let now = ClockReading::of(self.clock.as_ref());
-        (!read.is_some_and(|read| read.is_set_in(now))).then_some(now.wall)
+        (!read.is_some_and(|read| read.is_set_in(now))).then_some((now.wall, known))
     }
 
     /// What is known of this replica, whether it led when it was weighed or not: whoever is elected then may have been

@@ -75,6 +75,7 @@ impl Learnt {
             }
             Ok(_) => {
                 self.not_serving_since.remove(&(group, node));
+                self.leaderless_since.remove(&(group, node));
             }
         }
     }

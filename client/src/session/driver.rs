@@ -29,7 +29,7 @@ const FULL_LINK_PAUSE: Duration = Duration::from_millis(5);
 /// Events that wait for the driver: of many answers each, where many come.
 const EVENTS_MAX: usize = 64;
 /// Lanes that are kept because they failed. With those that have appends outstanding they are fewer than a server keeps
-/// of one session (16,384).
+/// of one session (16,384), which also keeps those that were resumed and not used since.
 const CLOSED_MAX: usize = 10_000;
 /// Commands, or events, that are taken at once. What they lead to goes out together.
 const TAKEN_AT_ONCE_MAX: usize = 256;

@@ -102,6 +102,18 @@ async fn a_voter_is_not_taken_out_while_another_answers_and_lacks_the_log() {
     disks.crash(process).await;
 }
 
+/// Under load there are always more entries on their way to it than it may lack; what it held a moment ago it has.
+#[tokio::test]
+async fn a_voter_counts_that_soon_holds_what_the_leader_holds_now() {
+    let disks = Disks::default();
+    let (process, group, mut others) = leads_three(&disks).await;
+    let [behind, sound] = followers();
+    fall_behind(&group, &mut others, behind).await;
+    let check = group.check_removal(replica(sound.node.0, 2), 3);
+    others.follow_until(check).await.unwrap();
+    disks.crash(process).await;
+}
+
 /// As long as nothing is appended it lacks nothing.
 #[tokio::test]
 async fn a_voter_is_not_taken_out_while_another_has_no_room() {

@@ -16,7 +16,7 @@ use super::describe::{leader_of, leader_status};
 use super::init::{FIRST, META_VOTERS_MAX, check_address};
 use super::progress::Progress;
 use super::{ClusterApi, ClusterError, MetaGroup, replica_statuses};
-use crate::consensus::CAUGHT_UP_LAG_MAX;
+use crate::consensus::{CAUGHT_UP_LAG_MAX, CAUGHT_UP_WITHIN};
 use crate::log::{Topology, TopologyChange, TopologyNode};
 use crate::transport::proto::change_membership_request::Step;
 use crate::transport::{Adoption, PeerError, proto};
@@ -119,6 +119,8 @@ impl ClusterApi {
             let found = self.find_replica(group, node.id).await?;
             match self.replace_one(group, node.id, found, request.all, progress).await {
                 Ok(()) => progress.done(group).await?,
+                // Somebody else is at it, here or where it would come next.
+                Err(error @ ClusterError::Refused(_)) => return Err(error),
                 Err(error) => {
                     progress.failed(group, error).await?;
                     // Its other replicas can be made only once the node belongs to the cluster.
@@ -240,7 +242,7 @@ impl ClusterApi {
 
     /// Waits until the new replica has applied nearly all that the group's leader had applied just before. A snapshot takes
     /// long, and what is appended meanwhile the replica lacks: so the leader is asked anew each time that the replica is
-    /// where it was. It alone can tell; without it the replica stays a learner.
+    /// where it was, until it is there soon. It alone can tell; without it the replica stays a learner.
     async fn catch_up(
         &self,
         group: GroupId,
@@ -249,12 +251,13 @@ impl ClusterApi {
     ) -> Result<(), ClusterError> {
         progress.tell(group, "catching_up", 0, 0).await?;
         let mut target = None;
+        let mut asked_at = Instant::now();
         let mut patience = Patience::new(Instant::now());
         loop {
-            let (mut is_new, mut unled) = (false, None);
+            let mut unled = None;
             if target.is_none_or(|target| patience.applied >= target) {
                 match self.applied_by_leader(group).await {
-                    Ok(now) => (is_new, target) = (true, Some(now)),
+                    Ok(now) => (asked_at, target) = (Instant::now(), Some(now)),
                     Err(error) => unled = Some(error),
                 }
             }
@@ -271,10 +274,11 @@ impl ClusterApi {
             }
             let is_over = patience.is_over_after(status.as_ref(), Instant::now());
             let applied = patience.applied;
-            let goal = target.unwrap_or_default();
-            if is_new && status.is_some() && goal <= applied + CAUGHT_UP_LAG_MAX {
+            let is_there = target.is_some_and(|target| target <= applied + CAUGHT_UP_LAG_MAX);
+            if is_there && status.is_some() && asked_at.elapsed() <= CAUGHT_UP_WITHIN {
                 return Ok(());
             }
+            let goal = target.unwrap_or_default();
             let hindrance = unled.or(unreached);
             match &hindrance {
                 None => progress.tell(group, "catching_up", applied, goal).await?,
