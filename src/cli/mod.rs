@@ -22,9 +22,10 @@ mod start;
 mod status;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+use crate::server::shutdown;
 
 pub use connect::ConnectArgs;
 pub use local_cluster::{LocalCluster, LocalClusterOptions};
@@ -74,8 +75,8 @@ enum Command {
     Node(node::NodeCommand),
 }
 
-/// How long what a subcommand has left behind may take to end.
-const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Exit code of a node that fails, which may have left databases open: [`ExitCode::FAILURE`] as a number.
+const FAILURE: i32 = 1;
 
 /// Parses the arguments, runs the subcommand, and reports what went wrong, once.
 pub fn main() -> ExitCode {
@@ -86,16 +87,20 @@ pub fn main() -> ExitCode {
         Err(error) => return output.failure(&anyhow::Error::new(error).context("cannot start")),
     };
     let reads_input = matches!(cli.command, Command::Send(_));
+    let is_node = matches!(cli.command, Command::Serve(_));
     let code = match runtime.block_on(run(cli)) {
         Ok(code) => code,
-        Err(error) => output.failure(&error),
+        Err(error) => {
+            let code = output.failure(&error);
+            if is_node {
+                shutdown::leave_at_once(FAILURE);
+            }
+            code
+        }
     };
     if reads_input {
         // A read of a terminal cannot be cancelled: without this, Ctrl-C would wait for the line to be finished.
         runtime.shutdown_background();
-    } else {
-        // What a node has left to a disk that hangs does not end.
-        runtime.shutdown_timeout(LEFTOVERS_TIMEOUT);
     }
     code
 }

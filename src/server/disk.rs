@@ -4,8 +4,8 @@
 //! disk at the hard mark is for votes and flushes; were it taken, the next of them would end the node, at each start. Nor
 //! does RocksDB get over a compaction that found no room: where flushes are atomic the next one fails for it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Metrics;
@@ -18,17 +18,24 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// What the probe last saw.
 pub struct DiskWatch {
     disk: Arc<DataDir>,
-    databases: [Arc<dyn Engine>; 2],
+    databases: [Database; 2],
     limits: DiskLimits,
     free: AtomicU64,
     admission: Arc<Admission>,
+}
+
+struct Database {
+    engine: Arc<dyn Engine>,
+    /// Held while it is told what to do.
+    told: Mutex<()>,
 }
 
 impl DiskWatch {
     /// Probes once, so that the marks stand before anything is served.
     pub fn begin(storage: &Storage, limits: DiskLimits, admission: Arc<Admission>) -> Arc<Self> {
         let disk = storage.data_dir.clone();
-        let databases = [storage.log.clone(), storage.state.clone()];
+        let databases = [&storage.log, &storage.state]
+            .map(|engine| Database { engine: engine.clone(), told: Mutex::default() });
         let free = AtomicU64::new(u64::MAX);
         let watch = DiskWatch { disk, databases, limits, free, admission };
         watch.probe();
@@ -66,9 +73,12 @@ impl DiskWatch {
     fn hold_compactions(self: &Arc<Self>) {
         for (number, database) in self.databases.iter().enumerate() {
             let watch = self.clone();
-            database.offload(Box::new(move || {
+            database.engine.offload(Box::new(move || {
+                let database = &watch.databases[number];
+                // The mark of now, told by one at a time: whoever comes last tells the newest.
+                let _told = database.told.lock().expect("no panic while locked");
                 let hold = watch.mark() == DiskMark::Hard;
-                if let Err(error) = watch.databases[number].hold_compactions(hold) {
+                if let Err(error) = database.engine.hold_compactions(hold) {
                     tracing::error!(%error, hold, "compactions could not be held, or let go");
                 }
             }));

@@ -18,9 +18,11 @@ use crate::storage::Storage;
 pub(super) const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long of that leadership may take to be handed over. What is led longer finds another leader once the node is gone.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long its disk may take to close what is open: as long as a write of the log may take. With the goodbye it is less
-/// than the 30 s that Kubernetes gives a process by default.
+/// How long its disk may take to close what is open. With the goodbye and the last look it is less than the 30 s that
+/// Kubernetes gives a process by default.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long it may take to say what was found damaged by then.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What ends in turn when the node stops.
 #[derive(Default)]
@@ -62,15 +64,18 @@ pub(super) async fn close(
 ) -> anyhow::Result<()> {
     let closing = async {
         join_all(replicas.all().iter().map(|group| group.stop())).await;
-        let closed = storage.close().await.context("closing the storage");
-        last_look.await?;
-        closed
+        storage.close().await.context("closing the storage")
     };
-    timeout(CLOSING_TIMEOUT, closing).await.unwrap_or_else(|_| {
+    let closed = timeout(CLOSING_TIMEOUT, closing).await.unwrap_or_else(|_| {
         leave_open(storage);
         let seconds = CLOSING_TIMEOUT.as_secs();
         Err(anyhow!("the disk has not closed the storage within {seconds} s; nothing is lost"))
-    })
+    });
+    // Also where it was not closed: what is not noted is met by the next start.
+    match timeout(LOOK_TIMEOUT, last_look).await {
+        Ok(found) => found.and(closed),
+        Err(_) => closed,
+    }
 }
 
 /// Leaves the databases to the end of the process: closing one waits for what it has under way, which a disk that hangs

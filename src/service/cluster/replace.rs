@@ -119,8 +119,6 @@ impl ClusterApi {
             let found = self.find_replica(group, node.id).await?;
             match self.replace_one(group, node.id, found, request.all, progress).await {
                 Ok(()) => progress.done(group).await?,
-                // Somebody else is at it, here or where it would come next.
-                Err(error @ ClusterError::Refused(_)) => return Err(error),
                 Err(error) => {
                     progress.failed(group, error).await?;
                     // Its other replicas can be made only once the node belongs to the cluster.
@@ -254,10 +252,10 @@ impl ClusterApi {
         let mut asked_at = Instant::now();
         let mut patience = Patience::new(Instant::now());
         loop {
-            let mut unled = None;
+            let (mut is_new, mut unled) = (false, None);
             if target.is_none_or(|target| patience.applied >= target) {
                 match self.applied_by_leader(group).await {
-                    Ok(now) => (asked_at, target) = (Instant::now(), Some(now)),
+                    Ok(now) => (is_new, asked_at, target) = (true, Instant::now(), Some(now)),
                     Err(error) => unled = Some(error),
                 }
             }
@@ -275,7 +273,9 @@ impl ClusterApi {
             let is_over = patience.is_over_after(status.as_ref(), Instant::now());
             let applied = patience.applied;
             let is_there = target.is_some_and(|target| target <= applied + CAUGHT_UP_LAG_MAX);
-            if is_there && status.is_some() && asked_at.elapsed() <= CAUGHT_UP_WITHIN {
+            // Its own answer may take longer than that.
+            let is_soon = is_new || asked_at.elapsed() <= CAUGHT_UP_WITHIN;
+            if is_there && is_soon && status.is_some() {
                 return Ok(());
             }
             let goal = target.unwrap_or_default();
