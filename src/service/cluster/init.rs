@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::{DecodeError, Message as _};
 use quorate_client::proto::{InitRequest, InitResponse, NodeStatus, ReplicaStatus};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{ClusterApi, ClusterError};
 use crate::consensus::ReadError;
@@ -19,6 +19,8 @@ use crate::types::{
 pub const META_VOTERS_MAX: usize = 5;
 /// The first making of every replica of a new cluster.
 pub const FIRST: Incarnation = Incarnation(1);
+/// How long a node may take to answer at an address that somebody gave.
+const MOVED_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long all groups may take to become active.
 const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -99,6 +101,40 @@ impl ClusterApi {
         match self.replicas.get(GroupId::META) {
             Some(_) => Ok(()),
             None => Err(ClusterError::Refused(has_lost_its_data(self.replicas.node()))),
+        }
+    }
+
+    /// Whether a node is where it is said to be now. All that others send it goes there once the topology says so: what is
+    /// wrong would take a healthy node out of all its groups.
+    ///
+    /// # Errors
+    /// The address makes no sense or is another node's, or the node does not answer there.
+    pub(super) async fn ensure_moved(
+        &self,
+        moved: &TopologyNode,
+        topology: &Topology,
+    ) -> Result<(), ClusterError> {
+        let (node, address) = (moved.id, &moved.peer_address);
+        check_address(address)?;
+        let is_taken = |other: &&TopologyNode| other.id != node && other.peer_address == *address;
+        if let Some(other) = topology.nodes.iter().find(is_taken) {
+            let message = format!("peer_address: node {} has {address}", other.id);
+            return Err(invalid("peer_address", message));
+        }
+        if node == self.replicas.node() {
+            return Ok(());
+        }
+        let hello = Some(self.peers.introduction().hello(node));
+        let mut client = self.peers.client_at(node, address)?;
+        let asked = client.status(proto::StatusRequest { hello });
+        let late =
+            || ClusterError::Unavailable(format!("node {node} does not answer at {address}"));
+        let reply = timeout(MOVED_TIMEOUT, asked).await.map_err(|_| late())?;
+        let reply = reply.map_err(|status| failed(node, status))?.into_inner();
+        let ours = topology.cluster.0.to_be_bytes();
+        match reply.cluster_id.is_empty() || reply.cluster_id == ours.as_slice() {
+            true => Ok(()),
+            false => Err(ClusterError::Refused(format!("node {node} belongs to another cluster"))),
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::describe::{leader_of, leader_status};
-use super::init::{FIRST, META_VOTERS_MAX, check_address};
+use super::init::{FIRST, META_VOTERS_MAX};
 use super::progress::Progress;
 use super::{ClusterApi, ClusterError, MetaGroup, replica_statuses};
 use crate::consensus::{CAUGHT_UP_LAG_MAX, CAUGHT_UP_WITHIN};
@@ -98,9 +98,8 @@ impl ClusterApi {
             message: format!("node_id: there is no node {}", request.node_id),
         })?;
         if !request.peer_address.is_empty() && request.peer_address != node.peer_address {
-            check_address(&request.peer_address)?;
-            let mut moved = node.clone();
-            moved.peer_address = request.peer_address;
+            let moved = TopologyNode { peer_address: request.peer_address, ..node.clone() };
+            self.ensure_moved(&moved, &topology).await?;
             self.peers.set_addresses([(moved.id, moved.peer_address.clone())]);
             self.change_topology(TopologyChange::UpdateNode(moved), step_deadline()).await?;
         }

@@ -300,6 +300,28 @@ async fn a_node_that_is_adopted_again_is_known_by_the_addresses_that_it_has_now(
     disks.crash(process).await;
 }
 
+/// All that others send a node goes to the address that the topology says.
+#[tokio::test(start_paused = true)]
+async fn a_node_is_said_to_have_moved_only_where_it_was_found() {
+    let (disks, notes) = (Disks::default(), Notes::default());
+    let process = disks.start().await;
+    let replicas = [status(META, 1, "follower", 5), status(GROUP, 1, "follower", 5)];
+    let wanted = topology(1, 1, 1);
+    let taken = wanted.nodes[0].peer_address.clone();
+    assert_ne!(wanted.nodes[0].id, REPLACED);
+    let api = api(&process, [leader(wanted, &notes), to_be_replaced(replicas, &notes)]);
+    for (peer_address, says) in
+        [(taken.as_str(), "peer_address: node "), ("127.0.0.1:1", ""), ("nowhere", "not host:port")]
+    {
+        let (sender, _steps) = mpsc::channel(STEPS_MAX);
+        let request = ReplaceRequest { peer_address: peer_address.to_owned(), ..request() };
+        let refused = api.replace(request, sender).await.unwrap_err();
+        assert!(refused.to_string().contains(says), "{peer_address}: {refused}");
+    }
+    assert_eq!(*notes.lock().unwrap(), []);
+    disks.crash(process).await;
+}
+
 /// It knows of no leader, and it is through such a node that a replacement may have to be completed.
 #[tokio::test(start_paused = true)]
 async fn the_topology_is_changed_through_a_node_whose_meta_replica_is_blank() {
