@@ -104,6 +104,7 @@ async fn work_and_break(
     let Usable { chosen, without } = usable(options, world)?;
     faults::make(options, world, &chosen).await?;
     let healed_at = recorder.now();
+    floor.healed.cancel();
     say!(options, "healed; {} appends acknowledged", floor.acknowledged());
     sleep(if options.planted.is_some() { CALM_AFTER_PLANTED } else { CALM_AFTER }).await;
     crew.stop().await?;

@@ -87,6 +87,8 @@ pub struct Floor {
     tails: Mutex<HashMap<String, u64>>,
     recent: Mutex<Vec<Recent>>,
     acknowledged: AtomicU64,
+    /// Cancelled once everything is mended.
+    pub healed: CancellationToken,
 }
 
 /// A message that somebody has sent.
@@ -133,6 +135,7 @@ impl Floor {
             tails: Mutex::default(),
             recent: Mutex::default(),
             acknowledged: AtomicU64::new(0),
+            healed: CancellationToken::new(),
         }
     }
 

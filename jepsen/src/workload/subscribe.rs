@@ -15,7 +15,7 @@ use crate::history::{Answer, Call, EventKind, FollowCall};
 /// Longer than any run.
 const KEPT: Duration = Duration::from_secs(1_000_000);
 /// How often who takes naps does, by deliveries.
-const NAP_SHARE: f64 = 0.005;
+const NAP_SHARE: f64 = 0.002;
 /// Little, so that credit runs out and is given again.
 const CREDIT_BYTES: u64 = 8 * 1024;
 
@@ -57,9 +57,10 @@ async fn subscribe(
         }
     }
     loop {
+        // Once all is mended whoever subscribes has to get everything in time.
         if worker.number == 1 && worker.dice.random_bool(NAP_SHARE) {
             let nap = Duration::from_millis(worker.dice.random_range(1_000..6_000));
-            let _ = timeout(nap, worker.stop.cancelled()).await;
+            let _ = timeout(nap, worker.floor.healed.cancelled()).await;
         }
         let delivery = tokio::select! {
             delivery = subscription.next() => delivery,
