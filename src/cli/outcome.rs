@@ -82,11 +82,16 @@ fn text(response: &GetOutcomeResponse) -> String {
         State::Burnt => "not committed, and never will be".to_owned(),
         State::Unspecified => "unknown".to_owned(),
     };
+    // Whoever settles has said when.
+    let hint = match response.state() {
+        State::Burnt => "",
+        _ => " (say when with --issued-at-us)",
+    };
     match response.dedup_floor_us {
         None => answer,
         Some(floor) => format!(
             "{answer}\n  that it was not is known if it was issued at or after {}: what became of older messages is \
-             not kept (say when with --issued-at-us)",
+             not kept{hint}",
             rfc3339(floor)
         ),
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prost::{DecodeError, Message as _};
 use quorate_client::proto::{InitRequest, InitResponse, NodeStatus, ReplicaStatus};
 use tokio::time::{Instant, timeout};
+use tonic::Status;
 
 use super::{ClusterApi, ClusterError};
 use crate::consensus::ReadError;
@@ -130,7 +131,11 @@ impl ClusterApi {
         let late =
             || ClusterError::Unavailable(format!("node {node} does not answer at {address}"));
         let reply = timeout(MOVED_TIMEOUT, asked).await.map_err(|_| late())?;
-        let reply = reply.map_err(|status| failed(node, status))?.into_inner();
+        let there = |status: Status| {
+            let message = format!("at {address}: {}", status.message());
+            failed(node, Status::new(status.code(), message))
+        };
+        let reply = reply.map_err(there)?.into_inner();
         let ours = topology.cluster.0.to_be_bytes();
         match reply.cluster_id.is_empty() || reply.cluster_id == ours.as_slice() {
             true => Ok(()),

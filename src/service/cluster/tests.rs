@@ -310,9 +310,11 @@ async fn a_node_is_said_to_have_moved_only_where_it_was_found() {
     let taken = wanted.nodes[0].peer_address.clone();
     assert_ne!(wanted.nodes[0].id, REPLACED);
     let api = api(&process, [leader(wanted, &notes), to_be_replaced(replicas, &notes)]);
-    for (peer_address, says) in
-        [(taken.as_str(), "peer_address: node "), ("127.0.0.1:1", ""), ("nowhere", "not host:port")]
-    {
+    for (peer_address, says) in [
+        (taken.as_str(), "peer_address: node "),
+        ("127.0.0.1:1", "at 127.0.0.1:1: "),
+        ("nowhere", "not host:port"),
+    ] {
         let (sender, _steps) = mpsc::channel(STEPS_MAX);
         let request = ReplaceRequest { peer_address: peer_address.to_owned(), ..request() };
         let refused = api.replace(request, sender).await.unwrap_err();
