@@ -184,12 +184,14 @@ impl Worker {
         let wanted = waiting.filter(|waiting| waiting.turn.take());
         let stamp = self.weighed.stamp();
         // Asked again: the clock may have been set, and compared, while they waited.
-        let may_stamp =
-            |waiting: &Waiting| stamp.is_some_and(|(_, known)| known.may_stamp(&waiting.command));
-        let (stamped, refused): (Vec<_>, Vec<_>) = wanted.partition(may_stamp);
-        answer_all(refused.into_iter().map(|waiting| waiting.reply), &ProposeError::ClockUntrusted);
-        let (commands, replies): (Vec<_>, Vec<_>) =
-            stamped.into_iter().map(|waiting| (waiting.command, waiting.reply)).unzip();
+        let stamped = wanted.filter_map(|Waiting { command, reply, .. }| {
+            if stamp.is_some_and(|(_, known)| known.may_stamp(&command)) {
+                return Some((command, reply));
+            }
+            reply.send(Err(ProposeError::ClockUntrusted));
+            None
+        });
+        let (commands, replies): (Vec<_>, Vec<_>) = stamped.unzip();
         let Some((stamped_at, _)) = stamp.filter(|_| !commands.is_empty()) else {
             return; // All had given up, or were refused.
         };
@@ -276,7 +278,7 @@ fn answer_each(replies: Vec<Reply>, outcomes: Vec<Outcome>) {
     }
 }
 
-fn answer_all(replies: impl IntoIterator<Item = Reply>, error: &ProposeError) {
+fn answer_all(replies: Vec<Reply>, error: &ProposeError) {
     for reply in replies {
         reply.send(Err(error.clone()));
     }
