@@ -13,13 +13,15 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
 use super::raft_types::{
-    RaftEntry, RaftLogId, RaftVote, TypeConfig, from_raft_entry, from_raft_log_id, from_raft_vote,
-    to_raft_entry, to_raft_log_id, to_raft_vote,
+    RaftEntry, RaftLogId, RaftVote, TypeConfig, entry_bytes, from_raft_entry, from_raft_log_id,
+    from_raft_vote, to_raft_entry, to_raft_log_id, to_raft_vote,
 };
 use crate::seams::{crash, planted};
 use crate::storage::records::{Record, entry_key};
@@ -31,7 +33,7 @@ use crate::types::{GroupId, LogIndex};
 /// Bytes of recent entries that a node keeps in memory, so that replication and apply rarely read the disk. Its groups
 /// have equal shares: many groups need no more memory than few.
 const TAILS_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes of entries that one replication request carries: large enough to fill a disk write, small enough that
+/// Bytes of entries that are read at a time, which one replication request carries, and one more entry: large enough to fill a disk write, small enough that
 /// heartbeats of other groups are not delayed.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 
@@ -176,6 +178,29 @@ impl GroupLog {
         Ok(entries)
     }
 
+    /// All entries of a range, a bounded read at a time.
+    fn parts(&self, range: impl RangeBounds<u64>) -> BoxStream<'_, io::Result<Vec<RaftEntry>>> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        futures::stream::try_unfold(start, move |next| async move {
+            if next >= end.min(self.next_index()) {
+                return Ok(None);
+            }
+            let part = self.read(next, end, READ_BYTES_MAX).await?;
+            let behind = part.last().map(|last| last.log_id.index + 1);
+            Ok(behind.map(|next| (part, next)))
+        })
+        .boxed()
+    }
+
     async fn read_disk(&self, start: u64, end: u64, bytes: usize) -> io::Result<Vec<RaftEntry>> {
         let (sender, receiver) = oneshot::channel();
         let shared = self.shared.clone();
@@ -282,39 +307,24 @@ fn lower(one: Option<RaftLogId>, other: Option<RaftLogId>) -> Option<RaftLogId> 
     }
 }
 
-fn entry_bytes(entry: &RaftEntry) -> usize {
-    const ENVELOPE: usize = 64;
-    match &entry.payload {
-        openraft::EntryPayload::Normal(proposal) => ENVELOPE + proposal.0.len(),
-        openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => ENVELOPE,
-    }
-}
-
 impl RaftLogReader<TypeConfig> for GroupLog {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<RaftEntry>>
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(before) => before + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(last) => last + 1,
-            Bound::Excluded(end) => *end,
-            Bound::Unbounded => u64::MAX,
-        };
-        let mut entries: Vec<RaftEntry> = Vec::new();
-        let mut next = start;
-        // A caller of this function is owed the whole range, so a bounded read is repeated.
-        while next < end.min(self.next_index()) {
-            let part = self.read(next, end, READ_BYTES_MAX).await?;
-            let Some(last) = part.last() else { break };
-            next = last.log_id.index + 1;
-            entries.extend(part);
-        }
-        Ok(entries)
+        self.parts(range).try_concat().await
+    }
+
+    /// Applying takes what has piled up part by part, so that it is never in memory all at once.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<RaftEntry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let entries = |part: Vec<_>| futures::stream::iter(part.into_iter().map(Ok));
+        self.parts(range).map_ok(entries).try_flatten()
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {

@@ -145,6 +145,15 @@ pub fn from_raft_entry(entry: &RaftEntry) -> EntryRecord {
     EntryRecord { log_id: from_raft_log_id(&entry.log_id), payload }
 }
 
+/// Memory of an entry, about: its payload, and what holds it.
+pub fn entry_bytes(entry: &RaftEntry) -> usize {
+    const ENVELOPE: usize = 64;
+    match &entry.payload {
+        openraft::EntryPayload::Normal(proposal) => ENVELOPE + proposal.0.len(),
+        openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => ENVELOPE,
+    }
+}
+
 /// A stored membership for openraft.
 pub fn to_stored_membership(record: &MembershipRecord) -> RaftStoredMembership {
     RaftStoredMembership::new(

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 
 use crate::consensus::RaftTiming;
+use crate::storage::DiskLimits;
 use crate::types::NodeId;
 
 use source::Source;
@@ -370,6 +371,14 @@ impl Default for StorageConfig {
 }
 
 impl StorageConfig {
+    /// Its marks.
+    pub fn disk_limits(&self) -> DiskLimits {
+        DiskLimits {
+            soft_free_bytes: self.disk_soft_free_bytes,
+            hard_free_bytes: self.disk_hard_free_bytes,
+        }
+    }
+
     fn validate(&self, source: &Source<'_>) -> Result<(), ConfigError> {
         let soft = ("storage.disk_soft_free_bytes", self.disk_soft_free_bytes);
         let hard = ("storage.disk_hard_free_bytes", self.disk_hard_free_bytes);

@@ -1,4 +1,4 @@
-//! Watches the disk's free space, sets the node's marks, and holds the compactions of its databases at the hard one.
+//! Watches the disk's free space, sets the node's marks, and holds the compactions of its databases before the hard one.
 //!
 //! Guarantee at stake: G12. A compaction writes what it makes of its files before it gives those up. What is left of the
 //! disk at the hard mark is for votes and flushes; were it taken, the next of them would end the node, at each start. Nor
@@ -49,7 +49,7 @@ impl DiskWatch {
         loop {
             ticks.tick().await;
             self.probe();
-            let hold = self.mark() == DiskMark::Hard;
+            let hold = self.holds_compactions();
             if held != Some(hold) {
                 self.hold_compactions();
                 held = Some(hold);
@@ -68,16 +68,21 @@ impl DiskWatch {
         self.limits.mark(self.free_bytes())
     }
 
-    /// At the hard mark, and else lets them go. Each database in its own time: it may wait for the disk first, and the
+    /// Whether no compaction may begin.
+    fn holds_compactions(&self) -> bool {
+        !self.limits.let_compact(self.free_bytes())
+    }
+
+    /// Where there is no room for them, and else lets them go. Each database in its own time: it may wait for the disk first, and the
     /// marks must not.
     fn hold_compactions(self: &Arc<Self>) {
         for (number, database) in self.databases.iter().enumerate() {
             let watch = self.clone();
             database.engine.offload(Box::new(move || {
                 let database = &watch.databases[number];
-                // The mark of now, told by one at a time: whoever comes last tells the newest.
+                // As it is now, told by one at a time: whoever comes last tells the newest.
                 let _told = database.told.lock().expect("no panic while locked");
-                let hold = watch.mark() == DiskMark::Hard;
+                let hold = watch.holds_compactions();
                 if let Err(error) = database.engine.hold_compactions(hold) {
                     tracing::error!(%error, hold, "compactions could not be held, or let go");
                 }
@@ -107,13 +112,13 @@ mod tests {
     use crate::consensus::solitary::Disks;
 
     #[tokio::test(start_paused = true)]
-    async fn compactions_are_held_while_the_disk_is_at_the_hard_mark() {
+    async fn compactions_are_held_while_the_disk_has_no_room_for_them() {
         let disks = Disks::default();
         let process = disks.start().await;
         let limits = DiskLimits { soft_free_bytes: 100, hard_free_bytes: 10 };
         let watch = DiskWatch::begin(&process.storage, limits, Arc::default());
         tokio::spawn(watch.run(Arc::new(Metrics::new())));
-        for (free, hold) in [(50, false), (9, true), (8, true), (10, false)] {
+        for (free, hold) in [(60, false), (50, true), (9, true), (8, true), (55, false)] {
             disks.dir.free_bytes.store(free, Ordering::Relaxed);
             tokio::time::sleep(2 * PROBE_INTERVAL).await;
             let held = [disks.log.holds_compactions(), disks.state.holds_compactions()];

@@ -41,7 +41,7 @@ use crate::service::servers::message_log_server::{self, MessageLogServer};
 use crate::service::{
     Api, Authorizer, MalformedLayer, PeerLog, RequestsLayer, ResponsesLayer, client_layers,
 };
-use crate::storage::{DiskLimits, DiskMark, Storage};
+use crate::storage::{DiskMark, Storage};
 #[cfg(feature = "rocksdb")]
 use crate::storage::{OpenError, Tuning};
 use crate::transport::proto::peer_server::PeerServer as PeerService;
@@ -186,10 +186,7 @@ async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
     let started_us = clock.elapsed_us();
     let data_dir = storage.data_dir.clone();
     let admission = Arc::new(Admission::within(memory));
-    let limits = DiskLimits {
-        soft_free_bytes: config.storage.disk_soft_free_bytes,
-        hard_free_bytes: config.storage.disk_hard_free_bytes,
-    };
+    let limits = config.storage.disk_limits();
     let ballast_bytes = config.storage.ballast_bytes;
     if let Err(error) = data_dir.keep_ballast(ballast_bytes, limits.soft_free_bytes) {
         tracing::warn!(%error, "there is no ballast file: the disk has no room for it");
@@ -281,7 +278,7 @@ fn tuning(config: &Config) -> Tuning {
         log_wal_bytes_max: 3 * config.storage.log_memtable_bytes,
         state_memtable_bytes: config.storage.state_memtable_bytes as usize,
         state_cache_bytes: config.storage.block_cache_bytes as usize,
-        compact_free_bytes_min: config.storage.disk_hard_free_bytes,
+        compact_free_bytes_min: config.storage.disk_limits().compact_free_bytes(),
         ..Tuning::default()
     }
 }

@@ -34,6 +34,17 @@ impl DiskLimits {
             DiskMark::Ok
         }
     }
+
+    /// Whether compactions may begin. They take room before they give any back, so that one that begins has to find it
+    /// above the hard mark.
+    pub fn let_compact(&self, free_bytes: u64) -> bool {
+        free_bytes >= self.compact_free_bytes()
+    }
+
+    /// Below which free space no compaction begins: halfway between the marks, in bytes.
+    pub fn compact_free_bytes(&self) -> u64 {
+        self.hard_free_bytes.midpoint(self.soft_free_bytes)
+    }
 }
 
 /// Bytes that an unprivileged process may still write to the disk of a path. Blocks.
@@ -52,5 +63,9 @@ mod tests {
         let marks = [0, 9, 10, 99, 100].map(|free| limits.mark(free));
         use DiskMark::{Hard, Ok, Soft};
         assert_eq!(marks, [Hard, Hard, Soft, Soft, Ok]);
+        assert_eq!(
+            [10, 54, 55, 100].map(|free| limits.let_compact(free)),
+            [false, false, true, true]
+        );
     }
 }

@@ -1,5 +1,12 @@
 //! The sending side of the multiplexed append streams to one node, over one connection that is made again whenever
 //! it breaks. A broken connection fails every stream on it; openraft opens them again from what was acknowledged.
+//!
+//! Guarantees at stake: G9, G12. The peer takes whatever comes, so what is on its way to it is bounded here, in bytes and
+//! over all groups. A node that catches up in many groups would else be made to hold all that their windows allow; and
+//! over a slow link most of it would wait for so long that its streams are given up, and sent again, for ever.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,7 +17,7 @@ use futures::stream::BoxStream;
 use openraft::AnyError;
 use openraft::errors::{NetworkError, RPCError, Unreachable};
 use openraft::raft::{StreamAppendError, StreamAppendResult};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -24,7 +31,7 @@ use super::proto::{self, AppendFrame, append_frame::Step, peer_client::PeerClien
 use super::wire::{Malformed, append_to_wire, result_from_wire};
 use crate::consensus::Refusal;
 use crate::consensus::network::{Appended, Appending, Route};
-use crate::consensus::raft_types::TypeConfig;
+use crate::consensus::raft_types::{RaftEntry, TypeConfig, entry_bytes};
 use crate::types::{NodeId, limits};
 
 /// Requests of one stream without a response yet.
@@ -43,6 +50,8 @@ type Failure = RPCError<TypeConfig>;
 pub struct AppendClient {
     node: NodeId,
     shared: Arc<Mutex<Shared>>,
+    /// Bytes that may still be sent without an answer.
+    room: Arc<Semaphore>,
     /// Ends the connection with the client.
     _stop: tokio_util::sync::DropGuard,
 }
@@ -50,7 +59,7 @@ pub struct AppendClient {
 #[derive(Default)]
 struct Shared {
     /// Present while connected.
-    queue: Option<mpsc::Sender<AppendFrame>>,
+    queue: Option<mpsc::Sender<Outgoing>>,
     streams: HashMap<u64, mpsc::Sender<proto::AppendResponse>>,
     next_stream: u64,
     /// Present while nothing listens on the node's port, as its machine says.
@@ -67,9 +76,25 @@ impl Shared {
     }
 }
 
+/// A frame that waits for the connection.
+struct Outgoing {
+    frame: AppendFrame,
+    /// A stream may be given up before its frames are sent.
+    _room: Room,
+}
+
+impl From<Outgoing> for AppendFrame {
+    fn from(outgoing: Outgoing) -> AppendFrame {
+        outgoing.frame
+    }
+}
+
+/// The room that a request with entries takes, until it has both left and been answered.
+type Room = Option<Arc<OwnedSemaphorePermit>>;
+
 struct Opened {
     stream: u64,
-    queue: mpsc::Sender<AppendFrame>,
+    queue: mpsc::Sender<Outgoing>,
     responses: mpsc::Receiver<proto::AppendResponse>,
 }
 
@@ -85,7 +110,8 @@ impl AppendClient {
         let stop = CancellationToken::new();
         let connection = stay_connected(node, channel, own, shared.clone(), refused);
         tokio::spawn(stop.clone().run_until_cancelled_owned(connection));
-        AppendClient { node, shared, _stop: stop.drop_guard() }
+        let room = Arc::new(Semaphore::new(limits::PEER_IN_FLIGHT_BYTES_MAX as usize));
+        AppendClient { node, shared, room, _stop: stop.drop_guard() }
     }
 
     /// Sends a stream of requests. Dropping the result ends the stream.
@@ -101,8 +127,13 @@ impl AppendClient {
         };
         let stop = CancellationToken::new();
         let (owed, tickets) = mpsc::channel(WINDOW);
-        let pump =
-            Pump { route, stream: opened.stream, queue: opened.queue, shared: self.shared.clone() };
+        let pump = Pump {
+            route,
+            stream: opened.stream,
+            queue: opened.queue,
+            room: self.room.clone(),
+            shared: self.shared.clone(),
+        };
         tokio::spawn(pump.run(input, owed, stop.clone()));
         let output =
             Output { tickets, responses: opened.responses, idle, _stop: stop.drop_guard() };
@@ -153,7 +184,8 @@ pub(super) fn failed(mut input: BoxStream<'static, Appending>, error: Failure) -
 struct Pump {
     route: Route,
     stream: u64,
-    queue: mpsc::Sender<AppendFrame>,
+    queue: mpsc::Sender<Outgoing>,
+    room: Arc<Semaphore>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -170,8 +202,7 @@ impl Pump {
             stop.cancelled().await;
         }
         self.shared.lock().expect("no panic while locked").streams.remove(&self.stream);
-        let close = Step::Close(proto::Close {});
-        let _ = self.queue.send(AppendFrame { stream: self.stream, step: Some(close) }).await;
+        let _ = self.send(Step::Close(proto::Close {}), None).await;
     }
 
     async fn forward(&self, input: BoxStream<'static, Appending>, owed: mpsc::Sender<Ticket>) {
@@ -184,16 +215,36 @@ impl Pump {
                 let Ok(Some(next)) = timeout(COMMIT_HELD, input.next()).await else { break };
                 request = next;
             }
-            let ticket = Ticket { can_conflict: request.raft.prev_log_id.is_some() };
+            // Before the ticket: the wait for the response begins with it.
+            let room = self.room_for(&request.raft.entries).await;
+            let can_conflict = request.raft.prev_log_id.is_some();
+            let ticket = Ticket { can_conflict, _room: room.clone() };
             let request = append_to_wire(self.route.group, route.take(), &request);
-            let step = Some(Step::Request(request));
             // The ticket first: the response may come before the send returns.
             if owed.send(ticket).await.is_err()
-                || self.queue.send(AppendFrame { stream: self.stream, step }).await.is_err()
+                || self.send(Step::Request(request), room).await.is_err()
             {
                 return;
             }
         }
+    }
+
+    /// Waits until the peer is owed so few bytes that these may go as well. Whoever waits longest is next. Requests
+    /// without entries wait for nothing.
+    async fn room_for(&self, entries: &[RaftEntry]) -> Room {
+        if entries.is_empty() {
+            return None;
+        }
+        let bytes = entries.iter().map(entry_bytes).sum::<usize>();
+        let most = limits::PEER_IN_FLIGHT_BYTES_MAX;
+        let bytes = u32::try_from(bytes).map_or(most, |bytes| bytes.min(most));
+        let room = self.room.clone().acquire_many_owned(bytes).await;
+        Some(Arc::new(room.expect("never closed")))
+    }
+
+    async fn send(&self, step: Step, room: Room) -> Result<(), mpsc::error::SendError<Outgoing>> {
+        let frame = AppendFrame { stream: self.stream, step: Some(step) };
+        self.queue.send(Outgoing { frame, _room: room }).await
     }
 }
 
@@ -201,6 +252,7 @@ impl Pump {
 struct Ticket {
     /// Whether it names an entry that may not be there. openraft takes for granted that nothing else conflicts.
     can_conflict: bool,
+    _room: Room,
 }
 
 impl Ticket {
@@ -321,93 +373,4 @@ async fn connect_once(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-
-    use super::*;
-    use openraft::EntryPayload;
-    use openraft::raft::AppendEntriesRequest;
-
-    use crate::consensus::raft_types::{RaftEntry, to_raft_log_id, to_raft_vote};
-    use crate::storage::records::{LogId, VoteRecord};
-    use crate::types::{GroupId, Incarnation, LogIndex, ReplicaId, Term};
-
-    const LEADER: ReplicaId = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
-    const FOLLOWER: ReplicaId = ReplicaId { node: NodeId(2), incarnation: Incarnation(1) };
-
-    fn request(commit: u64, entries: usize) -> Appending {
-        let log_id = |index| {
-            to_raft_log_id(&LogId { term: Term(1), leader: LEADER, index: LogIndex(index) })
-        };
-        let entry = |_| RaftEntry { log_id: log_id(commit + 1), payload: EntryPayload::Blank };
-        let raft = AppendEntriesRequest {
-            vote: to_raft_vote(&VoteRecord { term: Term(1), candidate: LEADER, committed: true }),
-            prev_log_id: Some(log_id(commit)),
-            entries: (0..entries).map(entry).collect(),
-            leader_commit: Some(log_id(commit)),
-        };
-        Appending { raft, needed_from: LogIndex(0) }
-    }
-
-    /// What of `requests` goes to the peer, and when: each a pause in milliseconds, its commit, and its entries.
-    async fn sent(requests: Vec<(u64, u64, usize)>) -> Vec<(u64, u64, usize)> {
-        let began = Instant::now();
-        let input = futures::stream::iter(requests).then(|(pause, commit, entries)| async move {
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            request(commit, entries)
-        });
-        let (queue, mut frames) = mpsc::channel(WINDOW);
-        let (owed, mut tickets) = mpsc::channel(WINDOW);
-        let route = Route { group: GroupId(1), from: LEADER, to: FOLLOWER };
-        let pump = Pump { route, stream: 1, queue, shared: Arc::default() };
-        let mut sent = Vec::new();
-        let taking = async {
-            while let Some(frame) = frames.recv().await {
-                let Some(Step::Request(request)) = frame.step else { panic!("{frame:?}") };
-                let at = u64::try_from(began.elapsed().as_millis()).unwrap();
-                sent.push((at, request.commit.unwrap().index, request.entries.len()));
-            }
-        };
-        let forwarding = async {
-            pump.forward(input.boxed(), owed).await;
-            drop(pump);
-        };
-        tokio::join!(forwarding, taking);
-        let owed = std::iter::from_fn(|| tickets.try_recv().ok()).count();
-        assert_eq!(owed, sent.len(), "a response is waited for where a request was sent");
-        sent
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn news_of_a_commit_travel_with_the_next_entries_if_these_come_soon() {
-        let entries_follow = sent(vec![(0, 1, 1), (5, 2, 0), (0, 2, 1), (5, 3, 1)]).await;
-        assert_eq!(entries_follow, [(0, 1, 1), (5, 2, 1), (10, 3, 1)]);
-        let none_follow = sent(vec![(0, 1, 1), (5, 2, 0), (20, 3, 1)]).await;
-        assert_eq!(none_follow, [(0, 1, 1), (6, 2, 0), (25, 3, 1)]);
-        let more_news = sent(vec![(0, 1, 1), (5, 2, 0), (0, 3, 0), (0, 4, 0)]).await;
-        assert_eq!(
-            more_news,
-            [(0, 1, 1), (5, 4, 0)],
-            "the end of the stream takes the newest along"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_request_of_a_stream_does_not_wait() {
-        assert_eq!(sent(vec![(0, 1, 0), (20, 2, 1)]).await, [(0, 1, 0), (20, 2, 1)]);
-    }
-
-    #[test]
-    fn who_is_not_connected_fails_no_sooner_than_something_is_to_be_sent() {
-        let error = || Failure::Unreachable(Unreachable::new(&AnyError::error("not connected")));
-        let mut idle = failed(futures::stream::pending().boxed(), error());
-        assert!(idle.next().now_or_never().is_none(), "the pause between attempts is kept");
-
-        let requests = futures::stream::repeat_with(|| request(1, 0)).boxed();
-        let answers: Vec<_> = failed(requests, error()).collect().now_or_never().unwrap();
-        assert!(matches!(answers[..], [Err(Failure::Unreachable(_))]));
-    }
 }

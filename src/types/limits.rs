@@ -148,6 +148,10 @@ pub const LOG_WRITER_QUEUE_MAX: usize = 4_096;
 pub const LOG_WRITER_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Frames that wait for one peer's connection.
 pub const PEER_QUEUE_MAX: usize = 1_024;
+/// Bytes of entries on their way to one peer and not answered yet, over all groups, one entry more at most. Past it
+/// replication to this peer waits. The peer holds so much in memory, and a link of 30 Mbit/s carries it in the time that
+/// an answer may take.
+pub const PEER_IN_FLIGHT_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Calls of one client's connection at a time, streams included. Further ones wait at the client.
 pub const CONNECTION_CALLS_MAX: u32 = 4_096;
 /// Connections of one port that have not said yet which protocol they speak, or are in their TLS handshake. Further

@@ -40,6 +40,7 @@ async fn at_the_soft_mark_appends_are_refused_and_reads_are_served() {
         cluster.spawn(node);
     }
     for node in 1..=3 {
+        cluster.wait_alive(node).await;
         let mut client = cluster.messages(node);
         let refusal = eventually("appends are refused for the disk", async || {
             refused(&mut client, "refused").await.filter(|refusal| refusal.reason == "DISK_LOW")

@@ -43,6 +43,22 @@ async fn indexes(log: &mut GroupLog) -> Vec<(u64, u64)> {
     entries.iter().map(|entry| (entry.log_id.leader_id.term, entry.log_id.index)).collect()
 }
 
+/// G12: what applying reads is in memory a part at a time, however much has piled up.
+#[tokio::test]
+async fn applying_reads_part_by_part_and_all_of_it() {
+    let (mut log, _writer) = start();
+    let bytes = READ_BYTES_MAX / 2;
+    for index in 0..9 {
+        append(&mut log, [entry(1, index, bytes)]).await.await.unwrap();
+    }
+    let parts: Vec<_> = log.parts(1..8).map_ok(|part| part.len()).try_collect().await.unwrap();
+    assert!(parts.len() >= 3, "{parts:?}");
+    let entries = log.entries_stream(1..8).await;
+    let entries: Vec<_> = entries.map_ok(|entry| entry.log_id.index).try_collect().await.unwrap();
+    assert_eq!(entries, [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(log.try_get_log_entries(1..8).await.unwrap().len(), 7);
+}
+
 /// The first append is reported while the truncation that follows it is on its way, and some of its indexes are free
 /// again by then. What is appended there next must not count as synced before it is.
 #[tokio::test]

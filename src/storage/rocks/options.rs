@@ -18,6 +18,9 @@ const INFO_LOG_BYTES: usize = 8 * 1024 * 1024;
 const INFO_LOG_FILES: usize = 4;
 /// How long an expired row may stay on disk at most, besides the time that a compaction takes.
 const EXPIRY_INTERVAL_SECONDS: u64 = 3 * 24 * 3600;
+/// Of the files that one compaction replaces at most, and of its own meanwhile: it has to find room on the disk. A level
+/// that holds more is compacted bit by bit.
+const COMPACTION_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 const MIB: usize = 1024 * 1024;
 
 /// Options of the database as a whole.
@@ -85,6 +88,7 @@ pub(super) fn of_table(table: Table, tuning: &Tuning, cache: Option<&Cache>) -> 
         _ => DBCompressionType::Lz4,
     });
     options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_max_compaction_bytes(COMPACTION_BYTES_MAX);
 
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_size(match table {
