@@ -3,6 +3,10 @@
 
 use std::path::Path;
 
+/// Free space above the hard mark that a compaction begins with. No more than the ballast is by default: whoever gives
+/// that up at the hard mark wants compactions to make room.
+const COMPACTION_MARGIN_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Below which free space which mark is reached, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskLimits {
@@ -35,15 +39,17 @@ impl DiskLimits {
         }
     }
 
-    /// Whether compactions may begin. They take room before they give any back, so that one that begins has to find it
-    /// above the hard mark.
+    /// Whether compactions may begin. They take room before they give any back, and all of it must not be what votes and
+    /// flushes need.
     pub fn let_compact(&self, free_bytes: u64) -> bool {
         free_bytes >= self.compact_free_bytes()
     }
 
-    /// Below which free space no compaction begins: halfway between the marks, in bytes.
+    /// Below which free space no compaction begins, in bytes: a little above the hard mark, and below the soft one, since
+    /// nothing else makes room of what is trimmed and deleted there.
     pub fn compact_free_bytes(&self) -> u64 {
-        self.hard_free_bytes.midpoint(self.soft_free_bytes)
+        let halfway = self.hard_free_bytes.midpoint(self.soft_free_bytes);
+        halfway.min(self.hard_free_bytes.saturating_add(COMPACTION_MARGIN_BYTES))
     }
 }
 
@@ -63,9 +69,9 @@ mod tests {
         let marks = [0, 9, 10, 99, 100].map(|free| limits.mark(free));
         use DiskMark::{Hard, Ok, Soft};
         assert_eq!(marks, [Hard, Hard, Soft, Soft, Ok]);
-        assert_eq!(
-            [10, 54, 55, 100].map(|free| limits.let_compact(free)),
-            [false, false, true, true]
-        );
+        assert_eq!([10, 54, 55].map(|free| limits.let_compact(free)), [false, false, true]);
+        const GIB: u64 = 1 << 30;
+        let limits = DiskLimits { soft_free_bytes: 100 * GIB, hard_free_bytes: GIB };
+        assert_eq!(limits.compact_free_bytes(), GIB + COMPACTION_MARGIN_BYTES);
     }
 }

@@ -89,8 +89,9 @@ impl From<Outgoing> for AppendFrame {
     }
 }
 
-/// The room that a request with entries takes, until it has both left and been answered.
-type Room = Option<Arc<OwnedSemaphorePermit>>;
+/// What a request with entries takes of the room of its stream and of that of the peer, until it has both left and been
+/// answered.
+type Room = Option<Arc<[OwnedSemaphorePermit; 2]>>;
 
 struct Opened {
     stream: u64,
@@ -208,6 +209,7 @@ impl Pump {
     async fn forward(&self, input: BoxStream<'static, Appending>, owed: mpsc::Sender<Ticket>) {
         let mut input = input.fuse();
         let mut route = Some(self.route);
+        let own_room = Arc::new(Semaphore::new(limits::PEER_STREAM_BYTES_MAX as usize));
         while let Some(mut request) = input.next().await {
             // The first is owed an answer at once: it may be a probe.
             while route.is_none() && request.raft.entries.is_empty() {
@@ -216,7 +218,7 @@ impl Pump {
                 request = next;
             }
             // Before the ticket: the wait for the response begins with it.
-            let room = self.room_for(&request.raft.entries).await;
+            let room = self.room_for(&own_room, &request.raft.entries).await;
             let can_conflict = request.raft.prev_log_id.is_some();
             let ticket = Ticket { can_conflict, _room: room.clone() };
             let request = append_to_wire(self.route.group, route.take(), &request);
@@ -229,17 +231,20 @@ impl Pump {
         }
     }
 
-    /// Waits until the peer is owed so few bytes that these may go as well. Whoever waits longest is next. Requests
-    /// without entries wait for nothing.
-    async fn room_for(&self, entries: &[RaftEntry]) -> Room {
+    /// Waits until so little is on its way to the peer that these entries may go as well. Whoever waits longest is next.
+    /// Requests without entries wait for nothing.
+    async fn room_for(&self, own_room: &Arc<Semaphore>, entries: &[RaftEntry]) -> Room {
         if entries.is_empty() {
             return None;
         }
         let bytes = entries.iter().map(entry_bytes).sum::<usize>();
-        let most = limits::PEER_IN_FLIGHT_BYTES_MAX;
-        let bytes = u32::try_from(bytes).map_or(most, |bytes| bytes.min(most));
-        let room = self.room.clone().acquire_many_owned(bytes).await;
-        Some(Arc::new(room.expect("never closed")))
+        let take = async |room: &Arc<Semaphore>, most: u32| {
+            let bytes = u32::try_from(bytes).map_or(most, |bytes| bytes.min(most));
+            room.clone().acquire_many_owned(bytes).await.expect("never closed")
+        };
+        // The own first: who waits for that is in nobody's way.
+        let own = take(own_room, limits::PEER_STREAM_BYTES_MAX).await;
+        Some(Arc::new([own, take(&self.room, limits::PEER_IN_FLIGHT_BYTES_MAX).await]))
     }
 
     async fn send(&self, step: Step, room: Room) -> Result<(), mpsc::error::SendError<Outgoing>> {

@@ -152,6 +152,8 @@ pub const PEER_QUEUE_MAX: usize = 1_024;
 /// replication to this peer waits. The peer holds so much in memory, and a link of 30 Mbit/s carries it in the time that
 /// an answer may take.
 pub const PEER_IN_FLIGHT_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// The part of it that one group may take: a replica that does not answer is in the way of few others.
+pub const PEER_STREAM_BYTES_MAX: u32 = PEER_IN_FLIGHT_BYTES_MAX / 4;
 /// Calls of one client's connection at a time, streams included. Further ones wait at the client.
 pub const CONNECTION_CALLS_MAX: u32 = 4_096;
 /// Connections of one port that have not said yet which protocol they speak, or are in their TLS handshake. Further

@@ -18,9 +18,9 @@ const INFO_LOG_BYTES: usize = 8 * 1024 * 1024;
 const INFO_LOG_FILES: usize = 4;
 /// How long an expired row may stay on disk at most, besides the time that a compaction takes.
 const EXPIRY_INTERVAL_SECONDS: u64 = 3 * 24 * 3600;
-/// Of the files that one compaction replaces at most, and of its own meanwhile: it has to find room on the disk. A level
-/// that holds more is compacted bit by bit.
-const COMPACTION_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Of the files that one compaction replaces, about; what it makes of them needs as much room. A level that holds more is
+/// compacted bit by bit. RocksDB's default is 1.6 GiB, which is more than is left of a disk at the hard mark.
+const COMPACTION_BYTES: u64 = 512 * 1024 * 1024;
 const MIB: usize = 1024 * 1024;
 
 /// Options of the database as a whole.
@@ -88,7 +88,7 @@ pub(super) fn of_table(table: Table, tuning: &Tuning, cache: Option<&Cache>) -> 
         _ => DBCompressionType::Lz4,
     });
     options.set_level_compaction_dynamic_level_bytes(true);
-    options.set_max_compaction_bytes(COMPACTION_BYTES_MAX);
+    options.set_max_compaction_bytes(COMPACTION_BYTES);
 
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_size(match table {
