@@ -293,7 +293,8 @@ pub const FIGURES: [Figure; 18] = [
             let result = &case["result"];
             let is_judged = number(&result["refused"]) > 0.0 && result["refused_for_good"] == 0;
             let is_bounded = peak(case) <= number(&result["resident_bytes_max"]);
-            let is_queued = number(&result["appends_ahead_p99"]) <= number(&result["appends_waiting_max"]);
+            let is_queued =
+                number(&result["appends_ahead_p99"]) <= number(&result["appends_waiting_max"]);
             let is_offered = offered_factor(result) >= 10.0;
             let is_kept = result["acknowledged_lost"] == 0;
             Some(is_offered && is_judged && is_bounded && is_queued && is_kept)
