@@ -1,4 +1,4 @@
-//! Links that work badly: slow, lossy, out of order, or answering with resets.
+//! Links that work badly: slow, lossy, out of order, repeating themselves, or answering with resets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,20 @@ pub(super) const NEMESES: &[Nemesis] = &[
             })
         })
     }),
+    nemesis(
+        "duplicate",
+        "a third of the packets comes twice, at every node",
+        HOLDS_MS,
+        |world, _| {
+            Box::pin(async move {
+                let nodes = world.cluster.ids().collect();
+                let seen = |counts: Counts| (counts.duplicated, "handed over twice");
+                worsen(world, nodes, "a third of the packets comes twice", seen, |link| {
+                    link.duplication = 0.33;
+                })
+            })
+        },
+    ),
     nemesis("loss", "a fifth of the packets of a minority is lost", HOLDS_MS, |world, mut dice| {
         Box::pin(async move {
             let nodes = world.some(world.minority(), &mut dice);

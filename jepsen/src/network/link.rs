@@ -11,6 +11,10 @@ pub type Place = u32;
 /// Where all clients are.
 pub const CLIENTS: Place = 0;
 
+/// A packet that comes twice comes up to this much later the second time: often behind others, and at times on a
+/// connection that is no more.
+const AGAIN_WITHIN: Duration = Duration::from_millis(20);
+
 /// How one direction between two places behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Link {
@@ -24,6 +28,8 @@ pub struct Link {
     pub jitter: Duration,
     /// The share of packets that are lost, 0 to 1.
     pub loss: f64,
+    /// The share of packets that come twice, 0 to 1.
+    pub duplication: f64,
 }
 
 /// What became of packets since the last look.
@@ -35,6 +41,8 @@ pub struct Counts {
     pub dropped: u64,
     /// Held back.
     pub delayed: u64,
+    /// Handed over twice.
+    pub duplicated: u64,
     /// Answered with a reset.
     pub reset: u64,
 }
@@ -45,6 +53,8 @@ pub(super) enum Fate {
     Pass,
     Drop,
     Hold(Duration),
+    /// After so long, and once more after so long.
+    Twice(Duration, Duration),
     Reset,
 }
 
@@ -93,16 +103,21 @@ impl Links {
             return Fate::Reset;
         }
         self.counts.passed += 1;
-        let jitter = match link.jitter.is_zero() {
-            true => Duration::ZERO,
-            false => link.jitter.mul_f64(self.dice.random_range(0.0..1.0)),
-        };
-        let held = link.delay + jitter;
-        if held.is_zero() {
-            return Fate::Pass;
+        let held = link.delay + self.up_to(link.jitter);
+        self.counts.delayed += u64::from(!held.is_zero());
+        // No dice are thrown for what a link does not do: those of others stay the same.
+        if link.duplication > 0.0 && self.dice.random_bool(link.duplication.min(1.0)) {
+            self.counts.duplicated += 1;
+            return Fate::Twice(held, held + self.up_to(AGAIN_WITHIN));
         }
-        self.counts.delayed += 1;
-        Fate::Hold(held)
+        if held.is_zero() { Fate::Pass } else { Fate::Hold(held) }
+    }
+
+    fn up_to(&mut self, most: Duration) -> Duration {
+        match most.is_zero() {
+            true => Duration::ZERO,
+            false => most.mul_f64(self.dice.random_range(0.0..1.0)),
+        }
     }
 }
 
@@ -123,6 +138,30 @@ mod tests {
         assert_eq!(fates(7), fates(7));
         assert_ne!(fates(7), fates(8));
         assert!(fates(7).contains(&Fate::Pass) && fates(7).contains(&Fate::Drop));
+    }
+
+    #[test]
+    fn a_share_of_the_packets_comes_twice_and_is_counted() {
+        let mut links = Links::new(1);
+        links.set(1, 2, |link| link.duplication = 0.5);
+        let fates: Vec<Fate> = (0..64).map(|_| links.fate(1, 2)).collect();
+        let is_twice = |fate: &&Fate| match fate {
+            Fate::Twice(first, again) => first.is_zero() && *again < AGAIN_WITHIN,
+            _ => false,
+        };
+        let twice = fates.iter().filter(is_twice).count();
+        assert_eq!(fates.iter().filter(|fate| **fate == Fate::Pass).count(), 64 - twice);
+        assert!((16..48).contains(&twice), "{twice} of 64");
+        let counts = Counts { passed: 64, duplicated: twice as u64, ..Counts::default() };
+        assert_eq!(links.take_counts(), counts);
+
+        links.set(1, 2, |link| link.delay = Duration::from_millis(5));
+        links.set(1, 2, |link| link.duplication = 1.0);
+        let Fate::Twice(first, again) = links.fate(1, 2) else { panic!("it comes once") };
+        assert_eq!(first, Duration::from_millis(5));
+        assert!(again >= first && again < first + AGAIN_WITHIN, "{again:?}");
+        let counts = Counts { passed: 1, delayed: 1, duplicated: 1, ..Counts::default() };
+        assert_eq!(links.take_counts(), counts);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::Notify;
@@ -102,6 +103,7 @@ impl Shared {
     /// Takes what one place sends, until its device is gone.
     async fn carry(self: Arc<Self>, from: Place, device: Arc<Tun>) {
         let mut buffer = vec![0; PACKET_BYTES_MAX];
+        // Counts what was held back, of what this place sends.
         let mut number = 0;
         while let Ok(length) = device.recv(&mut buffer).await {
             let packet = &buffer[..length];
@@ -117,17 +119,27 @@ impl Shared {
                         self.hand_over(from, &reset).await;
                     }
                 }
-                Fate::Hold(time) => {
-                    number += 1;
-                    let due = Instant::now() + time;
-                    let held = Held { due, number, to, packet: packet.to_vec() };
-                    let mut all = lock(&self.held);
-                    if all.len() < HELD_MAX {
-                        all.push(Reverse(held));
-                        self.sooner.notify_one();
+                Fate::Hold(time) => self.hold(to, packet, time, &mut number),
+                Fate::Twice(first, again) => {
+                    match first.is_zero() {
+                        true => self.hand_over(to, packet).await,
+                        false => self.hold(to, packet, first, &mut number),
                     }
+                    self.hold(to, packet, again, &mut number);
                 }
             }
+        }
+    }
+
+    /// Keeps a packet until it is due.
+    fn hold(&self, to: Place, packet: &[u8], time: Duration, number: &mut u64) {
+        *number += 1;
+        let due = Instant::now() + time;
+        let held = Held { due, number: *number, to, packet: packet.to_vec() };
+        let mut all = lock(&self.held);
+        if all.len() < HELD_MAX {
+            all.push(Reverse(held));
+            self.sooner.notify_one();
         }
     }
 
