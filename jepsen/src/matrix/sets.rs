@@ -135,6 +135,7 @@ const NIGHTLY: &[Plain] = &[
     Plain { replication: 3, ..plain(5, "kill,partition", 1_200) },
     plain(5, "partition,link", 1_200),
     Plain { replication: 3, ..plain(5, "pause,cpu,clock", 900) },
+    Plain { replication: 3, ..plain(5, "pause-long", 600) },
     plain(3, "power", 900),
     plain(5, "power,kill,partition", 1_200),
     Plain { in_pairs: true, ..plain(5, "replace,kill,partition", 900) },
@@ -222,6 +223,9 @@ mod tests {
     use crate::check::CHECKERS;
     use crate::{nemesis, workload};
 
+    /// What is held for longer is for nights: a run of CI has a minute for all that it breaks.
+    const CI_HOLDS_MS_MAX: u64 = 30_000;
+
     #[test]
     fn what_the_sets_name_is_there() {
         let plain = CI.iter().chain(NIGHTLY);
@@ -242,18 +246,20 @@ mod tests {
     }
 
     #[test]
-    fn each_set_has_every_nemesis_that_a_sound_cluster_survives() {
-        for set in [CI, NIGHTLY] {
+    fn each_set_has_every_nemesis_that_a_sound_cluster_survives_and_that_it_has_time_for() {
+        for (set, holds_ms_max) in [(CI, CI_HOLDS_MS_MAX), (NIGHTLY, u64::MAX)] {
+            let has_time = |one: &nemesis::Nemesis| one.holds_ms.1 <= holds_ms_max;
             let has = |one: &nemesis::Nemesis| {
                 set.iter()
                     .flat_map(|run| run.nemesis.split(','))
                     .any(|name| name == one.name || name == one.family || name == "all")
             };
-            let missing: Vec<&str> = nemesis::all()
-                .filter(|one| !crate::run::FATAL.contains(&one.name) && !has(one))
+            let wrong: Vec<&str> = nemesis::all()
+                .filter(|one| !crate::run::FATAL.contains(&one.name))
+                .filter(|one| has(one) != has_time(one))
                 .map(|one| one.name)
                 .collect();
-            assert!(missing.is_empty(), "{missing:?}");
+            assert!(wrong.is_empty(), "{wrong:?}");
         }
     }
 }
