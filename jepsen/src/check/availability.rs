@@ -13,7 +13,8 @@ pub const SERVED_WITHIN: Nanos = 30_000_000_000;
 const CALLS_MIN: u64 = 5;
 
 /// Families of nemeses by which a node loses its disk or what stands there.
-const DISK_FAMILIES: [&str; 5] = ["fsync", "disk-full", "damage", "truncate-wal-in-turn", "wipe"];
+const DISK_FAMILIES: [&str; 6] =
+    ["fsync", "disk-full", "disk-exhausted", "damage", "truncate-wal-in-turn", "wipe"];
 
 /// See the module.
 pub struct Availability;
@@ -136,6 +137,37 @@ fn check_healed(model: &Model, from: Nanos, findings: &mut Findings) {
                 let last = tally.last.map(|span| Evidence::new(span.end(), "the last of them"));
                 described(what, last)
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_may_end_with_an_error_where_its_own_disk_failed_it_and_nowhere_else() {
+        for family in DISK_FAMILIES {
+            assert!(!nemesis::named(family).is_empty(), "there is no nemesis {family}");
+        }
+        let fault = |nemesis: &str, node, what: &str| Fault {
+            from: 1,
+            to: 2,
+            nemesis: nemesis.to_owned(),
+            nodes: vec![node],
+            what: what.to_owned(),
+            effect: None,
+            served_after: None,
+        };
+        let end = |what: &str| fault(ENDED_BY_ITSELF, 1, what);
+        for of_disk in ["fsync-error", "disk-full", "disk-exhausted"] {
+            let faults = [fault("kill-one", 1, ""), fault(of_disk, 1, "")];
+            assert!(is_excused(&end("exit code 1"), &faults), "{of_disk}");
+            assert!(!is_excused(&end("signal 6"), &faults), "{of_disk}");
+            assert!(!is_excused(&end("exit code 1"), &[fault(of_disk, 2, "")]), "{of_disk}");
+        }
+        for other in ["pause-long-one", "duplicate", "slow-disk", "power-one"] {
+            assert!(!is_excused(&end("exit code 1"), &[fault(other, 1, "")]), "{other}");
         }
     }
 }

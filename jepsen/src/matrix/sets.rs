@@ -122,7 +122,7 @@ const CI: &[Plain] = &[
         replication: 3,
         ..plain(5, "kill-leader,kill-majority,isolate-leader,majorities-ring,bridge,link", 50)
     },
-    plain(3, "fsync,slow-disk,disk-full,restart,cpu,flood", 40),
+    plain(3, "fsync,slow-disk,disk-full,disk-exhausted,restart,cpu,flood", 40),
     plain(3, "damage,wipe,install,replace", 60),
     Plain {
         in_pairs: true,
@@ -139,7 +139,7 @@ const NIGHTLY: &[Plain] = &[
     plain(3, "power", 900),
     plain(5, "power,kill,partition", 1_200),
     Plain { in_pairs: true, ..plain(5, "replace,kill,partition", 900) },
-    plain(3, "fsync,slow-disk,disk-full,restart,flood", 900),
+    plain(3, "fsync,slow-disk,disk-full,disk-exhausted,restart,flood", 900),
     plain(5, "damage,wipe,install,replace", 1_200),
     Plain { workload: Some("benchmark"), ..plain(3, "power", 300) },
     plain(5, "all", 3_600),

@@ -1,22 +1,43 @@
 //! Disks that fill up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use rand::Rng;
 use rand::rngs::StdRng;
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::time::sleep;
 
 use super::{Need, Nemesis, Struck, World};
+use crate::nodes::WhyDown;
 
-pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
-    name: "disk-full",
-    family: "disk-full",
-    about: "the disk of one node, or of all, fills up until appends or also replication are refused",
-    needs: &[Need::Disk],
-    holds_ms: (4_000, 8_000),
-    mixes: true,
-    strike: |world, dice| Box::pin(strike(world, dice)),
-}];
+/// How often what has become free on a disk that is to have no room is taken again: a node that gives up a file must
+/// not live on it.
+const FILLED_EVERY: Duration = Duration::from_millis(50);
+/// What a node says of a write for which its disk had no room.
+const NO_SPACE: &str = "No space left on device";
+
+pub(super) const NEMESES: &[Nemesis] = &[
+    Nemesis {
+        name: "disk-full",
+        family: "disk-full",
+        about: "the disk of one node, or of all, fills up until appends or also replication are refused",
+        needs: &[Need::Disk],
+        holds_ms: (4_000, 8_000),
+        mixes: true,
+        strike: |world, dice| Box::pin(strike(world, dice)),
+    },
+    Nemesis {
+        name: "disk-exhausted",
+        family: "disk-exhausted",
+        about: "the disk of one node fills up to the last byte: its writes fail, it has to stop, and is started again",
+        needs: &[Need::Disk],
+        holds_ms: (4_000, 8_000),
+        mixes: true,
+        strike: |world, dice| Box::pin(exhaust(world, dice)),
+    },
+];
 
 async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     let count = if dice.random_bool(0.7) { 1 } else { world.cluster.count() };
@@ -48,4 +69,43 @@ async fn marked(world: &World, nodes: &[u32]) -> Result<Vec<String>> {
     Ok(full
         .map(|node| format!("node {} is past its mark {}", node.node_id, node.disk_mark))
         .collect())
+}
+
+async fn exhaust(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
+    let id = world.some(1, &mut dice)[0];
+    let said_before = world.cluster.node(id).await.said(NO_SPACE);
+    let filling = world.clone();
+    let (done, mut is_done) = oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        let (mut looks, mut exhausted) = (0, 0);
+        while is_done.try_recv() == Err(TryRecvError::Empty) {
+            // It fails where another fault has taken the disk away meanwhile.
+            if let Ok(free_bytes) = filling.cluster.node(id).await.disk.fill_up() {
+                looks += 1;
+                exhausted += u32::from(free_bytes == 0);
+            }
+            sleep(FILLED_EVERY).await;
+        }
+        (looks, exhausted)
+    });
+    let what = format!("no byte is left to node {id}");
+    Ok(Struck::new(vec![id], what, async move {
+        // Dropped unsent it says the same.
+        let _ = done.send(());
+        let (looks, exhausted) = task.await?;
+        let mut node = world.cluster.node(id).await;
+        let refused = node.said(NO_SPACE) - said_before;
+        let ended = match (node.is_running(), node.why_down()) {
+            (true, _) => "it still ran then".to_owned(),
+            (false, WhyDown::ByItself(how)) => format!("it ended by itself ({how})"),
+            (false, _) => "something else had ended it".to_owned(),
+        };
+        node.disk.empty()?;
+        drop(node);
+        world.revive(&[id]).await?;
+        let effect = format!(
+            "no byte was free at {exhausted} of {looks} looks; {refused} lines of its log tell of it; {ended}"
+        );
+        Ok((exhausted > 0).then_some(effect))
+    }))
 }

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rustix::fs::statvfs;
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
 use super::shim::{Compiled, Shim};
 use crate::programs::run;
@@ -96,7 +97,8 @@ impl Disk {
     /// If the file system cannot be shut down or mounted again.
     pub async fn lose_power(&mut self, shim: Option<&Shim>) -> anyhow::Result<String> {
         self.mount().await?;
-        let before = bytes_below(&self.folder);
+        // Not what fills it: that is no loss.
+        let before = bytes_below(&self.data());
         let Some(image) = &mut self.image else {
             let shim = shim.context("a cut of power needs a disk of its own or the shim")?;
             let lost = shorten_to_synced(&self.data(), shim)?;
@@ -106,7 +108,7 @@ impl Disk {
         run("umount", [&self.folder]).await?;
         image.is_mounted = false;
         self.mount().await?;
-        let after = bytes_below(&self.folder);
+        let after = bytes_below(&self.data());
         let lost = before.saturating_sub(after);
         Ok(format!("the file system was shut down without a flush and lost {lost} bytes of files"))
     }
@@ -123,6 +125,32 @@ impl Disk {
         let length = excess.to_string();
         run("fallocate", ["-l", &length, &file.to_string_lossy()]).await?;
         self.free_bytes()
+    }
+
+    /// Fills what is free to the last byte, again and again while it is in use. Returns how many bytes are free then.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a file system of its own, is not mounted, or cannot be written.
+    pub fn fill_up(&self) -> anyhow::Result<u64> {
+        // Where nothing is mounted, the disk of this machine is.
+        let is_mounted = self.image.as_ref().is_some_and(|image| image.is_mounted);
+        anyhow::ensure!(is_mounted, "only a disk of its own is filled");
+        let file = self.folder.join(FILLING);
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
+        let mut step = u64::MAX;
+        loop {
+            step = step.min(self.free_bytes()?);
+            if step == 0 {
+                return self.free_bytes();
+            }
+            match fallocate(&file, FallocateFlags::empty(), file.metadata()?.len(), step) {
+                Ok(()) => {}
+                // What the file system needs to find it again takes room too.
+                Err(Errno::NOSPC) => step /= 2,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Takes away what filled it.
@@ -242,4 +270,21 @@ fn shorten_to_synced(data: &Path, shim: &Shim) -> anyhow::Result<u64> {
         }
     }
     Ok(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_of_this_machine_is_never_filled_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = Disk::plain(dir.path().to_owned()).unwrap();
+        let image = Image { file: PathBuf::new(), powercut: PathBuf::new(), is_mounted: false };
+        let unmounted = Disk { folder: dir.path().to_owned(), image: Some(image) };
+        for disk in [plain, unmounted] {
+            assert!(disk.fill_up().is_err());
+            assert!(!dir.path().join(FILLING).exists());
+        }
+    }
 }

@@ -317,6 +317,12 @@ impl Node {
         Some(String::from_utf8_lossy(&found).into_owned())
     }
 
+    /// How many lines of its log have these words.
+    pub fn said(&self, words: &str) -> usize {
+        let text = std::fs::read(&self.log_file).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().filter(|line| line.contains(words)).count()
+    }
+
     /// The last lines of its log.
     pub fn end_of_log(&self) -> String {
         let text = std::fs::read(&self.log_file).unwrap_or_default();
