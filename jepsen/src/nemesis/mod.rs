@@ -170,4 +170,14 @@ mod tests {
         }
         assert!(named("kill-").is_empty());
     }
+
+    #[test]
+    fn the_readme_lists_each_in_its_family() {
+        let readme = include_str!("../../README.md");
+        for one in all().filter(|one| one.family != "damage") {
+            let row = format!("| `{}` | ", one.family);
+            let row = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_default();
+            assert!(row.contains(&format!("`{}`", one.name)), "{}: {row:?}", one.name);
+        }
+    }
 }
