@@ -48,12 +48,13 @@ Examples:
   quorate-jepsen run --nodes 5 --nemesis kill,partition --time 300s
   quorate-jepsen run --nemesis power,pause --seed 7
   quorate-jepsen run --network loopback --nemesis kill,fsync
-  quorate-jepsen run --planted dedup_off --binary target/debug/quorate-planted --workload append,retry")]
+  quorate-jepsen run --planted dedup_off --workload append,retry \\
+    --binary ~/.cache/quorate/target/debug/quorate-planted")]
     Run(Box<RunOptions>),
     /// A set of runs, positive controls among them
     #[command(after_help = "\
 Examples:
-  quorate-jepsen matrix ci --planted-binary target/debug/quorate-planted
+  quorate-jepsen matrix ci --planted-binary ~/.cache/quorate/target/debug/quorate-planted
   quorate-jepsen matrix nightly --seed 7
   quorate-jepsen matrix ci --only planted")]
     Matrix(Box<matrix::MatrixOptions>),
