@@ -1,14 +1,15 @@
 //! One simulation from its seed to its verdict.
 
 mod breaking;
+mod checking;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quorate::log::invariants;
+use quorate::types::{ConversationName, GroupId};
 use quorate_jepsen::history::{Event, Fault};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -28,6 +29,7 @@ use crate::workload::{Plan, Straits};
 use crate::{crew, determinism};
 
 use breaking::Lasting;
+use checking::Checked;
 
 /// One step of the simulation.
 const TICK: Duration = Duration::from_millis(2);
@@ -35,9 +37,6 @@ const TICK: Duration = Duration::from_millis(2);
 const WORK: Duration = Duration::from_secs(60);
 /// A simulation that has not ended by then never will.
 const END_LIMIT: Duration = Duration::from_secs(240);
-/// How often the whole state of every node is checked while nothing happens that calls for it; each write is compared
-/// as it is made.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What became of a simulation.
 pub struct Outcome {
@@ -68,7 +67,7 @@ pub struct Coverage {
     pub truncations: u64,
     /// Snapshots that were installed.
     pub installs: u64,
-    /// Leaders that died while appends were in flight.
+    /// Leaders that died while appends to their groups were in flight, and that others led after.
     pub leader_deaths_in_flight: u64,
     /// Faults that met a node with every replica parked: of the meta group and of all others.
     pub faults_at_rest: u64,
@@ -109,8 +108,8 @@ struct World {
     lasting: Vec<Lasting>,
     /// Processes that were killed, or started again after they had ended by themselves.
     deaths: u64,
-    leader_deaths_in_flight: u64,
     faults_at_rest: u64,
+    checked: Checked,
 }
 
 impl World {
@@ -168,25 +167,21 @@ impl World {
             to_come,
             lasting: Vec::new(),
             deaths: 0,
-            leader_deaths_in_flight: 0,
             faults_at_rest: 0,
+            checked: Checked::default(),
         }
     }
 
     /// Steps until everything has been read, or something makes that impossible.
     fn run(&mut self) -> Result<(), String> {
-        let mut checked = Duration::ZERO;
         let mut work_ends = None;
         loop {
             determinism::set_elapsed(self.sim.elapsed());
-            let finished = self.sim.step().map_err(|error| error.to_string())?;
+            let finished = self.sim.step().map_err(|error| format!("availability: {error}"))?;
             determinism::set_elapsed(self.sim.elapsed());
             let now = self.sim.elapsed();
             let changed = self.break_and_mend(now);
-            if changed || now >= checked + CHECK_INTERVAL {
-                checked = now;
-                self.check_invariants();
-            }
+            self.check_in_time(now, changed);
             let shared = &self.plan.shared;
             if shared.phase() == Phase::Working && work_ends.is_none() {
                 work_ends = Some(now + WORK);
@@ -209,7 +204,7 @@ impl World {
             }
         }
         if !self.plan.shared.is_verified() {
-            return Err("the simulation ended before everything was read".to_owned());
+            return Err("availability: it ended before everything was read".to_owned());
         }
         self.check_invariants();
         for machine in &self.machines {
@@ -229,27 +224,15 @@ impl World {
         &self.machines[node as usize - 1]
     }
 
-    /// What must hold of every node's state, and between them.
-    fn check_invariants(&self) {
-        let mut digests = BTreeMap::new();
-        for machine in &self.machines {
-            let report = invariants::check(&machine.state(), &mut |_| {});
-            for violation in &report.violations {
-                let (place, what) = (&violation.place, &violation.what);
-                self.plan.shared.problem(format!("node {}: {place}: {what}", machine.node));
-            }
-            for group in report.groups {
-                let Some(applied) = group.applied else { continue };
-                let key = (group.group, applied.index);
-                let (first, digest) = digests.entry(key).or_insert((machine.node, group.digest));
-                if *digest != group.digest {
-                    self.plan.shared.problem(format!(
-                        "nodes {first} and {} differ in group {} at index {}",
-                        machine.node, group.group, applied.index
-                    ));
-                }
-            }
-        }
+    /// Groups to which appends are in flight.
+    fn groups_in_flight(&self) -> BTreeSet<GroupId> {
+        let topology = memberships::topology(&self.machines);
+        let group_of = |conversation: String| {
+            let placement = ConversationName(conversation).id().placement();
+            let groups = &topology.as_ref()?.groups;
+            groups.iter().find(|group| group.range.contains(placement)).map(|group| group.id)
+        };
+        self.plan.shared.in_flight().into_iter().filter_map(group_of).collect()
     }
 
     fn outcome(self, seed: u64) -> Outcome {
@@ -267,7 +250,7 @@ impl World {
             seen: Coverage {
                 truncations: count(|machine| machine.disk.truncations.load(Ordering::Relaxed)),
                 installs: count(|machine| machine.disk.installs.load(Ordering::Relaxed)),
-                leader_deaths_in_flight: self.leader_deaths_in_flight,
+                leader_deaths_in_flight: self.ledger.leaders.succeeded(),
                 faults_at_rest: self.faults_at_rest,
             },
         }

@@ -120,6 +120,8 @@ pub struct DiskManners {
     pub truncations: AtomicU64,
     /// Snapshots brought in.
     pub installs: AtomicU64,
+    /// Changes of the applied state.
+    changes: AtomicU64,
 }
 
 const USUAL_DISK_US: u64 = 2_000;
@@ -131,6 +133,10 @@ impl DiskManners {
         let latency_us = randomness.random_range(50..=slowest.max(100));
         self.slowed.fetch_add(u64::from(latency_us > USUAL_DISK_US), Ordering::Relaxed);
         Duration::from_micros(latency_us)
+    }
+
+    fn count_change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     fn coin(&self) -> bool {
@@ -151,6 +157,7 @@ impl Machine {
                 slowed: AtomicU64::new(0),
                 truncations: AtomicU64::new(0),
                 installs: AtomicU64::new(0),
+                changes: AtomicU64::new(0),
             }),
             ledger,
             skew_us: Arc::default(),
@@ -209,11 +216,13 @@ impl Machine {
         let data = self.data();
         data.log.crash();
         data.state.crash();
+        self.disk.count_change();
     }
 
     /// Its disk was lost, and another one put in its place. Its process must not run.
     pub fn wipe(&self) {
         *self.data.lock().expect("no panic while locked") = Data::new();
+        self.disk.count_change();
     }
 
     fn data(&self) -> Data {
@@ -259,6 +268,11 @@ impl Machine {
     /// How often its wall clock was read while it was wrong.
     pub fn misreadings(&self) -> u64 {
         self.misreadings.load(Ordering::Relaxed)
+    }
+
+    /// How often the applied state has changed.
+    pub fn changes(&self) -> u64 {
+        self.disk.changes.load(Ordering::Relaxed)
     }
 
     /// The applied state as it is now, synced or not.
@@ -317,6 +331,9 @@ impl View for SimEngine {
 impl Engine for SimEngine {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
         self.ledger.take(self.node, &batch);
+        if batch.ops.iter().any(|op| Table::STATE.contains(&op.table())) {
+            self.manners.count_change();
+        }
         self.inner.write(batch, durability)
     }
 
@@ -325,6 +342,7 @@ impl Engine for SimEngine {
     fn write_synced(&self, batch: Batch) -> BoxFuture<'_, Result<(), StorageError>> {
         let cuts = batch.ops.iter().filter(|op| is_cut(op)).count();
         self.manners.truncations.fetch_add(cuts as u64, Ordering::Relaxed);
+        self.ledger.leaders.take(self.node, &batch);
         let (latency, arrives_early) = (self.manners.latency(), self.manners.coin());
         Box::pin(async move {
             if arrives_early {
@@ -351,6 +369,7 @@ impl Engine for SimEngine {
 
     fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError> {
         self.manners.installs.fetch_add(1, Ordering::Relaxed);
+        self.manners.count_change();
         self.inner.bring_in(name, clear)
     }
 

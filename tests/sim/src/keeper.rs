@@ -38,7 +38,10 @@ pub async fn keep(plan: Plan, groups: u32) {
     let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan, None)).await;
     match served {
         Ok(()) => plan.shared.set_served(),
-        Err(_) => return plan.shared.problem("a group does not serve in time once all is mended"),
+        Err(_) => {
+            let what = "availability: a group does not serve in time once all is mended";
+            return plan.shared.problem(what);
+        }
     }
     // Whoever replaces it has a limit of its own.
     while plan.shared.wiped().is_some() {
@@ -47,7 +50,7 @@ pub async fn keep(plan: Plan, groups: u32) {
     for node in 1..=plan.nodes {
         let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan, Some(node))).await;
         if served.is_err() {
-            let what = format!("a group does not serve in time through node {node}");
+            let what = format!("availability: a group does not serve in time through node {node}");
             return plan.shared.problem(what);
         }
     }
@@ -56,7 +59,8 @@ pub async fn keep(plan: Plan, groups: u32) {
     }
     plan.shared.set_phase(Phase::Reading);
     let Ok(tails) = tokio::time::timeout(SERVE_LIMIT, read_everything(&plan)).await else {
-        return plan.shared.problem("not every node can be read in time once all is mended");
+        let what = "availability: not every node can be read in time once all is mended";
+        return plan.shared.problem(what);
     };
     // What is committed reaches streams at once; their connections may have to notice that they broke.
     if tokio::time::timeout(SERVE_LIMIT, streams_reach(&plan, &tails)).await.is_err() {

@@ -9,10 +9,16 @@ use quorate::storage::records::{ConversationHead, Record};
 use quorate::storage::{Batch, Op, Table};
 use quorate::types::NodeId;
 
+use crate::leaders::Leaders;
+
 /// What the first replica wrote in each place. The next ones have to write the same, and the same replica too when it
 /// applies an entry again after a crash.
 #[derive(Default)]
-pub struct Ledger(Mutex<Entries>);
+pub struct Ledger {
+    entries: Mutex<Entries>,
+    /// Who leads, by what they write.
+    pub leaders: Leaders,
+}
 
 #[derive(Default)]
 struct Entries {
@@ -33,7 +39,7 @@ impl Ledger {
                 Table::Conversations => match ConversationHead::decode(key, value) {
                     Ok(head) => Some(head.tail.0),
                     Err(error) => {
-                        self.entries().differences.push(format!("node {node}: {error}"));
+                        self.entries().differences.push(format!("G11: node {node}: {error}"));
                         continue;
                     }
                 },
@@ -49,7 +55,7 @@ impl Ledger {
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().expect("no panic while locked")
+        self.entries.lock().expect("no panic while locked")
     }
 }
 

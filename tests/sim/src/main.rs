@@ -7,6 +7,7 @@ mod faults;
 mod ground;
 mod keeper;
 mod known;
+mod leaders;
 mod ledger;
 mod links;
 mod memberships;

@@ -10,9 +10,8 @@ use crate::ground::Machine;
 /// Where they differ.
 pub fn differences(machines: &[Machine]) -> Vec<String> {
     let states: Vec<_> = machines.iter().map(Machine::state).collect();
-    let topologies = states.iter().filter_map(|state| read_topology(state).ok().flatten());
-    let Some(topology) = topologies.max_by_key(|topology| topology.version) else {
-        return vec!["no node has a topology".to_owned()];
+    let Some(topology) = topology(machines) else {
+        return vec!["G9: no node has a topology".to_owned()];
     };
     let mut differences = Vec::new();
     for (group, mut wanted) in wanted(&topology) {
@@ -31,6 +30,12 @@ pub fn differences(machines: &[Machine]) -> Vec<String> {
         differences.push(format!("G9: group {} is still to be joined: {group:?}", group.id));
     }
     differences
+}
+
+/// The newest topology that a node has.
+pub fn topology(machines: &[Machine]) -> Option<Topology> {
+    let topologies = machines.iter().filter_map(|machine| read_topology(&machine.state()).ok()?);
+    topologies.max_by_key(|topology| topology.version)
 }
 
 fn wanted(topology: &Topology) -> Vec<(GroupId, Vec<ReplicaId>)> {

@@ -23,7 +23,7 @@ struct State {
     next_process: Cell<Process>,
     next_message: Cell<u64>,
     phase: Cell<Phase>,
-    in_flight: Cell<u64>,
+    in_flight: RefCell<BTreeMap<String, u64>>,
     calls: Cell<u64>,
     working: Cell<u64>,
     wiped: Cell<Option<u64>>,
@@ -85,9 +85,9 @@ impl Shared {
         }
     }
 
-    /// Appends that were sent and are not answered.
-    pub fn in_flight(&self) -> u64 {
-        self.0.in_flight.get()
+    /// Conversations to which appends were sent that are not answered.
+    pub fn in_flight(&self) -> Vec<String> {
+        self.0.in_flight.borrow().keys().cloned().collect()
     }
 
     /// Calls made so far.
@@ -185,6 +185,15 @@ impl Shared {
         self.0.events.borrow().clone()
     }
 
+    /// An append to a conversation was answered.
+    fn answered(&self, conversation: &str) {
+        let mut in_flight = self.0.in_flight.borrow_mut();
+        if let Some(count) = in_flight.get_mut(conversation) {
+            *count -= 1;
+        }
+        in_flight.retain(|_, count| *count > 0);
+    }
+
     fn new_process(&self) -> Process {
         let next = self.0.next_process.get();
         self.0.next_process.set(next + 1);
@@ -205,13 +214,19 @@ impl Caller {
         work: impl Future<Output = Result<T, Error>>,
         answer: impl FnOnce(&T) -> Answer,
     ) -> Result<T, Error> {
-        let is_append = matches!(call, Call::Append(_));
+        let appended_to = match &call {
+            Call::Append(call) => Some(call.conversation.clone()),
+            _ => None,
+        };
         self.shared.0.calls.set(self.shared.0.calls.get() + 1);
         self.shared.push(self.process, self.node, EventKind::Invoke(call));
-        let in_flight = &self.shared.0.in_flight;
-        in_flight.set(in_flight.get() + u64::from(is_append));
+        if let Some(conversation) = &appended_to {
+            *self.shared.0.in_flight.borrow_mut().entry(conversation.clone()).or_default() += 1;
+        }
         let done = work.await;
-        in_flight.set(in_flight.get() - u64::from(is_append));
+        if let Some(conversation) = &appended_to {
+            self.shared.answered(conversation);
+        }
         let kind = match &done {
             Ok(answered) => EventKind::Ok(answer(answered)),
             Err(error) => api::failed(error),

@@ -76,7 +76,7 @@ pub fn missing(seeds: u64, seen: Coverage, kinds: &BTreeSet<String>) -> Vec<Stri
     let rare = [
         ("no log was cut short", seen.truncations),
         ("no snapshot was installed", seen.installs),
-        ("no leader died with appends in flight", seen.leader_deaths_in_flight),
+        ("no leader died with appends in flight and had a successor", seen.leader_deaths_in_flight),
         ("no fault met a node whose groups were parked", seen.faults_at_rest),
     ];
     let unmet = rare.into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what.to_owned());

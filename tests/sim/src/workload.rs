@@ -311,14 +311,14 @@ pub async fn follow(plan: Plan, node: Option<u64>) {
     let starts = plan.conversations.iter().map(|name| (name.clone(), Start::Seq(1)));
     let mut follow = match client.follow(starts) {
         Ok(follow) => follow,
-        Err(error) => return plan.shared.problem(format!("a follow is refused: {error}")),
+        Err(error) => return plan.shared.problem(format!("G6: a follow is refused: {error}")),
     };
     loop {
         tokio::select! {
             delivery = follow.next() => match delivery {
                 Some(Ok(delivery)) => deliver(&caller, delivery),
-                Some(Err(error)) => plan.shared.problem(format!("a follow failed: {error}")),
-                None => return plan.shared.problem("a follow ended"),
+                Some(Err(error)) => plan.shared.problem(format!("G6: a follow failed: {error}")),
+                None => return plan.shared.problem("G6: a follow ended"),
             },
             () = until_over(&plan) => return caller.ended(),
         }
@@ -336,7 +336,7 @@ pub async fn subscribe(plan: Plan, node: Option<u64>) {
         let credit = plan.straits.credit;
         let added = subscription.add(conversation.clone(), Start::Seq(1), credit).await;
         if let Err(error) = added {
-            return plan.shared.problem(format!("a subscription is refused: {error}"));
+            return plan.shared.problem(format!("G6: a subscription is refused: {error}"));
         }
     }
     let mut randomness = SmallRng::seed_from_u64(plan.nodes);

@@ -1,5 +1,6 @@
 //! Begins and ends the faults of a simulation, and sees whether they took effect.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -66,15 +67,10 @@ impl World {
         if fault.what == What::Wipe {
             return self.wipe(fault.nodes[0]);
         }
-        let shared = self.plan.shared.clone();
         self.faults_at_rest += u64::from(fault.nodes.iter().any(|node| self.rests(*node)));
         let (before, _) = self.seen_of(&fault);
         match fault.what {
             What::Crash => {
-                let leads = |node: &u64| self.machine(*node).replicas("leader") > 0;
-                if shared.in_flight() > 0 && fault.nodes.iter().any(leads) {
-                    self.leader_deaths_in_flight += 1;
-                }
                 for node in &fault.nodes {
                     self.kill(*node);
                 }
@@ -125,7 +121,7 @@ impl World {
             return false;
         }
         let machine = self.machine(node).clone();
-        self.sim.crash(machine.name());
+        self.stop(node);
         machine.wipe();
         shared.set_wiped(Some(node));
         self.start(&[node]);
@@ -227,10 +223,18 @@ impl World {
     }
 
     fn kill(&mut self, node: u64) {
-        let name = self.machine(node).name();
-        self.deaths += u64::from(self.sim.is_host_running(name.clone()));
-        self.sim.crash(name);
+        self.stop(node);
         self.machine(node).lose_unsynced();
+    }
+
+    /// Ends its process, if that has not ended by itself.
+    fn stop(&mut self, node: u64) {
+        let name = self.machine(node).name();
+        let runs = self.sim.is_host_running(name.clone());
+        self.deaths += u64::from(runs);
+        let in_flight = if runs { self.groups_in_flight() } else { BTreeSet::new() };
+        self.ledger.leaders.died(self.machine(node).node, &in_flight);
+        self.sim.crash(name);
     }
 
     /// Starts nodes again whose disks failed, whether they have noticed or not.
@@ -256,7 +260,9 @@ impl World {
                 matches!(fault.what, What::DiskError | What::NoSpace) && fault.nodes.contains(node)
             };
             if !self.lasting.iter().any(has_failing_disk) {
-                self.plan.shared.problem(format!("node {node} ended by itself: {why}"));
+                self.plan
+                    .shared
+                    .problem(format!("availability: node {node} ended by itself: {why}"));
             }
         }
     }
