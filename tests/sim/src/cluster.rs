@@ -3,7 +3,7 @@
 mod breaking;
 mod checking;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +26,7 @@ use crate::record::{Phase, Shared};
 use crate::traffic::Traffic;
 use crate::verdict;
 use crate::workload::{Plan, Straits};
-use crate::{crew, determinism};
+use crate::{crew, determinism, work};
 
 use breaking::Lasting;
 use checking::Checked;
@@ -56,12 +56,14 @@ pub struct Outcome {
     pub served_after: Option<Duration>,
     /// When everything was mended, in nanoseconds.
     pub healed_at: Option<u64>,
+    /// The nodes that were to have a replica of each group at the end.
+    pub replicas: BTreeMap<u64, Vec<u32>>,
     /// What happened inside, each of which a run of many seeds has to have seen.
     pub seen: Coverage,
 }
 
 /// How often what is rare happened.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Coverage {
     /// Logs that were cut short.
     pub truncations: u64,
@@ -71,15 +73,23 @@ pub struct Coverage {
     pub leader_deaths_in_flight: u64,
     /// Faults that met a node with every replica parked: of the meta group and of all others.
     pub faults_at_rest: u64,
+    /// Appends that a node refused because it had no memory left for them.
+    pub overloads: u64,
+    /// What clients did with success, by its kind.
+    pub work: BTreeMap<String, u64>,
 }
 
 impl Coverage {
     /// Adds what another simulation has seen.
-    pub fn add(&mut self, other: Coverage) {
+    pub fn add(&mut self, other: &Coverage) {
         self.truncations += other.truncations;
         self.installs += other.installs;
         self.leader_deaths_in_flight += other.leader_deaths_in_flight;
         self.faults_at_rest += other.faults_at_rest;
+        self.overloads += other.overloads;
+        for (kind, count) in &other.work {
+            *self.work.entry(kind.clone()).or_default() += count;
+        }
     }
 }
 
@@ -186,7 +196,8 @@ impl World {
             if shared.phase() == Phase::Working && work_ends.is_none() {
                 work_ends = Some(now + WORK);
             }
-            let done_enough = shared.calls() >= verdict::CALLS_MIN as u64;
+            let done_enough = shared.calls() >= verdict::CALLS_MIN as u64
+                && shared.acknowledged() >= verdict::ACKNOWLEDGED_MIN as u64;
             let is_over = |end| now >= end && (done_enough || now >= end + WORK);
             if shared.phase() == Phase::Working && work_ends.is_some_and(is_over) {
                 self.mend_all();
@@ -247,11 +258,14 @@ impl World {
             elapsed: self.sim.elapsed(),
             served_after: shared.served_after().map(Duration::from_nanos),
             healed_at: shared.healed_at(),
+            replicas: memberships::replicas(&self.machines),
             seen: Coverage {
                 truncations: count(|machine| machine.disk.truncations.load(Ordering::Relaxed)),
                 installs: count(|machine| machine.disk.installs.load(Ordering::Relaxed)),
                 leader_deaths_in_flight: self.ledger.leaders.succeeded(),
                 faults_at_rest: self.faults_at_rest,
+                overloads: self.links.traffic.overloads(),
+                work: work::done(&shared.events()),
             },
         }
     }

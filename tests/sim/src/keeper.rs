@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_client::proto::{InitRequest, init_request};
-use quorate_client::{Client, Start};
+use quorate_client::{Client, Page, Start, reason};
 use quorate_jepsen::history::{Consistency, ReadCall};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -116,7 +116,10 @@ async fn read_everything(plan: &Plan) -> BTreeMap<String, u64> {
         let mut caller = plan.shared.caller(Some(node as u32));
         for (conversation, tail) in &tails {
             let up_to_tail = Consistency::AtLeast(tail.saturating_sub(1).max(1));
-            read_in_full(&client, &mut caller, conversation, up_to_tail).await;
+            let page = read_in_full(&client, &mut caller, conversation, up_to_tail).await;
+            let answered_by = page.position.map_or(0, |position| position.node_id);
+            let has_replica = answered_by == node;
+            read_locally(plan, &client, &mut caller, (conversation, *tail), has_replica).await;
         }
     }
     tails
@@ -127,10 +130,47 @@ async fn read_in_full(
     caller: &mut Caller,
     conversation: &str,
     consistency: Consistency,
-) {
+) -> Page {
     let conversation = conversation.to_owned();
     let call = ReadCall { conversation, consistency, from_seq: 1, limit: 100_000, is_final: true };
-    while workload::read(client, caller, call.clone()).await.is_none() {
-        sleep(Duration::from_millis(100)).await;
+    loop {
+        match workload::read(client, caller, call.clone()).await {
+            Ok(page) => return page,
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
     }
+}
+
+/// A node that answers from its own replica does so at `LOCAL` too, and has no less than it had. One without a replica
+/// refuses: such reads are never handed on.
+async fn read_locally(
+    plan: &Plan,
+    client: &Client,
+    caller: &mut Caller,
+    (conversation, tail): (&String, u64),
+    has_replica: bool,
+) {
+    let consistency = Consistency::Local;
+    let call = ReadCall {
+        conversation: conversation.clone(),
+        consistency,
+        from_seq: 1,
+        limit: 100_000,
+        is_final: false,
+    };
+    let came = loop {
+        match workload::read(client, caller, call.clone()).await {
+            Ok(page) if has_replica && page.tail >= tail => return,
+            Ok(page) => break format!("had a tail of {}", page.tail),
+            Err(error) if error.reason() != reason::NO_REPLICA => {
+                sleep(Duration::from_millis(100)).await;
+            }
+            Err(_) if !has_replica => return,
+            Err(error) => break format!("was refused: {error}"),
+        }
+    };
+    let has = if has_replica { "has a replica" } else { "has no replica" };
+    let what =
+        format!("G10: at tail {tail} a LOCAL read of {conversation} {came}, and the node {has}");
+    plan.shared.problem(what);
 }

@@ -1,6 +1,8 @@
 //! What is has to be what is wanted: once all is mended, the voters of each group are the replicas of the topology (G9).
 
-use quorate::log::{Topology, read_topology};
+use std::collections::BTreeMap;
+
+use quorate::log::{Topology, TopologyGroup, read_topology};
 use quorate::storage::records::{GroupRow, Record};
 use quorate::storage::{Table, View, keys};
 use quorate::types::{GroupId, ReplicaId};
@@ -36,6 +38,13 @@ pub fn differences(machines: &[Machine]) -> Vec<String> {
 pub fn topology(machines: &[Machine]) -> Option<Topology> {
     let topologies = machines.iter().filter_map(|machine| read_topology(&machine.state()).ok()?);
     topologies.max_by_key(|topology| topology.version)
+}
+
+/// The nodes that are to have a replica of each conversation group.
+pub fn replicas(machines: &[Machine]) -> BTreeMap<u64, Vec<u32>> {
+    let groups = topology(machines).map(|topology| topology.groups).unwrap_or_default();
+    let nodes = |group: &TopologyGroup| group.replicas.iter().map(|one| one.node.0).collect();
+    groups.iter().map(|group| (group.id.0, nodes(group))).collect()
 }
 
 fn wanted(topology: &Topology) -> Vec<(GroupId, Vec<ReplicaId>)> {

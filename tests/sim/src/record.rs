@@ -25,6 +25,7 @@ struct State {
     phase: Cell<Phase>,
     in_flight: RefCell<BTreeMap<String, u64>>,
     calls: Cell<u64>,
+    acknowledged: Cell<u64>,
     working: Cell<u64>,
     wiped: Cell<Option<u64>>,
     replacing: Cell<u64>,
@@ -93,6 +94,11 @@ impl Shared {
     /// Calls made so far.
     pub fn calls(&self) -> u64 {
         self.0.calls.get()
+    }
+
+    /// Appends acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.0.acknowledged.get()
     }
 
     /// Clients that have not finished.
@@ -186,12 +192,13 @@ impl Shared {
     }
 
     /// An append to a conversation was answered.
-    fn answered(&self, conversation: &str) {
+    fn answered(&self, conversation: &str, is_acknowledged: bool) {
         let mut in_flight = self.0.in_flight.borrow_mut();
         if let Some(count) = in_flight.get_mut(conversation) {
             *count -= 1;
         }
         in_flight.retain(|_, count| *count > 0);
+        self.0.acknowledged.set(self.0.acknowledged.get() + u64::from(is_acknowledged));
     }
 
     fn new_process(&self) -> Process {
@@ -225,7 +232,7 @@ impl Caller {
         }
         let done = work.await;
         if let Some(conversation) = &appended_to {
-            self.shared.answered(conversation);
+            self.shared.answered(conversation, done.is_ok());
         }
         let kind = match &done {
             Ok(answered) => EventKind::Ok(answer(answered)),

@@ -224,7 +224,7 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
                 let from_seq = tail.saturating_sub(randomness.random_range(0..20)).max(1);
                 let call =
                     ReadCall { conversation, consistency, from_seq, limit: 50, is_final: false };
-                read(&client, &mut caller, call).await;
+                let _ = read(&client, &mut caller, call).await;
             }
             _ => {
                 let asked = plan.sent.borrow().choose(&mut randomness).cloned();
@@ -246,10 +246,10 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
     plan.shared.change_working(-1);
 }
 
-/// One read, recorded. What it found, if it succeeded.
-pub async fn read(client: &Client, caller: &mut Caller, call: ReadCall) -> Option<Page> {
+/// One read, recorded.
+pub async fn read(client: &Client, caller: &mut Caller, call: ReadCall) -> Result<Page, Error> {
     let work = client.read(api::read(&call));
-    caller.call(Call::Read(call), work, api::page).await.ok()
+    caller.call(Call::Read(call), work, api::page).await
 }
 
 /// Pipelines appends on a session, and opens a lane again that has broken: with what failed in it, or without.
