@@ -25,9 +25,12 @@ INPUT ?=
 UPDATE ?=
 # How often nodes are killed and restarted by make kills.
 KILLS ?= 100
+# At which steps make crash-steps kills: all of them, or the one that a failure prints.
+CRASH_STEPS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release demo dev test planted sim fuzz kills jepsen bench bench-peers counts times lint fmt clean
+.PHONY: help setup build release demo dev test planted crash-steps sim fuzz kills jepsen bench bench-peers counts
+.PHONY: times lint fmt clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +66,9 @@ planted: setup ## Shows that planted faults do harm and are found, and that no c
 
 kills: setup ## Kills and restarts nodes under load, 100 times unless KILLS says otherwise: nothing may be lost
 	KILLS='$(KILLS)' $(CARGO) test --locked --test cluster kills:: -- --nocapture
+
+crash-steps: setup ## Kills the storage at each of its steps on the disk, where make test takes a sample: nothing may be lost
+	CRASH_STEPS='$(CRASH_STEPS)' $(CARGO) test --locked --test crash_steps -- --nocapture $(ARGS)
 
 # The planted build first: both leave their program at one place, and the plain one is to stay there.
 jepsen: setup ## Breaks clusters and judges by what clients saw, positive controls included (ARGS='--only planted' for some)
