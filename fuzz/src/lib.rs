@@ -4,6 +4,8 @@ mod memory;
 
 #[path = "../../tests/decoders/cases/mod.rs"]
 pub mod cases;
+#[path = "../../tests/decoders/ground/mod.rs"]
+mod ground;
 
 use std::path::Path;
 

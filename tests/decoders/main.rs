@@ -3,6 +3,7 @@
 //! DECODER_CASES=1000000 hours. `make fuzz` runs the same cases guided by coverage.
 
 mod cases;
+mod ground;
 mod peers;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,12 @@ use proptest::prelude::*;
 fn settings() -> ProptestConfig {
     let cases = std::env::var("DECODER_CASES").ok().map(|cases| cases.parse().expect("a number"));
     ProptestConfig { cases: cases.unwrap_or(2_000), ..ProptestConfig::default() }
+}
+
+/// What goes through a port takes several times as long.
+fn settings_of_ports() -> ProptestConfig {
+    let settings = settings();
+    ProptestConfig { cases: settings.cases.div_ceil(5), ..settings }
 }
 
 /// A change of some bytes. Places are scaled to what there is.
@@ -77,9 +84,9 @@ fn holds(case: &Case, bends: &[Bend]) {
 }
 
 macro_rules! bend_the_seeds_of {
-    ($($case:ident)*) => {
+    ($settings:expr; $($case:ident)*) => {
         proptest! {
-            #![proptest_config(settings())]
+            #![proptest_config($settings)]
             $(#[test]
             fn $case(bends in bends()) {
                 holds(&cases::$case::CASE, &bends);
@@ -88,7 +95,8 @@ macro_rules! bend_the_seeds_of {
     };
 }
 
-bend_the_seeds_of!(config log_tails peers proposals records requests small_files snapshots stored);
+bend_the_seeds_of!(settings(); config log_tails peers proposals records requests small_files snapshots stored);
+bend_the_seeds_of!(settings_of_ports(); calls peer_calls);
 
 #[test]
 fn every_case_is_a_target_of_make_fuzz() {

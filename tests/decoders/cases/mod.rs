@@ -1,8 +1,10 @@
 //! What decodes bytes from disks, peers, callers and people, and what holds whatever they are. Two kinds of tests run
 //! these: `tests/decoders` bends the seeds at random, with the stable toolchain; `fuzz/` follows coverage.
 
+pub mod calls;
 pub mod config;
 pub mod log_tails;
+pub mod peer_calls;
 pub mod peers;
 pub mod proposals;
 pub mod records;

@@ -176,7 +176,7 @@ fn seeds() -> Vec<Vec<u8>> {
 }
 
 /// A request that opens a stream, and every kind of response.
-fn frames() -> proto::AppendFrames {
+pub fn frames() -> proto::AppendFrames {
     use append_response::Result;
     let id = Some(wire::replica_to_wire(records::OWN));
     let log_id = |index| proto::LogId { term: 7, leader: id, index };

@@ -1,0 +1,4 @@
+//! Fuzzes `cases::calls`.
+#![no_main]
+
+quorate_fuzz::fuzz!(calls);
