@@ -2,6 +2,7 @@
 //! takes for what it says. Valid inputs are changed in a few places, on the stable toolchain; a run takes seconds, and
 //! DECODER_CASES=1000000 hours. `make fuzz` runs the same cases guided by coverage.
 
+mod answers;
 mod cases;
 mod ground;
 mod peers;
@@ -96,7 +97,7 @@ macro_rules! bend_the_seeds_of {
 }
 
 bend_the_seeds_of!(settings(); config log_tails peers proposals records requests small_files snapshots stored);
-bend_the_seeds_of!(settings_of_ports(); calls peer_calls);
+bend_the_seeds_of!(settings_of_ports(); answers calls peer_calls peer_replies);
 
 #[test]
 fn every_case_is_a_target_of_make_fuzz() {

@@ -31,7 +31,7 @@ fn step_holds(step: append_frame::Step) {
 }
 
 /// Numbers where arithmetic ends are as likely as others.
-fn number() -> impl Strategy<Value = u64> {
+pub fn number() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(1), Just(u64::MAX), Just(u64::MAX - 1), any::<u64>(), 0..1_000u64]
 }
 

@@ -1,10 +1,12 @@
 //! What decodes bytes from disks, peers, callers and people, and what holds whatever they are. Two kinds of tests run
 //! these: `tests/decoders` bends the seeds at random, with the stable toolchain; `fuzz/` follows coverage.
 
+pub mod answers;
 pub mod calls;
 pub mod config;
 pub mod log_tails;
 pub mod peer_calls;
+pub mod peer_replies;
 pub mod peers;
 pub mod proposals;
 pub mod records;

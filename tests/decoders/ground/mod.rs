@@ -1,7 +1,8 @@
-//! What cases need that go through a port: a node to call, and no network.
+//! What cases need that go through a port: a node to call, a node that answers as it is told, and no network.
 
 mod called;
 mod node;
+mod scripted;
 
 use bytes::{Buf, Bytes};
 use prost::{decode_length_delimiter, length_delimiter_len};
@@ -9,6 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use called::Answer;
 pub use node::{Asked, NODE, PULSE, here};
+pub use scripted::{Reply, Script, dial};
 
 /// Bounds what an input is made into.
 const MESSAGES_MAX: usize = 64;

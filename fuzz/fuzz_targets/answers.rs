@@ -1,0 +1,4 @@
+//! Fuzzes `cases::answers`.
+#![no_main]
+
+quorate_fuzz::fuzz!(answers);
