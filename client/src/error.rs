@@ -28,6 +28,9 @@ struct Details {
     metadata: HashMap<String, String>,
 }
 
+/// What a server may ask to wait at most; longer than that comes to the same, and must not go past the end of all time.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Whether a call changes something if it arrives: decides what a broken connection means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -76,7 +79,7 @@ impl Error {
         self.0.may_have_taken_effect
     }
 
-    /// How long the server asks to wait before a retry.
+    /// How long the server asks to wait before a retry: a day at most.
     pub fn retry_delay(&self) -> Option<Duration> {
         self.0.retry_delay
     }
@@ -175,7 +178,10 @@ impl Error {
             retryable: says("retryable").unwrap_or(false),
             may_have_taken_effect: says("may_have_taken_effect")
                 .unwrap_or(effect == Effect::Possible),
-            retry_delay: status.get_details_retry_info().and_then(|retry| retry.retry_delay),
+            retry_delay: status
+                .get_details_retry_info()
+                .and_then(|retry| retry.retry_delay)
+                .map(|delay| delay.min(RETRY_DELAY_MAX)),
             reason: info.reason,
             metadata: info.metadata,
         }))
@@ -215,7 +221,7 @@ impl Error {
             message: failure.message,
             retryable: failure.retryable,
             may_have_taken_effect: failure.may_have_taken_effect,
-            retry_delay: (delay > 0).then(|| Duration::from_millis(delay)),
+            retry_delay: (delay > 0).then(|| Duration::from_millis(delay).min(RETRY_DELAY_MAX)),
             metadata: failure.metadata,
         }))
     }

@@ -169,6 +169,11 @@ pub(crate) fn message_bytes(message: &proto::Message) -> u64 {
     (message.payload.len() + headers) as u64
 }
 
+/// Whether a message can stand there: seqs begin at 1, and one can follow on each.
+pub(crate) fn is_seq(seq: u64) -> bool {
+    (1..u64::MAX).contains(&seq)
+}
+
 /// Checks a message that was read against the checksum it was accepted with.
 pub(crate) fn verify_payload(conversation: &str, message: &proto::Message) -> Result<(), Error> {
     if crc32c::crc32c(&message.payload) == message.payload_crc32c {

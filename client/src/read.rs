@@ -6,7 +6,7 @@ use tonic::{Request, Status, Streaming};
 use crate::backoff::Backoff;
 use crate::client::Attempt;
 use crate::error::Effect;
-use crate::message::verify_payload;
+use crate::message::{is_seq, verify_payload};
 use crate::router::Destination;
 use crate::{Client, Error, proto};
 
@@ -183,7 +183,7 @@ impl Page {
                 (None, Start::Seq(seq)) if !read.backward => Some(seq),
                 (None, _) => None,
             };
-            if due.is_some_and(|due| due != message.seq) || message.seq == 0 {
+            if due.is_some_and(|due| due != message.seq) || !is_seq(message.seq) {
                 let due = due.map_or("one".to_owned(), |due| due.to_string());
                 let text = format!("seq {} came where {due} was due", message.seq);
                 return Err(Error::protocol(text));

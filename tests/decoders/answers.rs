@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::cases::answers::{
-    CASE, FOLLOW, NAME, READ, READ_BACKWARD, READ_EARLIEST, SESSION, SUBSCRIBE, check_all, message,
+    CASE, FOLLOW, NAME, READ, READ_BACKWARD, READ_EARLIEST, SESSION, SUBSCRIBE, message,
 };
 use crate::cases::choosing;
 use crate::ground::stream;
@@ -73,34 +73,30 @@ fn later(seconds: i64) -> Status {
 
 /// Seqs end before the last of all numbers, because none could follow it: it is no message, and nobody panics.
 #[test]
-#[ignore = "the client library adds to it: client/src/read.rs, `extend`"]
 fn a_page_does_not_go_on_behind_the_last_of_all_numbers() {
     let messages = vec![message(u64::MAX), message(1)];
     let page = proto::ReadResponse { messages, ..Default::default() };
-    check_all(&answer(READ_EARLIEST, &done(), &[page]));
+    (CASE.check)(&answer(READ_EARLIEST, &done(), &[page]));
 }
 
 #[test]
-#[ignore = "the client library adds to it: client/src/feed/conversation.rs, `take_messages`"]
 fn a_feed_does_not_come_to_the_last_of_all_numbers() {
     let messages = vec![message(u64::MAX)];
     let delivered = delivery::Messages { conversation: NAME.to_owned(), messages };
     let delivery = proto::Delivery { kind: Some(delivery::Kind::Messages(delivered)) };
     let followed = proto::FollowResponse { delivery: Some(delivery) };
-    check_all(&answer(FOLLOW, &done(), &[followed]));
+    (CASE.check)(&answer(FOLLOW, &done(), &[followed]));
 }
 
 /// A node may ask for any pause. One that does not fit into time ends the call, and nobody panics.
 #[test]
-#[ignore = "the client library adds it to the time: client/src/client.rs, `call_until`, and others"]
 fn a_delay_beyond_all_time_ends_a_call() {
-    check_all(&answer::<proto::ReadResponse>(READ, &later(i64::MAX), &[]));
+    (CASE.check)(&answer::<proto::ReadResponse>(READ, &later(i64::MAX), &[]));
 }
 
 /// tonic goes on in the middle of a message that it could not decode, if it is asked: what it then finds is no answer,
 /// and no append is committed by it.
 #[test]
-#[ignore = "the client library asks: client/src/session/link.rs, `carry`"]
 fn nothing_is_believed_behind_what_cannot_be_decoded() {
     let appended = proto::AppendResponse { first_seq: 3, last_seq: 3, ..Default::default() };
     let result = Some(proto::session_response::Result::Appended(appended));
@@ -109,7 +105,7 @@ fn nothing_is_believed_behind_what_cannot_be_decoded() {
     // of a field that nobody knows.
     let malformed = [&[0], &answer[..], &[0x7a, 1]].concat();
     assert!(proto::SessionResponse::decode(&*malformed).is_err());
-    check_all(&choosing(SESSION, &stream([ending(&done()), malformed, vec![0]])));
+    (CASE.check)(&choosing(SESSION, &stream([ending(&done()), malformed, vec![0]])));
 }
 
 proptest! {

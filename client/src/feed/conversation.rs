@@ -1,6 +1,6 @@
 //! One conversation of a feed: how far it has come and how much credit it has. Pure.
 
-use crate::message::{message_bytes, verify_payload};
+use crate::message::{is_seq, message_bytes, verify_payload};
 use crate::{Error, Start, proto};
 
 /// Byte credit of one conversation at most, as servers hold it.
@@ -80,7 +80,7 @@ impl Conversation {
                 );
                 continue;
             }
-            if message.seq > due || message.seq == 0 {
+            if message.seq > due || !is_seq(message.seq) {
                 let text = format!("seq {} of {name} came where {due} was due", message.seq);
                 return Err(Error::protocol(text));
             }

@@ -70,7 +70,11 @@ async fn carry(
         for answer in chunk {
             match answer {
                 Ok(answer) => answered.push(answer),
-                Err(status) => error = Some(lost(&status)),
+                Err(status) => {
+                    // What comes behind it may have been read from the middle of a message.
+                    error = Some(lost(&status));
+                    break;
+                }
             }
         }
         if events.send(Event::Answered(id, answered)).await.is_err() {
