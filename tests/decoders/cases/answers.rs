@@ -306,9 +306,10 @@ async fn replace(reply: Reply) {
 
 /// A group that is found holds the conversation, and calls go somewhere, wherever the nodes are said to be.
 async fn topology(reply: Reply) {
-    let decoded =
-        reply.messages.iter().map_while(|m| proto::WatchTopologyResponse::decode(m.clone()).ok());
-    let told = decoded.filter_map(|told| told.topology).next();
+    // A watch that begins without one is given up.
+    let first = reply.messages.first();
+    let first = first.and_then(|m| proto::WatchTopologyResponse::decode(m.clone()).ok());
+    let told = first.and_then(|first| first.topology);
     let script = Script::new([]).with_topology(reply);
     let options = options(script).routing(Routing::Leader);
     let client = match Client::connect(options).await {
