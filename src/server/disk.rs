@@ -73,8 +73,8 @@ impl DiskWatch {
         !self.limits.let_compact(self.free_bytes())
     }
 
-    /// Where there is no room for them, and else lets them go. Each database in its own time: it may wait for the disk first, and the
-    /// marks must not.
+    /// Holds them where there is no room for them, and else lets them go. Each database in its own time: it may wait for
+    /// the disk first, and the marks must not.
     fn hold_compactions(self: &Arc<Self>) {
         for (number, database) in self.databases.iter().enumerate() {
             let watch = self.clone();
