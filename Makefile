@@ -80,7 +80,7 @@ jepsen: setup ## Breaks clusters and judges by what clients saw, positive contro
 
 # For a release build, which takes RocksDB from the development build: it is compiled at the same level there, and Cargo
 # says where it lies.
-WITH_ROCKSDB = out="$${ROCKSDB_LIB_DIR:-$$($(CARGO) build --quiet --locked --bins --message-format=json | \
+WITH_ROCKSDB = out="$${ROCKSDB_LIB_DIR:-$$($(CARGO) build --quiet --locked --workspace --bins --message-format=json | \
   sed -n 's/.*"package_id":"[^"]*librocksdb-sys[^"]*".*"out_dir":"\([^"]*\)".*/\1/p')}"; \
   test -n "$$out" || { echo 'RocksDB was not found in the development build' >&2; exit 1; }; \
   ROCKSDB_LIB_DIR="$$out" ROCKSDB_STATIC=1
