@@ -108,6 +108,7 @@ impl Writer {
             consistency,
             from_seq: from as u64 + 1,
             limit: if is_final { 1_000 } else { PAGE as u64 },
+            of_the_end: false,
             is_final,
         });
         let log = &self.logs[at];

@@ -14,16 +14,24 @@ use crate::history::{
 
 /// A read.
 pub fn read(call: &ReadCall) -> Read {
+    let read = Read::new(&call.conversation).start(Start::Seq(call.from_seq)).limit(limit(call));
+    read.consistency(level(call.consistency))
+}
+
+/// How fresh.
+pub fn level(consistency: Consistency) -> quorate_client::Consistency {
     use quorate_client::Consistency as Level;
-    let level = match call.consistency {
+    match consistency {
         Consistency::Linearizable => Level::Linearizable,
         Consistency::AtLeast(seq) => Level::AtLeast(seq),
         Consistency::MaxStalenessMs(age) => Level::MaxStalenessMs(age),
         Consistency::Local => Level::Local,
-    };
-    let limit = u32::try_from(call.limit).unwrap_or(u32::MAX);
-    let read = Read::new(&call.conversation).start(Start::Seq(call.from_seq)).limit(limit);
-    read.consistency(level)
+    }
+}
+
+/// How many messages.
+pub fn limit(call: &ReadCall) -> u32 {
+    u32::try_from(call.limit).unwrap_or(u32::MAX)
 }
 
 /// An outcome query.

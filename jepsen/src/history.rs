@@ -111,6 +111,9 @@ pub struct ReadCall {
     pub from_seq: u64,
     /// At most how many messages.
     pub limit: u64,
+    /// The last so many, in a BatchRead; `from_seq` says nothing then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_the_end: bool,
     /// Part of the read of everything that ends a run.
     #[serde(default)]
     pub is_final: bool,

@@ -3,6 +3,7 @@
 mod sets;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::Stdio;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use sets::{CONTROLS, Control};
 
 use crate::check::Guarantee;
+use crate::cli;
 use crate::history::Run;
 use crate::judge::{Results, Verdict, judge};
 use crate::network::NetworkKind;
@@ -113,7 +115,7 @@ pub async fn run(
         let mut ended = pin!(stream::iter(runs).buffer_unordered(side_by_side));
         while let Some(ended) = ended.next().await {
             let (entry, ran) = ended?;
-            report(json, entry, &ran);
+            report(json, entry, &ran)?;
             verdict = worse(verdict, ran.verdict);
             shown.add(entry, &ran);
         }
@@ -278,12 +280,13 @@ fn sentence(results: &Results) -> String {
     parts.join("; ")
 }
 
-fn report(json: bool, entry: &Entry, ran: &Ran) {
+fn report(json: bool, entry: &Entry, ran: &Ran) -> io::Result<()> {
     let (name, verdict, what) = (&entry.name, ran.verdict, &ran.what);
-    match json {
-        true => println!("{}", json!({ "name": name, "verdict": verdict, "what": what })),
-        false => println!("{name:44} {verdict:?}: {what}"),
-    }
+    let line = match json {
+        true => json!({ "name": name, "verdict": verdict, "what": what }).to_string(),
+        false => format!("{name:44} {verdict:?}: {what}"),
+    };
+    cli::print(&format!("{line}\n"))
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ impl Checker for Gap {
     }
 
     fn rule(&self) -> &'static str {
-        "A read yields consecutive seqs from where it starts and below its tail; a batch has as many seqs as messages."
+        "A read yields consecutive seqs from where it starts and below its tail, and to that if it is one of \
+         the end; a batch has as many seqs as messages."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {
@@ -60,6 +61,12 @@ fn fault(model: &Model, read: &Read, answer: &ReadAnswer, trims: bool) -> Option
     }
     if count == 0 && start < answer.tail {
         return Some(format!("no message from seq {start}, below the tail {}", answer.tail));
+    }
+    if read.of_the_end && start.saturating_add(count) != answer.tail.max(start) {
+        return Some(format!(
+            "{count} messages from seq {start} are not the last below the tail {}",
+            answer.tail
+        ));
     }
     None
 }

@@ -32,22 +32,20 @@ pub(super) async fn run(output: Output) -> anyhow::Result<ExitCode> {
         let about = format!("caught by {}: {} under {}", one.caught_by, one.workload, one.nemesis);
         rows.push(("control", one.planted, about, None));
     }
-    for (kind, name, about, obstacle) in rows {
-        match output {
-            Output::Text => {
-                let lacks = obstacle.map(|why| format!(" (not here: {why})")).unwrap_or_default();
-                println!("{kind:9} {name:22} {about}{lacks}");
-            }
-            Output::Json => {
-                println!(
-                    "{}",
-                    json!({ "kind": kind, "name": name, "about": about, "obstacle": obstacle })
-                );
-            }
+    let line = |(kind, name, about, obstacle): (&str, &str, String, Option<String>)| match output {
+        Output::Text => {
+            let lacks = obstacle.map(|why| format!(" (not here: {why})")).unwrap_or_default();
+            format!("{kind:9} {name:22} {about}{lacks}\n")
         }
-    }
+        Output::Json => {
+            let row = json!({ "kind": kind, "name": name, "about": about, "obstacle": obstacle });
+            format!("{row}\n")
+        }
+    };
+    let mut lines: String = rows.into_iter().map(line).collect();
     if let (Some(why), Output::Text) = (no_namespaces, output) {
-        println!("\nNodes cannot have network namespaces here: {why}");
+        lines.push_str(&format!("\nNodes cannot have network namespaces here: {why}\n"));
     }
+    super::print(&lines)?;
     Ok(ExitCode::SUCCESS)
 }

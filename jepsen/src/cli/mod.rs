@@ -4,6 +4,7 @@ mod list;
 mod one;
 mod signals;
 
+use std::io::{self, ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -105,17 +106,26 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Check(args) => {
             let results = judge::judge(&args.dir)?;
-            one::print(&results, &args.dir, output);
+            one::print(&results, &args.dir, output)?;
             Ok(results.verdict.exit_code().into())
         }
         Command::Index(args) => {
             let summary = index(&args.dir)?;
             match output {
-                Output::Text => print!("{}", summary.markdown()),
-                Output::Json => println!("{}", serde_json::json!(summary)),
+                Output::Text => print(&summary.markdown())?,
+                Output::Json => print(&format!("{}\n", serde_json::json!(summary)))?,
             }
             Ok(ExitCode::SUCCESS)
         }
         Command::List => list::run(output).await,
+    }
+}
+
+/// Writes to standard output; nothing once nobody reads it any more, as in `quorate-jepsen list | head`.
+pub(crate) fn print(lines: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -53,7 +54,7 @@ pub(super) async fn run(
         return Ok(sandbox::exit_code(Verdict::Unknown));
     }
     let results = judge::judge(&dir)?;
-    print(&results, &dir, output);
+    print(&results, &dir, output)?;
     if results.verdict != Verdict::Valid {
         eprintln!("repeat it with: {}", options.command());
     }
@@ -85,14 +86,14 @@ fn works_on_loopback() -> String {
 }
 
 /// Prints what became of a run.
-pub(super) fn print(results: &Results, dir: &Path, output: Output) {
+pub(super) fn print(results: &Results, dir: &Path, output: Output) -> io::Result<()> {
     match output {
-        Output::Text => print!("{}", text(results, dir)),
+        Output::Text => super::print(&text(results, dir)),
         Output::Json => {
             let line = json!({ "dir": dir, "verdict": results.verdict, "broken": results.broken(),
                 "doubts": results.doubts, "violations": results.violations,
                 "acknowledged": results.acknowledged, "faults": results.faults });
-            println!("{line}");
+            super::print(&format!("{line}\n"))
         }
     }
 }

@@ -148,6 +148,7 @@ impl Loader {
                     consistency: read.consistency,
                     from_seq: read.from_seq,
                     limit: read.limit,
+                    of_the_end: read.of_the_end,
                     is_final: read.is_final,
                     ending: Ending::Open,
                 });
@@ -202,8 +203,12 @@ impl Loader {
             (Pending::Read(at), Answer::Read { messages, first_seq, tail, position }) => {
                 let answered = Mark { node: position.node, ..mark };
                 let seen = model.see(model.reads[at].conversation, &messages, answered)?;
-                end(&mut model.reads[at].span, answered);
-                model.reads[at].ending = Ending::Ok(ReadAnswer { seen, first_seq, tail, position });
+                let read = &mut model.reads[at];
+                end(&mut read.span, answered);
+                if read.of_the_end {
+                    read.from_seq = tail.saturating_sub(read.limit).max(first_seq);
+                }
+                read.ending = Ending::Ok(ReadAnswer { seen, first_seq, tail, position });
             }
             (Pending::Outcome(at), Answer::Outcome { state, seq }) => {
                 end(&mut model.outcomes[at].span, mark);

@@ -180,10 +180,12 @@ pub struct Read {
     pub conversation: Name,
     /// How fresh.
     pub consistency: Consistency,
-    /// From which seq.
+    /// From which seq; of the end that its answer shows, where it was to be of the end.
     pub from_seq: u64,
     /// How many messages at most.
     pub limit: u64,
+    /// Of the end: the last messages, all that there are up to the limit.
+    pub of_the_end: bool,
     /// Part of the read of everything at the end.
     pub is_final: bool,
     /// How it ended.

@@ -225,6 +225,7 @@ impl World {
                     consistency: Consistency::Local,
                     from_seq,
                     limit: 1_000,
+                    of_the_end: false,
                     is_final: false,
                 };
                 match caller.read(call).await {

@@ -61,6 +61,7 @@ async fn serves(mut caller: Caller, conversation: String, deadline: Instant) {
             consistency: Consistency::Linearizable,
             from_seq: seq,
             limit: 10,
+            of_the_end: false,
             is_final: false,
         };
         if caller.read(call).await.is_ok() {

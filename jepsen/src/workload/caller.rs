@@ -254,6 +254,32 @@ impl Caller {
         }
     }
 
+    /// Reads the last messages of one conversation for each of these callers, all in one call. It is written down as
+    /// a read of each.
+    pub async fn read_ends(callers: &mut [Caller], calls: Vec<ReadCall>) {
+        let Some(first) = calls.first() else { return };
+        let (last, level) = (api::limit(first), api::level(first.consistency));
+        let names: Vec<String> = calls.iter().map(|call| call.conversation.clone()).collect();
+        for (caller, call) in callers.iter().zip(calls) {
+            caller.record(EventKind::Invoke(Call::Read(call)));
+        }
+        let client = callers[0].client.clone();
+        match client.batch_read(&names, last, level).await {
+            Ok(items) => {
+                for (caller, (_, item)) in callers.iter_mut().zip(items) {
+                    caller.end(
+                        item.map(|page| api::page(&page)).map_err(|error| api::refusal(&error)),
+                    );
+                }
+            }
+            Err(error) => {
+                for caller in callers.iter_mut().take(names.len()) {
+                    caller.end(Err(api::refusal(&error)));
+                }
+            }
+        }
+    }
+
     /// Asks what became of a message.
     ///
     /// # Errors

@@ -37,6 +37,7 @@ async fn read_all(mut caller: Caller, replicas: &Replicas, deadline: Instant) ->
                 consistency: Consistency::Linearizable,
                 from_seq,
                 limit: PAGE,
+                of_the_end: false,
                 is_final: true,
             };
             let problem = match caller.read(call).await {

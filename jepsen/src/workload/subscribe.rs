@@ -1,10 +1,11 @@
 //! Subscribes to every conversation at once; and, now and then, to all of them again from where it was. One of three keeps
-//! its subscription, and another takes nothing from it for a while now and then.
+//! its subscription, another takes nothing from it for a while now and then, and the third gives credit by hand, and now
+//! and then lets a conversation go and takes it up again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use quorate_client::{Credit, Delivery, Start};
+use quorate_client::{Credit, Delivery, Error, Start, Subscription};
 use rand::Rng;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -14,8 +15,14 @@ use crate::history::{Answer, Call, EventKind, FollowCall};
 
 /// Longer than any run.
 const KEPT: Duration = Duration::from_secs(1_000_000);
-/// How often who takes naps does, by deliveries.
+/// Which worker keeps its subscription.
+const KEEPER: u32 = 0;
+/// Which takes naps, and how often, by deliveries.
+const NAPPER: u32 = 1;
 const NAP_SHARE: f64 = 0.002;
+/// Which gives credit by hand, and how often it lets a conversation go, by deliveries.
+const BY_HAND: u32 = 2;
+const REMOVAL_SHARE: f64 = 0.01;
 /// Little, so that credit runs out and is given again.
 const CREDIT_BYTES: u64 = 8 * 1024;
 
@@ -32,7 +39,7 @@ async fn work(mut worker: Worker) {
     let mut next = worker.floor.starts();
     while !worker.stop.is_cancelled() {
         let stays = match worker.number {
-            0 => KEPT,
+            KEEPER => KEPT,
             _ => Duration::from_millis(worker.dice.random_range(4_000..20_000)),
         };
         subscribe(&mut worker, &caller.sibling(), &mut next, Instant::now() + stays).await;
@@ -50,15 +57,19 @@ async fn subscribe(
     let call = FollowCall { from: from.clone(), is_subscription: true, without_library: false };
     caller.record(EventKind::Invoke(Call::Follow(call)));
     let mut subscription = caller.client.subscribe();
+    let credit = match worker.number {
+        BY_HAND => Credit::Manual(CREDIT_BYTES),
+        _ => Credit::Automatic(CREDIT_BYTES),
+    };
     for (name, seq) in from {
-        let credit = Credit::Automatic(CREDIT_BYTES);
         if let Err(error) = subscription.add(name, Start::Seq(seq), credit).await {
             return caller.record(EventKind::Fail(api::refusal(&error)));
         }
     }
+    let mut let_go = HashSet::new();
     loop {
         // Once all is mended whoever subscribes has to get everything in time.
-        if worker.number == 1 && worker.dice.random_bool(NAP_SHARE) {
+        if worker.number == NAPPER && worker.dice.random_bool(NAP_SHARE) {
             let nap = Duration::from_millis(worker.dice.random_range(1_000..6_000));
             let _ = timeout(nap, worker.floor.healed.cancelled()).await;
         }
@@ -67,18 +78,51 @@ async fn subscribe(
             () = worker.stop.cancelled() => break,
             () = sleep_until(until) => break,
         };
-        match delivery {
+        let steered = match delivery {
+            Delivery::Ended { conversation, error: None } if let_go.remove(&conversation) => {
+                let seq = next.get(&conversation).copied().unwrap_or(1);
+                subscription.add(conversation, Start::Seq(seq), credit).await
+            }
             Delivery::Ended { error, .. } => {
-                // None was removed.
                 let why = error.as_ref().map_or_else(api::ended_by_nobody, api::refusal);
                 return caller.record(EventKind::Fail(why));
             }
             delivery => {
+                let taken = taken(&delivery);
                 if let Some((conversation, seq)) = follow::record(caller, delivery) {
                     next.insert(conversation, seq);
                 }
+                match taken.filter(|_| worker.number == BY_HAND) {
+                    Some(taken) => steer(worker, &mut subscription, taken, &mut let_go).await,
+                    None => Ok(()),
+                }
             }
+        };
+        if let Err(error) = steered {
+            return caller.record(EventKind::Fail(api::refusal(&error)));
         }
     }
     caller.record(EventKind::Ok(Answer::Ended));
+}
+
+/// Of which conversation messages came, and their bytes.
+fn taken(delivery: &Delivery) -> Option<(String, u64)> {
+    let Delivery::Messages { conversation, messages } = delivery else { return None };
+    let bytes: usize = messages.iter().map(|message| message.payload.len()).sum();
+    Some((conversation.clone(), bytes as u64))
+}
+
+/// Gives the credit again that messages took; now and then lets their conversation go instead.
+async fn steer(
+    worker: &mut Worker,
+    subscription: &mut Subscription,
+    (conversation, bytes): (String, u64),
+    let_go: &mut HashSet<String>,
+) -> Result<(), Error> {
+    if worker.dice.random_bool(REMOVAL_SHARE) {
+        subscription.remove(&conversation).await;
+        let_go.insert(conversation);
+        return Ok(());
+    }
+    subscription.grant(&conversation, bytes).await
 }

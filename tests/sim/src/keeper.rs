@@ -132,7 +132,14 @@ async fn read_in_full(
     consistency: Consistency,
 ) -> Page {
     let conversation = conversation.to_owned();
-    let call = ReadCall { conversation, consistency, from_seq: 1, limit: 100_000, is_final: true };
+    let call = ReadCall {
+        conversation,
+        consistency,
+        from_seq: 1,
+        limit: 100_000,
+        of_the_end: false,
+        is_final: true,
+    };
     loop {
         match workload::read(client, caller, call.clone()).await {
             Ok(page) => return page,
@@ -156,6 +163,7 @@ async fn read_locally(
         consistency,
         from_seq: 1,
         limit: 100_000,
+        of_the_end: false,
         is_final: false,
     };
     let came = loop {

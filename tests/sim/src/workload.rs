@@ -222,8 +222,14 @@ pub async fn mixed(plan: Plan, node: Option<u64>, seed: u64) {
                     _ => Consistency::Linearizable,
                 };
                 let from_seq = tail.saturating_sub(randomness.random_range(0..20)).max(1);
-                let call =
-                    ReadCall { conversation, consistency, from_seq, limit: 50, is_final: false };
+                let call = ReadCall {
+                    conversation,
+                    consistency,
+                    from_seq,
+                    limit: 50,
+                    of_the_end: false,
+                    is_final: false,
+                };
                 let _ = read(&client, &mut caller, call).await;
             }
             _ => {

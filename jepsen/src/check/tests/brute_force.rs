@@ -161,7 +161,14 @@ fn appended(seq: u64, duplicate: bool) -> EventKind {
 
 fn read(consistency: Consistency, is_final: bool) -> Call {
     let conversation = "c".to_owned();
-    Call::Read(ReadCall { conversation, consistency, from_seq: 1, limit: 100, is_final })
+    Call::Read(ReadCall {
+        conversation,
+        consistency,
+        from_seq: 1,
+        limit: 100,
+        of_the_end: false,
+        is_final,
+    })
 }
 
 fn shown(messages: Vec<Seen>, tail: u64) -> EventKind {

@@ -20,6 +20,7 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("an acknowledgement names a seq where another stands", logs::reuse_a_seq, "one-order"),
     ("a message that was read has gone", logs::lose_the_last, "one-order"),
     ("a read skips a seq", logs::skip_in_a_read, "gaps"),
+    ("a read of the end lacks the last", logs::cut_a_read_of_the_end, "gaps"),
     ("a batch has a seq too many", logs::stretch_a_batch, "gaps"),
     ("a message nobody sent", logs::invent_one, "phantom"),
     ("a message from the future", logs::send_late, "phantom"),

@@ -226,8 +226,8 @@ impl Cluster {
             _ => Consistency::Local,
         };
         let (from_seq, limit) = (self.random.random_range(1..5), self.random.random_range(1..9));
-        let conversation = name(conversation);
-        ReadCall { conversation, consistency, from_seq, limit, is_final: false }
+        let (conversation, of_the_end) = (name(conversation), self.chance(25));
+        ReadCall { conversation, consistency, from_seq, limit, of_the_end, is_final: false }
     }
 
     fn query(&mut self) -> Call {
@@ -347,7 +347,11 @@ impl Cluster {
             }
             _ => {}
         }
-        let shown = log.committed[..tail as usize - 1].iter().skip(read.from_seq as usize - 1);
+        let skipped = match read.of_the_end {
+            true => (tail - 1).saturating_sub(read.limit),
+            false => read.from_seq - 1,
+        };
+        let shown = log.committed[..tail as usize - 1].iter().skip(skipped as usize);
         let is_aged = matches!(read.consistency, Consistency::MaxStalenessMs(_));
         EventKind::Ok(Answer::Read {
             messages: shown.take(read.limit as usize).cloned().collect(),
@@ -471,8 +475,14 @@ impl Cluster {
             self.process += 1;
             let process = self.process;
             let conversation = name(conversation);
-            let read =
-                ReadCall { conversation, consistency, from_seq, limit: PAGE, is_final: true };
+            let read = ReadCall {
+                conversation,
+                consistency,
+                from_seq,
+                limit: PAGE,
+                of_the_end: false,
+                is_final: true,
+            };
             self.emit(process, node, EventKind::Invoke(Call::Read(read.clone())));
             let answer = self.look(&read, node);
             self.emit(process, node, answer);

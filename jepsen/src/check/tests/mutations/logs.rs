@@ -83,6 +83,15 @@ pub fn skip_in_a_read(run: &mut Simulated) -> bool {
     })
 }
 
+/// One that lacks its first would begin too late.
+pub fn cut_a_read_of_the_end(run: &mut Simulated) -> bool {
+    let mut answers = reads(&run.events, |read| read.of_the_end).into_iter();
+    answers.any(|(at, ..)| {
+        let (messages, ..) = shown(&mut run.events[at]);
+        messages.len() >= 2 && messages.pop().is_some()
+    })
+}
+
 pub fn stretch_a_batch(run: &mut Simulated) -> bool {
     let Some((at, ..)) = appends(&run.events).pop() else { return false };
     change(&mut run.events[at], |answer| match answer {
