@@ -9,7 +9,7 @@ use futures::future::{BoxFuture, try_join_all};
 use tokio::time::{sleep, timeout};
 
 use super::{Need, Nemesis, Struck, World};
-use crate::network::Place;
+use crate::network::{Direction, Place};
 
 /// How long the others may take to elect another.
 const ELECTED_WITHIN: Duration = Duration::from_secs(10);
@@ -33,8 +33,10 @@ fn strike(world: Arc<World>) -> BoxFuture<'static, Result<Struck>> {
     Box::pin(async move {
         let leader = world.leader().await?;
         let others: Vec<Place> = world.cluster.ids().filter(|id| *id != leader).collect();
-        let before = world.switch()?.counts().reset;
-        keep_away(&world, leader, &others, true)?;
+        let both_ways = others.iter().flat_map(|other| [(leader, *other), (*other, leader)]);
+        let links: Vec<Direction> = both_ways.collect();
+        let before = world.switch()?.counts(&links).reset;
+        keep_away(&world, &links, true)?;
         let deposed = async {
             while !world.sees_deposed(others[0], leader).await {
                 sleep(POLL_INTERVAL).await;
@@ -42,10 +44,10 @@ fn strike(world: Arc<World>) -> BoxFuture<'static, Result<Struck>> {
         };
         let is_deposed = timeout(ELECTED_WITHIN, deposed).await.is_ok();
         sleep(WORKS_WITHOUT).await;
-        let resets = world.switch()?.counts().reset - before;
+        let resets = world.switch()?.counts(&links).reset - before;
         let kill = async |id: &Place| world.cluster.node(*id).await.kill().await;
         let killed = try_join_all(others.iter().map(kill)).await;
-        keep_away(&world, leader, &others, false)?;
+        keep_away(&world, &links, false)?;
         let has_effect = is_deposed && !killed?.contains(&false);
         sleep(ALONE).await;
         for id in &others {
@@ -63,11 +65,10 @@ fn strike(world: Arc<World>) -> BoxFuture<'static, Result<Struck>> {
 
 /// With resets and not in silence: of a dead process whose packets only got lost the kernel goes on sending what it had
 /// said, and the leader would hear that it was deposed.
-fn keep_away(world: &World, leader: Place, others: &[Place], is_away: bool) -> Result<()> {
+fn keep_away(world: &World, links: &[Direction], is_away: bool) -> Result<()> {
     let switch = world.switch()?;
-    for other in others {
-        switch.set(leader, *other, |link| link.resets = is_away);
-        switch.set(*other, leader, |link| link.resets = is_away);
+    for (from, to) in links {
+        switch.set(*from, *to, |link| link.resets = is_away);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use rand::rngs::StdRng;
 
 use super::{HOLDS_MS, Need, Nemesis, Struck, World};
-use crate::network::{CLIENTS, Counts, Link};
+use crate::network::{CLIENTS, Counts, Direction, Link};
 
 const fn nemesis(
     name: &'static str,
@@ -65,7 +65,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
                 world,
                 nodes,
                 "loss of 20 %",
-                |counts| (counts.dropped, "dropped"),
+                |counts| (counts.lost, "lost"),
                 |link| {
                     link.loss = 0.2;
                 },
@@ -92,29 +92,26 @@ fn worsen(
     change: fn(&mut Link),
 ) -> Result<Struck> {
     let switch = world.switch()?;
-    let (before, _) = seen(switch.counts());
-    for_each_link(&world, &nodes, change)?;
+    let links = links_of(&world, &nodes);
+    let (before, _) = seen(switch.counts(&links));
+    for (from, to) in &links {
+        switch.set(*from, *to, change);
+    }
     let what = format!("{what}: links of nodes {nodes:?}");
-    Ok(Struck::new(nodes.clone(), what, async move {
-        for_each_link(&world, &nodes, |link| {
-            let is_cut = link.is_cut;
-            *link = Link { is_cut, ..Link::default() };
-        })?;
-        let (after, word) = seen(world.switch()?.counts());
+    Ok(Struck::new(nodes, what, async move {
+        let switch = world.switch()?;
+        for (from, to) in &links {
+            switch.set(*from, *to, |link| *link = Link { is_cut: link.is_cut, ..Link::default() });
+        }
+        let (after, word) = seen(switch.counts(&links));
         let count = after - before;
         Ok((count > 0).then(|| format!("{count} packets were {word}")))
     }))
 }
 
-fn for_each_link(world: &World, nodes: &[u32], change: fn(&mut Link)) -> Result<()> {
-    let switch = world.switch()?;
-    let places = || std::iter::once(CLIENTS).chain(world.cluster.ids());
-    for from in places() {
-        for to in places().filter(|to| *to != from) {
-            if nodes.contains(&from) || nodes.contains(&to) {
-                switch.set(from, to, change);
-            }
-        }
-    }
-    Ok(())
+fn links_of(world: &World, nodes: &[u32]) -> Vec<Direction> {
+    let places: Vec<u32> = std::iter::once(CLIENTS).chain(world.cluster.ids()).collect();
+    let directions = places.iter().flat_map(|from| places.iter().map(move |to| (*from, *to)));
+    let touches = |(from, to): &Direction| nodes.contains(from) || nodes.contains(to);
+    directions.filter(|both| both.0 != both.1 && touches(both)).collect()
 }

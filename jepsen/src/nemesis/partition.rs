@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use tokio::time::sleep;
 
 use super::{HOLDS_MS, Need, Nemesis, Struck, World, end};
-use crate::network::{CLIENTS, Place};
+use crate::network::{CLIENTS, Direction, Place};
 
 const fn nemesis(
     name: &'static str,
@@ -131,10 +131,10 @@ fn cut_links(
     world: Arc<World>,
     nodes: Vec<u32>,
     what: String,
-    links: Vec<(Place, Place)>,
+    links: Vec<Direction>,
 ) -> Result<Struck> {
     let switch = world.switch()?;
-    let before = switch.counts().dropped;
+    let before = switch.counts(&links).cut;
     for (from, to) in &links {
         switch.set(*from, *to, |link| link.is_cut = true);
     }
@@ -144,37 +144,37 @@ fn cut_links(
         for (from, to) in &links {
             switch.set(*from, *to, |link| link.is_cut = false);
         }
-        let dropped = switch.counts().dropped - before;
+        let dropped = switch.counts(&links).cut - before;
         Ok((dropped > 0).then(|| format!("{dropped} packets were dropped")))
     }))
 }
 
 fn flap(few: Vec<u32>, world: Arc<World>) -> Result<Struck> {
-    let before = world.switch()?.counts().dropped;
-    let set_all = |world: &World, few: &[u32], is_cut| -> Result<()> {
-        for one in few {
-            for other in world.cluster.ids().filter(|id| !few.contains(id)) {
-                world.switch()?.set(*one, other, |link| link.is_cut = is_cut);
-                world.switch()?.set(other, *one, |link| link.is_cut = is_cut);
-            }
+    let others: Vec<u32> = world.cluster.ids().filter(|id| !few.contains(id)).collect();
+    let pairs = few.iter().flat_map(|one| others.iter().map(move |other| (*one, *other)));
+    let links: Vec<Direction> =
+        pairs.flat_map(|(one, other)| [(one, other), (other, one)]).collect();
+    let before = world.switch()?.counts(&links).cut;
+    let set_all = |world: &World, links: &[Direction], is_cut| -> Result<()> {
+        for (from, to) in links {
+            world.switch()?.set(*from, *to, |link| link.is_cut = is_cut);
         }
         Ok(())
     };
     let what = format!("nodes {few:?} are cut off and joined every 150 ms");
-    let (nodes, flapping) = (few.clone(), world.clone());
+    let (flapping, flapped) = (world.clone(), links.clone());
     let task = tokio::spawn(async move {
         for turn in 0_u64.. {
-            set_all(&flapping, &few, turn % 2 == 0)?;
+            set_all(&flapping, &flapped, turn % 2 == 0)?;
             sleep(Duration::from_millis(150)).await;
         }
         Ok::<(), anyhow::Error>(())
     });
-    let few = nodes.clone();
-    Ok(Struck::new(nodes, what, async move {
-        let flapped = end(task).await;
-        set_all(&world, &few, false)?;
-        flapped?;
-        let dropped = world.switch()?.counts().dropped - before;
+    Ok(Struck::new(few, what, async move {
+        let ended = end(task).await;
+        set_all(&world, &links, false)?;
+        ended?;
+        let dropped = world.switch()?.counts(&links).cut - before;
         Ok((dropped > 0).then(|| format!("{dropped} packets were dropped")))
     }))
 }

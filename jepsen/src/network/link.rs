@@ -1,6 +1,7 @@
 //! What happens to packets on their way from one place to another.
 
 use std::collections::BTreeMap;
+use std::iter::Sum;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -32,13 +33,18 @@ pub struct Link {
     pub duplication: f64,
 }
 
-/// What became of packets since the last look.
+/// From one place to another.
+pub type Direction = (Place, Place);
+
+/// What became of packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Passed, at once or later.
     pub passed: u64,
-    /// Dropped, because of a cut or by chance.
-    pub dropped: u64,
+    /// Dropped because of a cut.
+    pub cut: u64,
+    /// Lost by chance.
+    pub lost: u64,
     /// Held back.
     pub delayed: u64,
     /// Handed over twice.
@@ -58,17 +64,30 @@ pub(super) enum Fate {
     Reset,
 }
 
-/// All links that are not sound, and the dice.
+impl Sum for Counts {
+    fn sum<I: Iterator<Item = Counts>>(all: I) -> Counts {
+        all.fold(Counts::default(), |sum, one| Counts {
+            passed: sum.passed + one.passed,
+            cut: sum.cut + one.cut,
+            lost: sum.lost + one.lost,
+            delayed: sum.delayed + one.delayed,
+            duplicated: sum.duplicated + one.duplicated,
+            reset: sum.reset + one.reset,
+        })
+    }
+}
+
+/// All links that are not sound, what has become of packets on each link so far, and the dice.
 pub(super) struct Links {
-    links: BTreeMap<(Place, Place), Link>,
-    counts: Counts,
+    links: BTreeMap<Direction, Link>,
+    counts: BTreeMap<Direction, Counts>,
     dice: StdRng,
 }
 
 impl Links {
     pub fn new(seed: u64) -> Links {
         let dice = StdRng::seed_from_u64(seed);
-        Links { links: BTreeMap::new(), counts: Counts::default(), dice }
+        Links { links: BTreeMap::new(), counts: BTreeMap::new(), dice }
     }
 
     pub fn set(&mut self, from: Place, to: Place, change: impl FnOnce(&mut Link)) {
@@ -83,41 +102,42 @@ impl Links {
         self.links.clear();
     }
 
-    /// Counts since the last call.
-    pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.counts)
-    }
-
-    pub fn counts(&self) -> Counts {
-        self.counts
+    /// What became of packets in these directions, from the beginning on.
+    pub fn counts(&self, of: &[Direction]) -> Counts {
+        of.iter().filter_map(|direction| self.counts.get(direction)).copied().sum()
     }
 
     pub fn fate(&mut self, from: Place, to: Place) -> Fate {
         let link = self.links.get(&(from, to)).copied().unwrap_or_default();
-        if link.is_cut || (link.loss > 0.0 && self.dice.random_bool(link.loss.min(1.0))) {
-            self.counts.dropped += 1;
+        let counts = self.counts.entry((from, to)).or_default();
+        if link.is_cut {
+            counts.cut += 1;
+            return Fate::Drop;
+        }
+        // No dice are thrown for what a link does not do: those of others stay the same.
+        if link.loss > 0.0 && self.dice.random_bool(link.loss.min(1.0)) {
+            counts.lost += 1;
             return Fate::Drop;
         }
         if link.resets {
-            self.counts.reset += 1;
+            counts.reset += 1;
             return Fate::Reset;
         }
-        self.counts.passed += 1;
-        let held = link.delay + self.up_to(link.jitter);
-        self.counts.delayed += u64::from(!held.is_zero());
-        // No dice are thrown for what a link does not do: those of others stay the same.
+        counts.passed += 1;
+        let held = link.delay + up_to(link.jitter, &mut self.dice);
+        counts.delayed += u64::from(!held.is_zero());
         if link.duplication > 0.0 && self.dice.random_bool(link.duplication.min(1.0)) {
-            self.counts.duplicated += 1;
-            return Fate::Twice(held, held + self.up_to(AGAIN_WITHIN));
+            counts.duplicated += 1;
+            return Fate::Twice(held, held + up_to(AGAIN_WITHIN, &mut self.dice));
         }
         if held.is_zero() { Fate::Pass } else { Fate::Hold(held) }
     }
+}
 
-    fn up_to(&mut self, most: Duration) -> Duration {
-        match most.is_zero() {
-            true => Duration::ZERO,
-            false => most.mul_f64(self.dice.random_range(0.0..1.0)),
-        }
+fn up_to(most: Duration, dice: &mut StdRng) -> Duration {
+    match most.is_zero() {
+        true => Duration::ZERO,
+        false => most.mul_f64(dice.random_range(0.0..1.0)),
     }
 }
 
@@ -153,15 +173,29 @@ mod tests {
         assert_eq!(fates.iter().filter(|fate| **fate == Fate::Pass).count(), 64 - twice);
         assert!((16..48).contains(&twice), "{twice} of 64");
         let counts = Counts { passed: 64, duplicated: twice as u64, ..Counts::default() };
-        assert_eq!(links.take_counts(), counts);
+        assert_eq!(links.counts(&[(1, 2)]), counts);
 
-        links.set(1, 2, |link| link.delay = Duration::from_millis(5));
-        links.set(1, 2, |link| link.duplication = 1.0);
-        let Fate::Twice(first, again) = links.fate(1, 2) else { panic!("it comes once") };
+        links.set(2, 1, |link| link.delay = Duration::from_millis(5));
+        links.set(2, 1, |link| link.duplication = 1.0);
+        let Fate::Twice(first, again) = links.fate(2, 1) else { panic!("it comes once") };
         assert_eq!(first, Duration::from_millis(5));
         assert!(again >= first && again < first + AGAIN_WITHIN, "{again:?}");
         let counts = Counts { passed: 1, delayed: 1, duplicated: 1, ..Counts::default() };
-        assert_eq!(links.take_counts(), counts);
+        assert_eq!(links.counts(&[(2, 1)]), counts);
+    }
+
+    #[test]
+    fn what_is_cut_and_what_is_lost_is_told_apart_on_each_link() {
+        let mut links = Links::new(1);
+        links.set(1, 2, |link| link.loss = 1.0);
+        links.set(2, 1, |link| link.is_cut = true);
+        for (from, to) in [(1, 2), (2, 1), (2, 1), (1, 3)] {
+            links.fate(from, to);
+        }
+        assert_eq!(links.counts(&[(1, 2)]), Counts { lost: 1, ..Counts::default() });
+        assert_eq!(links.counts(&[(2, 1)]), Counts { cut: 2, ..Counts::default() });
+        let all = Counts { passed: 1, cut: 2, lost: 1, ..Counts::default() };
+        assert_eq!(links.counts(&[(1, 2), (2, 1), (1, 3), (3, 1)]), all);
     }
 
     #[test]
@@ -172,7 +206,8 @@ mod tests {
         assert!(links.links.is_empty());
         links.set(1, 2, |link| link.delay = Duration::from_millis(5));
         assert_eq!(links.fate(1, 2), Fate::Hold(Duration::from_millis(5)));
-        assert_eq!(links.take_counts(), Counts { passed: 1, delayed: 1, ..Counts::default() });
+        let counts = Counts { passed: 1, delayed: 1, ..Counts::default() };
+        assert_eq!(links.counts(&[(1, 2)]), counts);
         links.mend_all();
         assert_eq!(links.fate(1, 2), Fate::Pass);
     }

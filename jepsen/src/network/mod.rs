@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use link::{CLIENTS, Counts, Link, Place};
+pub use link::{CLIENTS, Counts, Direction, Link, Place};
 pub use switch::Switch;
 
 use crate::programs::run;

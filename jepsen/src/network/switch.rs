@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_tun::Tun;
 
-use super::link::{Counts, Fate, Link, Links, Place};
+use super::link::{Counts, Direction, Fate, Link, Links, Place};
 use super::packet;
 
 /// Longest packet that a device hands over.
@@ -88,14 +88,9 @@ impl Switch {
         lock(&self.shared.links).mend_all();
     }
 
-    /// What became of packets since this was last asked.
-    pub fn take_counts(&self) -> Counts {
-        lock(&self.shared.links).take_counts()
-    }
-
-    /// The same, without beginning anew.
-    pub fn counts(&self) -> Counts {
-        lock(&self.shared.links).counts()
+    /// What became of packets in these directions, from the beginning on.
+    pub fn counts(&self, of: &[Direction]) -> Counts {
+        lock(&self.shared.links).counts(of)
     }
 }
 
