@@ -290,6 +290,11 @@ pub enum Delivered {
         /// The first that is there again.
         to_seq: u64,
     },
+    /// The subscriber had let the conversation go, all that was under way has come, and it takes it up again.
+    AddedAgain {
+        /// From which seq.
+        from_seq: u64,
+    },
 }
 
 impl Delivered {
@@ -298,7 +303,7 @@ impl Delivered {
         match self {
             Delivered::Messages(seen) => seen.last().map(|last| last.seq + 1),
             Delivered::Gap { to_seq, .. } => Some(*to_seq),
-            Delivered::CaughtUp { .. } => None,
+            Delivered::CaughtUp { .. } | Delivered::AddedAgain { .. } => None,
         }
     }
 }
@@ -318,8 +323,9 @@ pub struct Fault {
     pub what: String,
     /// Whether it was seen to take effect, and how: a process that is gone, packets that were dropped.
     pub effect: Option<String>,
-    /// From mending this, and what was mended together with it, until every group had acknowledged an append and
-    /// answered a linearizable read; none where that was not measured after this fault.
+    /// How long it took until every group had acknowledged an append and answered a linearizable read: from the beginning of
+    /// mending this and what was mended together with it, or from the end of that, whichever is longer; none where that was
+    /// not measured after this fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_after: Option<Nanos>,
 }
@@ -366,6 +372,10 @@ pub struct Run {
     /// Nodes that were to be made anew and were not in time, and why.
     #[serde(default)]
     pub unreplaced: BTreeMap<u32, String>,
+    /// Nodes that ran on damaged data which they have to read before they serve, each time, and what `quorate check` said of
+    /// it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unnoticed: Vec<(u32, String)>,
     /// The first panic in the log of each node that had one.
     #[serde(default)]
     pub panics: BTreeMap<u32, String>,

@@ -13,8 +13,8 @@ pub const SERVED_WITHIN: Nanos = 30_000_000_000;
 const CALLS_MIN: u64 = 5;
 
 /// Families of nemeses by which a node loses its disk or what stands there.
-const DISK_FAMILIES: [&str; 6] =
-    ["fsync", "disk-full", "disk-exhausted", "damage", "truncate-wal-in-turn", "wipe"];
+const DISK_FAMILIES: [&str; 5] =
+    ["fsync", "disk-exhausted", "damage", "truncate-wal-in-turn", "wipe"];
 
 /// See the module.
 pub struct Availability;
@@ -160,13 +160,14 @@ mod tests {
             served_after: None,
         };
         let end = |what: &str| fault(ENDED_BY_ITSELF, 1, what);
-        for of_disk in ["fsync-error", "disk-full", "disk-exhausted"] {
+        for of_disk in ["fsync-error", "disk-exhausted", "flip-sst"] {
             let faults = [fault("kill-one", 1, ""), fault(of_disk, 1, "")];
             assert!(is_excused(&end("exit code 1"), &faults), "{of_disk}");
             assert!(!is_excused(&end("signal 6"), &faults), "{of_disk}");
             assert!(!is_excused(&end("exit code 1"), &[fault(of_disk, 2, "")]), "{of_disk}");
         }
-        for other in ["pause-long-one", "duplicate", "slow-disk", "power-one"] {
+        // A disk that fills up is refused appends, and no reason to end.
+        for other in ["pause-long-one", "duplicate", "slow-disk", "power-one", "disk-full"] {
             assert!(!is_excused(&end("exit code 1"), &[fault(other, 1, "")]), "{other}");
         }
     }

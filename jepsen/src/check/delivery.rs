@@ -71,7 +71,7 @@ fn check_follow(eyes: &Eyes<'_>, findings: &mut Findings) {
     for delivery in &eyes.follow.deliveries {
         findings.examined += match &delivery.what {
             Delivered::Messages(seen) => seen.len() as u64,
-            Delivered::CaughtUp(_) | Delivered::Gap(_) => 1,
+            Delivered::CaughtUp(_) | Delivered::Gap(_) | Delivered::AddedAgain(_) => 1,
         };
         let Some(progress) = streams.get_mut(&delivery.conversation) else {
             let what = "was not followed".to_owned();
@@ -123,6 +123,8 @@ fn take(eyes: &Eyes<'_>, delivery: &Delivery, progress: &mut Progress) -> Option
                 missing.tail, missing.shown.line
             ))
         }
+        Delivered::AddedAgain(from) => (*from != progress.next)
+            .then(|| format!("taken up again from seq {from}, and {} comes next", progress.next)),
         Delivered::Gap(gone) => {
             let trimmed = eyes.trimmed.get(&delivery.conversation).copied().unwrap_or(1);
             let is_right = gone.start == progress.next && gone.start < gone.end;

@@ -16,10 +16,15 @@ impl Checker for Stored {
     }
 
     fn rule(&self) -> &'static str {
-        "On what each node has stored at the end every digest can be computed again, and every invariant holds."
+        "On what each node has stored at the end every digest can be computed again, and every invariant holds. No node \
+         runs on damaged data that it has to read before it serves."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {
+        for (node, wrong) in &model.run.unnoticed {
+            let what = format!("node {node} ran on damaged data and did not notice: {wrong}");
+            findings.violation(Guarantee::G11, || described(what, []));
+        }
         for (node, wrong) in &model.run.stored {
             findings.examined += 1;
             if let Some(wrong) = wrong {

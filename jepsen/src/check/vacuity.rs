@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::discriminant;
 
-use crate::model::{Model, Name, Read, ReadAnswer};
+use crate::model::{Delivered, Model, Name, Read, ReadAnswer};
 
 /// Fewer acknowledged appends prove nothing: in all, and for each second.
 const ACKNOWLEDGED_MIN: usize = 100;
@@ -59,12 +59,22 @@ fn idle_workloads(model: &Model) -> Vec<String> {
         });
         streams.any(|follow| !follow.deliveries.is_empty())
     };
+    let resumed = model.follows.iter().any(|follow| {
+        let mut again = HashSet::new();
+        follow.deliveries.iter().any(|delivery| match delivery.what {
+            Delivered::AddedAgain(_) => !again.insert(delivery.conversation),
+            Delivered::Messages(_) => again.contains(&delivery.conversation),
+            Delivered::CaughtUp(_) | Delivered::Gap(_) => false,
+        })
+    });
     // At every level: a guarantee of which every read was refused was not looked at.
     let read = || {
         let answered =
             model.reads.iter().filter(|read| !read.is_final && read.ending.ok().is_some());
         let levels = answered.map(|read| discriminant(&read.consistency));
+        let of_ends = model.reads.iter().filter(|read| read.of_the_end);
         levels.collect::<HashSet<_>>().len() == 4
+            && of_ends.filter(|read| read.ending.ok().is_some()).count() > 0
     };
     let retried =
         || model.appends.iter().any(|append| append.ending.ok().is_some_and(|ok| ok.duplicate));
@@ -74,7 +84,7 @@ fn idle_workloads(model: &Model) -> Vec<String> {
         ("benchmark", &|| appended(true)),
         ("pipeline", &|| appended(true)),
         ("follow", &|| delivered(false, false)),
-        ("subscri", &|| delivered(true, false)),
+        ("subscri", &|| delivered(true, false) && resumed),
         ("stream", &|| delivered(false, true)),
         ("retr", &retried),
         ("idempot", &retried),

@@ -268,6 +268,7 @@ impl Loader {
             }
             history::Delivered::CaughtUp { next_seq } => Delivered::CaughtUp(next_seq),
             history::Delivered::Gap { from_seq, to_seq } => Delivered::Gap(from_seq..to_seq),
+            history::Delivered::AddedAgain { from_seq } => Delivered::AddedAgain(from_seq),
         };
         self.model.follows[at].deliveries.push(Delivery { mark, conversation, what });
         Ok(())

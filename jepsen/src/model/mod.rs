@@ -277,6 +277,8 @@ pub enum Delivered {
     Messages(Range<usize>),
     /// History is through; this seq comes next.
     CaughtUp(u64),
+    /// Let go and taken up again from this seq.
+    AddedAgain(u64),
     /// These seqs can no longer be read.
     Gap(Range<u64>),
 }

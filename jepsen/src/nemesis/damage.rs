@@ -18,6 +18,8 @@ use crate::nodes::files_below;
 
 /// How long a node may take to notice.
 const NOTICE_DEADLINE: Duration = Duration::from_secs(12);
+/// What `quorate check` says of damage that the node itself has found.
+const NOTED: &str = "noted by the node while it ran";
 
 /// Which files, and what is done to them.
 #[derive(Clone, Copy)]
@@ -25,6 +27,16 @@ pub(super) struct Kind {
     pub file: &'static str,
     pub is_of: fn(&Path) -> bool,
     pub how: How,
+    pub read: Read,
+}
+
+/// When a node reads what was harmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// All of it before it serves by it: to run on it is to have believed it.
+    Before,
+    /// When somebody asks for what stands there.
+    WhenAsked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +71,11 @@ fn begins(path: &Path, beginning: &str) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning))
 }
 
+fn kind(file: &'static str, is_of: fn(&Path) -> bool, how: How) -> Kind {
+    let read = if matches!(file, "SST" | "blob") { Read::WhenAsked } else { Read::Before };
+    Kind { file, is_of, how, read }
+}
+
 const WAL: fn(&Path) -> bool = |path| is_in(path, "log") && ends(path, "log");
 const SST: fn(&Path) -> bool = |path| ends(path, "sst") && is_in(path, "state");
 const BLOB: fn(&Path) -> bool = |path| ends(path, "blob") && is_in(path, "state");
@@ -67,43 +84,33 @@ const WATERMARK: fn(&Path) -> bool = |path| begins(path, "watermark");
 
 pub(super) const NEMESES: &[Nemesis] = &[
     nemesis("flip-wal", "bits of a minority's write-ahead logs are flipped", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "WAL", is_of: WAL, how: How::FlipBits }))
+        Box::pin(strike(world, dice, kind("WAL", WAL, How::FlipBits)))
     }),
     nemesis(
         "truncate-wal",
         "a minority's write-ahead logs lose their second halves",
-        |world, dice| {
-            Box::pin(strike(world, dice, Kind { file: "WAL", is_of: WAL, how: How::Shorten }))
-        },
+        |world, dice| Box::pin(strike(world, dice, kind("WAL", WAL, How::Shorten))),
     ),
     nemesis("flip-sst", "bits of a minority's tables are flipped", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "SST", is_of: SST, how: How::FlipBits }))
+        Box::pin(strike(world, dice, kind("SST", SST, How::FlipBits)))
     }),
     nemesis("truncate-sst", "a minority's tables are shortened", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "SST", is_of: SST, how: How::Shorten }))
+        Box::pin(strike(world, dice, kind("SST", SST, How::Shorten)))
     }),
     nemesis("flip-blob", "bits of a minority's large values are flipped", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "blob", is_of: BLOB, how: How::FlipBits }))
+        Box::pin(strike(world, dice, kind("blob", BLOB, How::FlipBits)))
     }),
     nemesis("truncate-blob", "a minority's large values are shortened", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "blob", is_of: BLOB, how: How::Shorten }))
+        Box::pin(strike(world, dice, kind("blob", BLOB, How::Shorten)))
     }),
     nemesis("flip-manifest", "bits of a minority's manifests are flipped", |world, dice| {
-        Box::pin(strike(
-            world,
-            dice,
-            Kind { file: "MANIFEST", is_of: MANIFEST, how: How::FlipBits },
-        ))
+        Box::pin(strike(world, dice, kind("MANIFEST", MANIFEST, How::FlipBits)))
     }),
     nemesis("truncate-manifest", "a minority's manifests are shortened", |world, dice| {
-        Box::pin(strike(world, dice, Kind { file: "MANIFEST", is_of: MANIFEST, how: How::Shorten }))
+        Box::pin(strike(world, dice, kind("MANIFEST", MANIFEST, How::Shorten)))
     }),
     nemesis("flip-watermark", "bits of a minority's watermarks are flipped", |world, dice| {
-        Box::pin(strike(
-            world,
-            dice,
-            Kind { file: "watermark", is_of: WATERMARK, how: How::FlipBits },
-        ))
+        Box::pin(strike(world, dice, kind("watermark", WATERMARK, How::FlipBits)))
     }),
     Nemesis {
         name: "truncate-wal-in-turn",
@@ -119,21 +126,22 @@ pub(super) const NEMESES: &[Nemesis] = &[
 async fn strike(world: Arc<World>, mut dice: StdRng, kind: Kind) -> Result<Struck> {
     let some = world.some(dice.random_range(1..=world.replica_minority().await?), &mut dice);
     let (mut nodes, mut done) = (Vec::new(), Vec::new());
-    for id in some {
-        let mut node = world.cluster.node(id).await;
+    for id in &some {
+        let mut node = world.cluster.node(*id).await;
         node.kill().await?;
         let harmed = harm(&node.disk.data(), kind, &mut dice);
         node.start()?;
         let harmed = harmed?;
         if !harmed.is_empty() {
-            nodes.push(id);
+            nodes.push(*id);
             done.push(format!("node {id}: {harmed}"));
         }
     }
     ensure!(!nodes.is_empty(), "there was no {} to harm", kind.file);
     let what = format!("{}: {:?}: {}", kind.file, kind.how, done.join("; "));
-    Ok(Struck::new(nodes.clone(), what, async move {
-        let noticed = replace_noticed(&world, &nodes).await?;
+    // Where there was no such file the node was restarted all the same.
+    Ok(Struck::new(some, what, async move {
+        let noticed = replace_noticed(&world, &nodes, kind.read).await?;
         // A torn tail younger than the watermark is nothing to notice, and shows nothing of how damage is noticed.
         Ok((!noticed.is_empty()).then(|| noticed.join("; ")))
     }))
@@ -141,18 +149,35 @@ async fn strike(world: Arc<World>, mut dice: StdRng, kind: Kind) -> Result<Struc
 
 /// Gives nodes time to notice that their data is damaged, lets them read all of it, and makes those anew that do; and those
 /// of which `quorate check` says it, so that no damage is left that nothing has read. What was seen of those that noticed.
-pub(super) async fn replace_noticed(world: &Arc<World>, nodes: &[u32]) -> Result<Vec<String>> {
+pub(super) async fn replace_noticed(
+    world: &Arc<World>,
+    nodes: &[u32],
+    read: Read,
+) -> Result<Vec<String>> {
     let mut seen = Vec::new();
     for id in nodes {
-        let noticed = tokio::select! {
+        let mut noticed = tokio::select! {
             noticed = notice(world, *id, NOTICE_DEADLINE) => noticed,
             never = read_again_and_again(world, *id) => never,
         };
+        // One that is still at its start may be about to notice.
+        let runs_on = world.cluster.wait_alive(*id, Instant::now()).await.is_ok();
         let mut node = world.cluster.node(*id).await;
         node.kill().await?;
-        if noticed.is_none() && node.check().await?.is_none() {
-            node.start()?;
-            continue;
+        if noticed.is_none() {
+            match node.check().await? {
+                None => {
+                    node.start()?;
+                    continue;
+                }
+                Some(wrong) if wrong.contains(NOTED) => {
+                    noticed = Some(format!("node {id} has noted it: {wrong}"));
+                }
+                Some(wrong) if runs_on && read == Read::Before => {
+                    world.note_unnoticed(*id, wrong).await;
+                }
+                Some(_) => {}
+            }
         }
         node.disk.wipe()?;
         drop(node);
@@ -178,7 +203,7 @@ async fn read_again_and_again(world: &World, node: u32) -> Option<String> {
 async fn shorten_in_turn(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     let nodes = world.some(world.minority() + 1, &mut dice);
     let others: Vec<u32> = world.cluster.ids().filter(|id| !nodes.contains(id)).collect();
-    let kind = Kind { file: "WAL", is_of: WAL, how: How::Shorten };
+    let kind = kind("WAL", WAL, How::Shorten);
     let mut done = Vec::new();
     for id in world.cluster.ids() {
         world.cluster.node(id).await.kill().await?;

@@ -95,6 +95,9 @@ async fn exhaust(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
         let (looks, exhausted) = task.await?;
         let mut node = world.cluster.node(id).await;
         let refused = node.said(NO_SPACE) - said_before;
+        let ends_itself = matches!(node.why_down(), WhyDown::ByItself(_)) && !node.is_running();
+        // A node that something else had ended all the while wrote nothing.
+        let has_met = refused > 0 || ends_itself;
         let ended = match (node.is_running(), node.why_down()) {
             (true, _) => "it still ran then".to_owned(),
             (false, WhyDown::ByItself(how)) => format!("it ended by itself ({how})"),
@@ -106,6 +109,6 @@ async fn exhaust(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
         let effect = format!(
             "no byte was free at {exhausted} of {looks} looks; {refused} lines of its log tell of it; {ended}"
         );
-        Ok((exhausted > 0).then_some(effect))
+        Ok((exhausted > 0 && has_met).then_some(effect))
     }))
 }

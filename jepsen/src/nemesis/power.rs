@@ -37,13 +37,17 @@ async fn lose(nodes: Vec<u32>, world: Arc<World>) -> Result<Struck> {
     };
     let killed = join_all(nodes.iter().copied().map(kill)).await;
     let had_run = killed.into_iter().collect::<Result<Vec<bool>>>()?;
-    let mut lost = Vec::new();
+    let (mut lost, mut lost_bytes) = (Vec::new(), 0);
     for id in &nodes {
         let mut node = world.cluster.node(*id).await;
         let node = &mut *node;
-        lost.push(format!("node {id}: {}", node.disk.lose_power(node.shim.as_ref()).await?));
+        let bytes = node.disk.lose_power(node.shim.as_ref()).await?;
+        lost_bytes += bytes;
+        lost.push(format!("node {id} lost {bytes} bytes of its files"));
     }
-    let effect = had_run.contains(&true).then(|| lost.join("; "));
+    // A cut that takes nothing does what a kill does.
+    let has_effect = had_run.contains(&true) && lost_bytes > 0;
+    let effect = has_effect.then(|| lost.join("; "));
     Ok(Struck::new(nodes.clone(), "power cut", async move {
         world.revive(&nodes).await?;
         Ok(effect)

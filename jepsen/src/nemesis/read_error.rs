@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::damage::replace_noticed;
+use super::damage::{Read, replace_noticed};
 use super::{Need, Nemesis, Struck, World};
 
 pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
@@ -34,7 +34,8 @@ async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     Ok(Struck::new(nodes.clone(), "every read of stored data fails with EIO", async move {
         let count = failed(&world, &nodes).await? - before;
         set(&world, &nodes, false).await?;
-        let noticed = replace_noticed(&world, &nodes).await?;
+        // Nothing was harmed: what is wrong now the node has made wrong.
+        let noticed = replace_noticed(&world, &nodes, Read::Before).await?;
         Ok((count > 0).then(|| format!("{count} reads failed; {}", noticed.join("; "))))
     }))
 }

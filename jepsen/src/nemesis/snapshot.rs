@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
-use super::damage::{How, Kind, harm, replace_noticed};
+use super::damage::{How, Kind, Read, harm, replace_noticed};
 use super::install::{AWAY, arrives, has_arrived, is_staged, slow_syncs};
 use super::{Need, Nemesis, Struck, World};
 use crate::clock;
@@ -35,10 +35,14 @@ pub(super) const NEMESES: &[Nemesis] = &[
     }),
 ];
 
+fn kind(how: How) -> Kind {
+    Kind { file: "snapshot", is_of: is_staged, how, read: Read::Before }
+}
+
 /// A node that was away so long that it needs snapshots is stopped while one lies in its staging area. Then it goes on
 /// with what has become of it, or dies and finds that when it starts.
 async fn strike(world: Arc<World>, mut dice: StdRng, how: How) -> Result<Struck> {
-    let kind = Kind { file: "snapshot", is_of: is_staged, how };
+    let kind = kind(how);
     let id = world.some(1, &mut dice)[0];
     let dies = dice.random_bool(0.5);
     let mut node = world.cluster.node(id).await;
@@ -67,8 +71,8 @@ async fn strike(world: Arc<World>, mut dice: StdRng, how: How) -> Result<Struck>
     let what = format!("{} on its way into node {id}: {how:?}: {done}; {then}", kind.file);
     Ok(Struck::new(vec![id], what, async move {
         // A node that took it for damaged and asked for another says nothing of it.
-        let noticed = replace_noticed(&world, &[id]).await?;
-        let then = "another one was taken in, for it serves".to_owned();
+        let noticed = replace_noticed(&world, &[id], kind.read).await?;
+        let then = "another one was taken in, for what it has is sound".to_owned();
         Ok(Some(noticed.into_iter().next().unwrap_or(then)))
     }))
 }
@@ -108,7 +112,7 @@ mod tests {
         }
         let read = |folder: &Path| std::fs::read(folder.join("messages-000000.sst")).unwrap();
         for (how, bytes) in [(How::FlipBits, 1_000), (How::Shorten, 500)] {
-            let kind = Kind { file: "snapshot", is_of: is_staged, how };
+            let kind = kind(how);
             let done = harm(data.path(), kind, &mut StdRng::seed_from_u64(1)).unwrap();
             assert_eq!(done, "staging/group-1-2/messages-000000.sst (1000 bytes)");
             assert!(read(&transfer).len() == bytes && read(&transfer) != [7; 1_000]);

@@ -32,12 +32,15 @@ pub struct World {
     excused: Mutex<Vec<(u32, String)>>,
     /// Nodes that were to be made anew and were not in time, and why.
     unreplaced: Mutex<BTreeMap<u32, String>>,
+    /// Nodes that ran on damaged data without a word, and what was wrong with it.
+    unnoticed: Mutex<Vec<(u32, String)>>,
 }
 
 impl World {
     /// A world that is whole.
     pub fn new(cluster: Cluster, floor: Arc<Floor>) -> World {
-        World { cluster, floor, excused: Mutex::default(), unreplaced: Mutex::default() }
+        let (excused, unreplaced, unnoticed) = Default::default();
+        World { cluster, floor, excused, unreplaced, unnoticed }
     }
 
     /// The switch.
@@ -158,6 +161,16 @@ impl World {
     /// Nodes that had to be made anew and were not in time, and why. What is broken next could take the last of a majority.
     pub async fn unreplaced(&self) -> BTreeMap<u32, String> {
         self.unreplaced.lock().await.clone()
+    }
+
+    /// Notes that a node ran on data that it has to read before it serves, and that is damaged.
+    pub async fn note_unnoticed(&self, node: u32, wrong: String) {
+        self.unnoticed.lock().await.push((node, wrong));
+    }
+
+    /// Nodes that did, and what `quorate check` said of the data.
+    pub async fn unnoticed(&self) -> Vec<(u32, String)> {
+        self.unnoticed.lock().await.clone()
     }
 
     async fn replace_in_time(&self, node: u32) -> anyhow::Result<u32> {

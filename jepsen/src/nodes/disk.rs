@@ -95,22 +95,20 @@ impl Disk {
     /// # Errors
     ///
     /// If the file system cannot be shut down or mounted again.
-    pub async fn lose_power(&mut self, shim: Option<&Shim>) -> anyhow::Result<String> {
+    pub async fn lose_power(&mut self, shim: Option<&Shim>) -> anyhow::Result<u64> {
         self.mount().await?;
         // Not what fills it: that is no loss.
         let before = bytes_below(&self.data());
         let Some(image) = &mut self.image else {
             let shim = shim.context("a cut of power needs a disk of its own or the shim")?;
-            let lost = shorten_to_synced(&self.data(), shim)?;
-            return Ok(format!("files were shortened by {lost} unsynced bytes"));
+            return shorten_to_synced(&self.data(), shim);
         };
         run(&image.powercut.to_string_lossy(), [&self.folder]).await?;
         run("umount", [&self.folder]).await?;
         image.is_mounted = false;
         self.mount().await?;
         let after = bytes_below(&self.data());
-        let lost = before.saturating_sub(after);
-        Ok(format!("the file system was shut down without a flush and lost {lost} bytes of files"))
+        Ok(before.saturating_sub(after))
     }
 
     /// Fills it until this many bytes are free. Returns how many are.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -87,7 +88,7 @@ async fn one_round(
     dice: &mut StdRng,
 ) -> anyhow::Result<Vec<&'static str>> {
     let recorder = &world.floor.recorder;
-    let mut open = Vec::new();
+    let (mut open, mut undone) = (Vec::new(), Vec::new());
     let mut holds = Duration::ZERO;
     for nemesis in chosen {
         let from = recorder.now();
@@ -98,23 +99,41 @@ async fn one_round(
                 holds = holds.max(Duration::from_millis(dice.random_range(least..=most)));
                 open.push(Open { nemesis, from, struck });
             }
-            // It may be that a node was down, or that nobody led.
-            Err(error) => say!(options, "{} could not be done: {error:#}", nemesis.name),
+            // It may be that a node was down, or that nobody led. What was done up to then, and to whom, is not known.
+            Err(error) => {
+                say!(options, "{} could not be done: {error:#}", nemesis.name);
+                undone.push(Fault {
+                    from,
+                    to: recorder.now(),
+                    nemesis: nemesis.name.to_owned(),
+                    nodes: world.cluster.ids().collect(),
+                    what: format!("could not be done: {error:#}"),
+                    effect: None,
+                    served_after: None,
+                });
+            }
         }
     }
     sleep(holds).await;
     // A replacement may have to wait for what else is broken.
     open.sort_by_key(|open| open.nemesis.family == REPLACE);
-    let mut faults = Vec::new();
-    for open in open {
-        faults.push(mend(options, recorder, open).await);
-    }
+    let mending = async {
+        let mut faults = Vec::new();
+        for open in open {
+            faults.push(mend(options, recorder, open).await);
+        }
+        note_ends(options, world).await;
+        start_fallen(options, world).await?;
+        anyhow::Ok(faults)
+    };
+    // Clients have waited since mending began, for processes to start and to read what they have, too. What is made anew
+    // disturbs until it is there.
+    let (faults, since_begun) = join(mending, served::wait(&world.floor)).await;
+    let faults = faults?;
+    let waited = since_begun.max(served::wait(&world.floor).await);
     let took_effect = faults.iter().filter(|(_, fault)| fault.effect.is_some());
     let effects = took_effect.map(|(nemesis, _)| nemesis.name).collect();
-    note_ends(options, world).await;
-    start_fallen(options, world).await?;
-    let served_after =
-        Nanos::try_from(served::wait(&world.floor).await.as_nanos()).unwrap_or(Nanos::MAX);
+    let served_after = Nanos::try_from(waited.as_nanos()).unwrap_or(Nanos::MAX);
     let seconds = served_after as f64 / 1e9;
     match served_after > SERVED_WITHIN {
         false => say!(options, "  all groups served after {seconds:.2} s"),
@@ -127,6 +146,10 @@ async fn one_round(
         say!(options, "  {}: {}", fault.nemesis, fault.effect.as_deref().unwrap_or("no effect"));
         // What was mended together was waited for together.
         fault.served_after = Some(served_after);
+        recorder.fault(fault);
+    }
+    for mut fault in undone {
+        fault.to = recorder.now();
         recorder.fault(fault);
     }
     Ok(effects)

@@ -150,6 +150,7 @@ async fn work_and_break(
         panics,
         stored,
         unreplaced: world.unreplaced().await,
+        unnoticed: world.unnoticed().await,
         excused,
         waited_for_processor: pressure.share(),
     };

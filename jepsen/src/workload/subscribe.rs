@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Caller, Worker, Workload, follow};
 use crate::api;
-use crate::history::{Answer, Call, EventKind, FollowCall};
+use crate::history::{self, Answer, Call, Delivered, EventKind, FollowCall};
 
 /// Longer than any run.
 const KEPT: Duration = Duration::from_secs(1_000_000);
@@ -66,7 +66,7 @@ async fn subscribe(
             return caller.record(EventKind::Fail(api::refusal(&error)));
         }
     }
-    let mut let_go = HashSet::new();
+    let (mut let_go, mut is_healed) = (HashSet::new(), worker.floor.healed.is_cancelled());
     loop {
         // Once all is mended whoever subscribes has to get everything in time.
         if worker.number == NAPPER && worker.dice.random_bool(NAP_SHARE) {
@@ -76,12 +76,20 @@ async fn subscribe(
         let delivery = tokio::select! {
             delivery = subscription.next() => delivery,
             () = worker.stop.cancelled() => break,
-            () = sleep_until(until) => break,
+            // From then on all have to get everything: another stream would hide that this one stands still.
+            () = worker.floor.healed.cancelled(), if !is_healed => {
+                is_healed = true;
+                continue;
+            }
+            () = sleep_until(until), if !is_healed => break,
         };
         let steered = match delivery {
             Delivery::Ended { conversation, error: None } if let_go.remove(&conversation) => {
-                let seq = next.get(&conversation).copied().unwrap_or(1);
-                subscription.add(conversation, Start::Seq(seq), credit).await
+                let from_seq = next.get(&conversation).copied().unwrap_or(1);
+                let what = Delivered::AddedAgain { from_seq };
+                let again = history::Delivery { conversation: conversation.clone(), what };
+                caller.record(EventKind::Deliver(again));
+                subscription.add(conversation, Start::Seq(from_seq), credit).await
             }
             Delivery::Ended { error, .. } => {
                 let why = error.as_ref().map_or_else(api::ended_by_nobody, api::refusal);

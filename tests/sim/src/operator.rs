@@ -188,7 +188,8 @@ impl Operator {
             nemesis: REPLACE.to_owned(),
             nodes: vec![node as u32],
             what: "its replicas are made anew".to_owned(),
-            effect: Some("they were".to_owned()),
+            // It may be that the attempt that was cut off made them all, and that it made none.
+            effect: (made > 0).then(|| format!("{made} were")),
             served_after: None,
         });
     }

@@ -46,6 +46,7 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a lane goes on behind a failure", answers::go_on_behind_a_failure, "sender-order"),
     ("a delivery is skipped", answers::skip_a_delivery, "delivery"),
     ("a delivery comes twice", answers::repeat_a_delivery, "delivery"),
+    ("a conversation is taken up again elsewhere", answers::take_up_elsewhere, "delivery"),
     ("a stream is caught up early", answers::catch_up_early, "delivery"),
     ("a stream never gets the rest", answers::stop_delivering, "delivery"),
     ("what is delivered was never committed", answers::deliver_uncommitted, "delivery"),

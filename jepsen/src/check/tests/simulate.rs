@@ -420,10 +420,17 @@ impl Cluster {
             for stream in 0..self.waiting[at].streams.len() {
                 let (conversation, next, stood, caught_up) = self.waiting[at].streams[stream];
                 let (process, node) = (self.waiting[at].process, self.waiting[at].node);
+                let call = &self.waiting[at].call;
+                let changes = matches!(call, Call::Follow(follow) if follow.is_subscription);
+                let lets_go = changes && self.chance(20);
                 let log = &self.logs[conversation];
                 let until = log.replica_tail(node).min(next + 5);
                 let (mut next, mut caught_up) = (next, caught_up);
                 let mut said = Vec::new();
+                if lets_go {
+                    caught_up = false;
+                    said.push(Delivered::AddedAgain { from_seq: next });
+                }
                 if next < until {
                     let messages = log.committed[next as usize - 1..until as usize - 1].to_vec();
                     said.push(Delivered::Messages(messages));

@@ -224,6 +224,17 @@ pub fn repeat_a_delivery(run: &mut Simulated) -> bool {
     true
 }
 
+pub fn take_up_elsewhere(run: &mut Simulated) -> bool {
+    let again = run.events.iter_mut().find_map(|event| match &mut event.kind {
+        EventKind::Deliver(delivery) => match &mut delivery.what {
+            Delivered::AddedAgain { from_seq } => Some(from_seq),
+            _ => None,
+        },
+        _ => None,
+    });
+    again.map(|from| *from += 1).is_some()
+}
+
 pub fn catch_up_early(run: &mut Simulated) -> bool {
     let caught_up = run.events.iter_mut().find_map(|event| match &mut event.kind {
         EventKind::Deliver(delivery) => match &mut delivery.what {
