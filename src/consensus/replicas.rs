@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::admission::Admission;
 use super::config::RaftTiming;
@@ -26,7 +26,7 @@ use crate::storage::{
     Batch, Done, Durability, Engine, GroupRecovery, LogWrite, Storage, StorageError, Table,
     install, keys,
 };
-use crate::types::{Clock, ConversationId, GroupId, HashRange, NodeId, ReplicaId, Term};
+use crate::types::{Clock, ConversationId, GroupId, NodeId, ReplicaId, Term, limits};
 
 /// Where a conversation is.
 #[derive(Clone)]
@@ -119,6 +119,7 @@ pub struct Replicas {
     live: LiveMessages,
     /// Snapshots that were begun to be received.
     transfers: AtomicU64,
+    snapshot_places: Semaphore,
 }
 
 impl Replicas {
@@ -135,6 +136,7 @@ impl Replicas {
             leaders: watch::Sender::new(()),
             live: LiveMessages::default(),
             transfers: AtomicU64::new(0),
+            snapshot_places: Semaphore::new(limits::SNAPSHOTS_AT_ONCE),
         });
         replicas.refresh_topology()?;
         for (id, recovery) in &storage.groups {
@@ -203,7 +205,7 @@ impl Replicas {
                     reason: self.problem_of(id).unwrap_or_default(),
                 });
             }
-            self.clear_state(id, row.range).await?;
+            self.clear_state(id).await?;
             crash::replica_state_removed();
         }
         // Also without a row: a crash may have come between the two.
@@ -221,11 +223,13 @@ impl Replicas {
 
     /// Removes what an older incarnation had applied, and its row, without which nothing starts here. Only then goes
     /// the log: an old row beside an empty log would be a voter that has forgotten its votes.
-    async fn clear_state(&self, id: GroupId, range: Option<HashRange>) -> Result<(), ReplicaError> {
+    async fn clear_state(&self, id: GroupId) -> Result<(), ReplicaError> {
         let old = self.groups.write().expect("no panic while locked").remove(&id);
         if let Some(group) = old {
             group.stop().await;
         }
+        // Not before: until then it may have applied what gives it its range, and rows within.
+        let range = self.stored_row(id)?.and_then(|row| row.range);
         let engine = self.state.clone();
         self.durably(move || install::remove(engine.as_ref(), id, range)).await
     }
@@ -364,6 +368,11 @@ impl Replicas {
     /// The database of applied state.
     pub fn state_engine(&self) -> &Arc<dyn Engine> {
         &self.state
+    }
+
+    /// Places of snapshots that are taken in.
+    pub fn snapshot_places(&self) -> &Semaphore {
+        &self.snapshot_places
     }
 
     /// A number for a snapshot that is about to be received: no other transfer of this process has it.

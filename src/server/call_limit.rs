@@ -53,7 +53,7 @@ mod tests {
     use crate::transport::wire::{replica_to_wire, route_to_wire, rows_to_wire};
     use crate::transport::{Adoption, Introduction, NodeOperations, OperationError, PeerServer};
     use crate::types::{
-        ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Term, Timestamp,
+        ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Term, Timestamp, limits,
     };
 
     const GROUP: GroupId = GroupId(1);
@@ -123,14 +123,18 @@ mod tests {
     }
 
     fn opening() -> Step {
+        opening_of(GROUP)
+    }
+
+    fn opening_of(group: GroupId) -> Step {
         let log_id = LogId { term: Term(1), leader: SENDER, index: LogIndex(5) };
         let row = GroupRow { applied: Some(log_id), ..GroupRow::blank(SENDER) };
         let candidate = Some(replica_to_wire(SENDER));
         Step::Open(proto::SnapshotOpen {
             hello: Some(introduction(SENDER.node).hello(NODE)),
-            route: Some(route_to_wire(Route { group: GROUP, from: SENDER, to: RECEIVER })),
+            route: Some(route_to_wire(Route { group, from: SENDER, to: RECEIVER })),
             vote: Some(proto::Vote { term: 1, candidate, committed: true }),
-            group_row: Bytes::from(row.encode(&keys::group(GROUP))),
+            group_row: Bytes::from(row.encode(&keys::group(group))),
         })
     }
 
@@ -193,6 +197,40 @@ mod tests {
         group.admission().set_disk(DiskMark::Ok);
         client.send_snapshot(slowly(steps())).await.unwrap();
         assert_eq!(group.applied_index(), LogIndex(5));
+    }
+
+    /// Each may need as much room again as its group has: side by side all need it at once (G9, G12).
+    #[tokio::test(start_paused = true)]
+    async fn no_more_snapshots_are_taken_in_at_a_time_than_have_places() {
+        let (process, client) = port().await;
+        let groups: Vec<GroupId> =
+            (1..=limits::SNAPSHOTS_AT_ONCE as u64 + 1).map(GroupId).collect();
+        for group in &groups[1..] {
+            process.replicas.make(*group, RECEIVER).await.unwrap();
+        }
+        let send = |group, then: Vec<Step>, stays: bool| {
+            let mut client = client.clone();
+            let frames = slowly([vec![opening_of(group)], then].concat());
+            let rest = if stays {
+                stream::pending().left_stream()
+            } else {
+                stream::empty().right_stream()
+            };
+            tokio::spawn(async move { client.send_snapshot(frames.chain(rest)).await })
+        };
+        let (last, others) = groups.split_last().unwrap();
+        let under_way: Vec<_> = others.iter().map(|group| send(*group, vec![], true)).collect();
+        let staged = || process.storage.state.staged().unwrap().len();
+        while staged() < others.len() {
+            sleep(Duration::from_millis(100)).await;
+        }
+        let refused = send(*last, vec![], true).await.unwrap();
+        assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+        assert_eq!(staged(), others.len());
+
+        under_way[0].abort();
+        let end = vec![Step::End(proto::SnapshotEnd { rows: 0 })];
+        send(*last, end, false).await.unwrap().expect("there is a place again");
     }
 
     #[tokio::test(start_paused = true)]

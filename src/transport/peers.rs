@@ -15,7 +15,7 @@ use openraft::raft::{
 };
 use quorate_client::Dial;
 use quorate_client::dial::connect_lazy;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -30,7 +30,7 @@ use crate::consensus::network::{Appended, Appending, Lane, RaftTransport, Route}
 use crate::consensus::parking::Footing;
 use crate::consensus::raft_types::{RaftVote, TypeConfig};
 use crate::consensus::{ReadError, Refusal, RemoteReadIndex, SnapshotSource};
-use crate::types::{GroupId, LogIndex, NodeId};
+use crate::types::{GroupId, LogIndex, NodeId, limits};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// A peer that is silent for this long on an open connection is taken to be gone.
@@ -106,6 +106,8 @@ struct Link {
     handed_on_calls: Channel,
     handed_on_streams: Channel,
     snapshots: Channel,
+    /// Places of snapshots on their way: many at once would take long side by side, and all of their room at the end.
+    snapshot_places: Semaphore,
     entries: AppendClient,
     heartbeats: AppendClient,
 }
@@ -120,6 +122,7 @@ impl Link {
             handed_on_calls: channel()?,
             handed_on_streams: peers.connect(node, &address, UNHURRIED)?,
             snapshots: channel()?,
+            snapshot_places: Semaphore::new(limits::SNAPSHOTS_AT_ONCE),
             entries: appends(channel()?),
             heartbeats: appends(channel()?),
             address,
@@ -346,6 +349,8 @@ impl RaftTransport for Peers {
         Box::pin(async move {
             let link = self.link(route.to.node).map_err(|error| unreachable_peer(&error))?;
             let hello = self.own.hello(route.to.node);
+            // Before the state is looked at: what is sent then is the newest.
+            let _place = link.snapshot_places.acquire().await.expect("it is never closed");
             let sent = snapshots::send(link.snapshots.clone(), hello, route, vote, source).await;
             sent.map_err(|error| Failure::Unreachable(Unreachable::new(&error)))
         })

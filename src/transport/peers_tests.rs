@@ -1,17 +1,22 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use futures::future::{join, join_all};
 use futures::{Stream, stream};
+use openraft::async_runtime::WatchReceiver;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::proto::peer_server::{Peer, PeerServer};
 use super::*;
-use crate::types::ClusterId;
+use crate::consensus::solitary::{Disks, NODE};
+use crate::types::{ClusterId, HashRange, Incarnation, ReplicaId};
 
 const OTHER: NodeId = NodeId(2);
 const FRAME_BYTES: usize = 64 * 1024;
@@ -22,6 +27,10 @@ const STUCK: Duration = Duration::from_secs(20);
 #[derive(Clone, Default)]
 struct Other {
     came: Arc<Mutex<HashMap<&'static str, SocketAddr>>>,
+    /// Snapshots that came, and those of them that are still there.
+    snapshots: Arc<(AtomicUsize, AtomicUsize)>,
+    /// Lets them end.
+    ends: Arc<Notify>,
 }
 
 impl Other {
@@ -76,7 +85,12 @@ impl Peer for Other {
         &self,
         _: Request<Streaming<proto::SnapshotFrame>>,
     ) -> Answer<proto::SnapshotReply> {
-        Err(Status::unimplemented(""))
+        let (came, there) = &*self.snapshots;
+        came.fetch_add(1, Ordering::SeqCst);
+        there.fetch_add(1, Ordering::SeqCst);
+        self.ends.notified().await;
+        there.fetch_sub(1, Ordering::SeqCst);
+        Err(Status::unavailable("enough"))
     }
 
     async fn adopt(&self, _: Request<proto::AdoptRequest>) -> Answer<proto::AdoptReply> {
@@ -180,6 +194,37 @@ async fn clients_that_do_not_read_hold_up_no_others() {
     }
     timeout(STUCK, ask(&peers)).await.expect("calls are stuck");
     drop(unread);
+}
+
+/// All at once would take long side by side, and be given up together (G9).
+#[tokio::test]
+async fn no_more_snapshots_are_on_their_way_to_a_node_at_a_time_than_have_places() {
+    const ALL: usize = 5;
+    let (peers, other) = connected().await;
+    let process = Disks::default().start().await;
+    let own = ReplicaId { node: NODE, incarnation: Incarnation(1) };
+    let group = process.leading(GroupId(1), own, HashRange::ALL).await;
+    let (from, to) = (own, ReplicaId { node: OTHER, ..own });
+    let route = Route { group: GroupId(1), from, to };
+    let vote = group.raft().server_metrics().borrow_watched().vote;
+    let send = || peers.send_snapshot(route, vote, group.snapshot_source().clone());
+    let sending = join_all((0..ALL).map(|_| send()));
+    let watching = async {
+        let (came, there) = &*other.snapshots;
+        for ended in 0..ALL {
+            let due = (ended + limits::SNAPSHOTS_AT_ONCE).min(ALL);
+            while came.load(Ordering::SeqCst) < due {
+                sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(there.load(Ordering::SeqCst), due - ended);
+            other.ends.notify_one();
+            while there.load(Ordering::SeqCst) + ended + 1 > came.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    let (sent, ()) = timeout(STUCK, join(sending, watching)).await.expect("each has its turn");
+    assert!(sent.iter().all(Result::is_err), "{sent:?}");
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ use crate::storage::{StorageError, keys};
 /// `INSTALL_TIMEOUT`.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long one waits for a place while others are taken in. The sender asks again.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a transfer failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -191,6 +193,13 @@ pub async fn receive(
     }
     let transfer = replicas.next_transfer();
     let mut superseded = std::pin::pin!(group.take_in(transfer));
+    // Each may need as much room again as its group has, until it is there: one after the other they need less at a time.
+    let _place = tokio::select! {
+        place = timeout(PLACE_TIMEOUT, replicas.snapshot_places().acquire()) => place
+            .map_err(|_| Status::unavailable("other snapshots are being taken in"))?
+            .expect("it is never closed"),
+        () = &mut superseded => return Err(superseded_by_newer()),
+    };
     let engine = replicas.state_engine().clone();
     let mut sink = group
         .offload(move || SnapshotSink::begin(engine, route.group, transfer))
@@ -200,7 +209,7 @@ pub async fn receive(
     loop {
         let step = tokio::select! {
             step = next_step(&mut inbound) => step?,
-            () = &mut superseded => return Err(Status::aborted("a newer transfer has begun")),
+            () = &mut superseded => return Err(superseded_by_newer()),
         };
         match step {
             Some(Step::Rows(rows)) => {
@@ -240,6 +249,10 @@ async fn ensure_no_contradiction(group: &Group, last: Option<RaftLogId>) -> Resu
         Ok(true) => Err(Status::data_loss("the snapshot contradicts what is committed here")),
         Err(fatal) => Err(Status::unavailable(fatal.to_string())),
     }
+}
+
+fn superseded_by_newer() -> Status {
+    Status::aborted("a newer transfer has begun")
 }
 
 fn ensure_room(group: &Group) -> Result<(), Status> {

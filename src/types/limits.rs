@@ -166,6 +166,9 @@ pub const CLIENT_CONNECTIONS_MAX: usize = 65_536;
 /// Connections of probes, Prometheus and browsers at a time. They have places of their own: a node that clients have
 /// filled is alive, and says so.
 pub const HTTP_CONNECTIONS_MAX: usize = 128;
+/// Snapshots that are on their way to a node from each other one, and that a node takes in, at a time: one is installed
+/// while the next arrives.
+pub const SNAPSHOTS_AT_ONCE: usize = 2;
 /// Connections that one node opens to another.
 pub const PEER_LINK_CONNECTIONS: usize = 6;
 /// Connections that a node opens to the others at a time.
