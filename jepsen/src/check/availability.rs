@@ -56,7 +56,7 @@ impl Checker for Availability {
         }
         for fault in &model.faults {
             let Some(served_after) = fault.served_after else { continue };
-            findings.examined += 1;
+            findings.look_at(Guarantee::Availability, 1);
             if served_after > SERVED_WITHIN {
                 findings.violation(Guarantee::Availability, || {
                     let seconds = served_after / 1_000_000_000;
@@ -129,7 +129,7 @@ fn check_healed(model: &Model, from: Nanos, findings: &mut Findings) {
         }
     }
     for (name, tally) in tallies {
-        findings.examined += tally.calls;
+        findings.look_at(Guarantee::Availability, tally.calls);
         if tally.served == 0 && tally.calls >= CALLS_MIN {
             findings.violation(Guarantee::Availability, || {
                 let what =

@@ -28,7 +28,7 @@ impl Checker for FirstOutcome {
             let acknowledged = attempts.iter().filter(|a| model.append_of(a).ending.ok().is_some());
             let mut acknowledged: Vec<&Attempt> = acknowledged.collect();
             acknowledged.sort_unstable_by_key(|a| model.append_of(a).span.answered);
-            findings.examined += acknowledged.len() as u64;
+            findings.look_at(Guarantee::G4, acknowledged.len() as u64);
             check_against_each_other(model, key, &acknowledged, findings);
             if let Some(first) = acknowledged.first() {
                 check_against_reads(model, key, first, findings);

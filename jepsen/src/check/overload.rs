@@ -53,7 +53,7 @@ fn look<T>(model: &Model, span: Span, ending: &Ending<T>, findings: &mut Finding
     if model.name(reason) != OVERLOADED {
         return;
     }
-    findings.examined += 1;
+    findings.look_at(Guarantee::G12, 1);
     if !retryable {
         findings.violation(Guarantee::G12, || {
             let what = "a call was refused for load, and is not to be tried again";

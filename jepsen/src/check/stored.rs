@@ -21,7 +21,7 @@ impl Checker for Stored {
 
     fn check(&self, model: &Model, findings: &mut Findings) {
         for (node, wrong) in &model.run.stored {
-            findings.examined += 1;
+            findings.look_at(Guarantee::G11, 1);
             if let Some(wrong) = wrong {
                 let what = format!("what node {node} has stored is wrong: {wrong}");
                 findings.violation(Guarantee::G11, || described(what, []));

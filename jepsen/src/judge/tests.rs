@@ -1,11 +1,13 @@
 //! Whole runs, from their record on disk to verdict, pages and exports.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
 use super::{RESULTS, Results, Verdict, judge};
+use crate::check::Guarantee;
 use crate::check::tests::simulate::{Simulated, simulate};
-use crate::history::{Answer, ENDED_BY_ITSELF, EventKind, Fault};
+use crate::history::{Answer, Call, ENDED_BY_ITSELF, EventKind, Fault};
 use crate::record::{HISTORY, Recorder};
 use crate::report::index::{INDEX, SUMMARY, index};
 use crate::report::page::PAGE;
@@ -110,6 +112,30 @@ fn runs_are_summed_up_and_controls_apart() {
     let stored: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(dir.path().join(SUMMARY)).unwrap()).unwrap();
     assert_eq!(stored, serde_json::json!(sum));
+}
+
+#[test]
+fn a_guarantee_that_nothing_happened_of_has_no_verdict_and_no_checker_that_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut quiet = long();
+    let streams: HashSet<u64> = quiet
+        .events
+        .iter()
+        .filter(|event| matches!(event.kind, EventKind::Invoke(Call::Follow(_))))
+        .map(|event| event.process)
+        .collect();
+    quiet.events.retain(|event| !streams.contains(&event.process));
+    quiet.run.workloads.retain(|name| !["follow", "subscribe"].contains(&name.as_str()));
+    record(&dir.path().join("run"), quiet);
+    let results = judge(&dir.path().join("run")).unwrap();
+    assert_eq!(results.verdict, Verdict::Valid, "{:?}", results.doubts);
+    let of = |wanted| results.judgements.iter().find(|one| one.guarantee == wanted).unwrap();
+    let delivery = of(Guarantee::G6);
+    assert_eq!((delivery.verdict, delivery.examined), (Verdict::Unknown, 0));
+    assert!(delivery.checked_by.is_empty(), "{:?}", delivery.checked_by);
+    assert_eq!(of(Guarantee::G2).verdict, Verdict::Valid);
+    let sum = index(dir.path()).unwrap();
+    assert!(!sum.violations.contains_key(&Guarantee::G6), "{:?}", sum.violations);
 }
 
 #[test]

@@ -229,13 +229,16 @@ fn checkers(results: &Results) -> String {
             .to_owned();
     for checked in &results.checkers {
         let guarantees = checked.guarantees.iter().map(|guarantee| format!("{guarantee:?}"));
+        // For each of them, in the same order.
+        let looked_at = checked.guarantees.iter().map(|one| checked.findings.looked_at(*one));
+        let looked_at = looked_at.map(thousands);
         let _ = writeln!(
             html,
             "<tr><td>{}<td>{}<td>{}<td class=\"number\">{}<td class=\"number\">{}</tr>",
             escape(&checked.checker),
             guarantees.collect::<Vec<_>>().join(", "),
             escape(&checked.rule),
-            thousands(checked.findings.examined),
+            looked_at.collect::<Vec<_>>().join(", "),
             thousands(checked.findings.violations)
         );
     }
