@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 
 pub use availability::SERVED_WITHIN;
 pub use delivery::DELIVERED_WITHIN;
-pub use lost::messages_lost;
+pub use lost::{Unfound, unfound};
 use serde::{Deserialize, Serialize};
 
 use crate::history::{Nanos, Process};

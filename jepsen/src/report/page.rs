@@ -85,6 +85,12 @@ fn head(results: &Results) -> String {
         thousands(results.faults),
         thousands(results.violations)
     );
+    let _ = write!(
+        html,
+        "<p>{} acknowledged messages lost, {} not looked for.</p>",
+        thousands(results.figures.messages_lost),
+        thousands(results.figures.messages_not_looked_for)
+    );
     let besides = if results.verdict == Verdict::Invalid { "Besides: " } else { "" };
     for doubt in &results.doubts {
         let _ = write!(html, "<p>{besides}{}</p>", escape(doubt));

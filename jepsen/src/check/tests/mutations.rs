@@ -104,8 +104,9 @@ fn every_checker_has_a_history_that_it_must_refuse() {
 
 #[test]
 fn what_was_lost_is_counted_by_message() {
-    let lost = |Simulated { run, faults, events }| {
-        crate::check::messages_lost(&Model::of(run, faults, events).unwrap())
+    let unfound = |Simulated { run, faults, events }| {
+        let unfound = crate::check::unfound(&Model::of(run, faults, events).unwrap());
+        (unfound.lost, unfound.not_looked_for)
     };
     let can_lose = |seed| {
         let valid = simulate(seed, 2, 400);
@@ -113,5 +114,5 @@ fn what_was_lost_is_counted_by_message() {
         logs::lose_the_last(&mut broken).then_some((valid, broken))
     };
     let (valid, broken) = (0..SEEDS).find_map(can_lose).unwrap();
-    assert_eq!((lost(valid), lost(broken)), (0, 1));
+    assert_eq!((unfound(valid), unfound(broken)), ((0, 0), (1, 0)));
 }
