@@ -42,6 +42,7 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
         "sender-order",
     ),
     ("a session never serves again", answers::break_a_session, "availability"),
+    ("a conversation serves no longer", answers::stop_serving, "availability"),
     ("a lane commits in another order", answers::swap_in_a_lane, "sender-order"),
     ("a lane goes on behind a failure", answers::go_on_behind_a_failure, "sender-order"),
     ("a delivery is skipped", answers::skip_a_delivery, "delivery"),

@@ -152,12 +152,50 @@ pub fn break_a_session(run: &mut Simulated) -> bool {
     let Some(last) = of_session.len().checked_sub(6) else { return false };
     let healed = of_session[last..].iter().map(|(_, called, _)| *called).min();
     run.run.healed_at = healed;
-    for (at, called, _) in of_session {
-        if Some(called) >= healed {
-            run.events[at].kind = refuse("LANE_BROKEN");
+    let mut called: BTreeSet<Process> = BTreeSet::new();
+    for event in &mut run.events {
+        match &event.kind {
+            EventKind::Invoke(Call::Append(append)) if in_session(append) => {
+                let is_healed = Some(event.at) >= healed;
+                called.extend(is_healed.then_some(event.process));
+            }
+            // Also what was refused for its content, and so was served.
+            EventKind::Ok(_) | EventKind::Fail(_) if called.contains(&event.process) => {
+                event.kind = refuse("LANE_BROKEN");
+            }
+            _ => {}
         }
     }
     true
+}
+
+/// A conversation serves the first quarter of its calls, and then none, though nothing is broken all the while.
+pub fn stop_serving(run: &mut Simulated) -> bool {
+    let mut called: BTreeMap<Process, Nanos> = BTreeMap::new();
+    let mut ended: Vec<(Nanos, usize)> = Vec::new();
+    for (at, event) in run.events.iter().enumerate() {
+        let is_first = |name: &str| name == "room-0";
+        match &event.kind {
+            EventKind::Invoke(Call::Append(call)) if is_first(&call.conversation) => {
+                called.insert(event.process, event.at);
+            }
+            EventKind::Invoke(Call::Read(call))
+                if is_first(&call.conversation) && !call.is_final =>
+            {
+                called.insert(event.process, event.at);
+            }
+            EventKind::Ok(_) | EventKind::Fail(_) => {
+                ended.extend(called.remove(&event.process).map(|called| (called, at)));
+            }
+            _ => {}
+        }
+    }
+    ended.sort_unstable();
+    run.run.healed_at = Some(0);
+    for (_, at) in ended.iter().skip(ended.len() / 4) {
+        run.events[*at].kind = refuse("NO_LEADER");
+    }
+    ended.len() >= 40
 }
 
 pub fn lane_place(run: &mut Simulated, process: Process) -> &mut LanePlace {
