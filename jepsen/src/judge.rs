@@ -97,7 +97,7 @@ pub struct Results {
     pub operations: u64,
     /// Appends acknowledged.
     pub acknowledged: u64,
-    /// Faults made.
+    /// Faults made; a node that ended by itself is none.
     pub faults: u64,
     /// How many violations were found.
     pub violations: u64,
@@ -198,15 +198,16 @@ pub fn results_of(model: &Model) -> Results {
     let calls =
         model.appends.len() + model.reads.len() + model.outcomes.len() + model.follows.len();
     let acknowledged = model.appends.iter().filter(|append| append.ending.ok().is_some()).count();
+    let figures = Figures::of(model);
     Results {
         verdict: verdict(violations, &doubts),
-        figures: Figures::of(model),
         judgements: Guarantee::ALL.map(|g| judgement(g, &checkers, &doubts)).to_vec(),
         doubts,
         operations: calls as u64,
         acknowledged: acknowledged as u64,
-        faults: model.faults.len() as u64,
+        faults: figures.faults.values().map(|kind| kind.made).sum(),
         violations,
+        figures,
         checkers,
         run: Some(model.run.clone()),
     }

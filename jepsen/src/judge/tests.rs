@@ -103,6 +103,7 @@ fn runs_are_summed_up_and_controls_apart() {
     assert_eq!([sum.runs, sum.valid, sum.invalid, sum.unknown], [3, 2, 0, 1]);
     assert_eq!(sum.operations.all(), one.operations + other.operations);
     assert_eq!(sum.appends_acknowledged, one.acknowledged + other.acknowledged);
+    assert_eq!([one.faults, other.faults], [1, 3]);
     assert_eq!([sum.faults_injected, sum.faults_took_effect, sum.ended_by_themselves], [4, 2, 1]);
     let kill = &sum.faults["kill"];
     assert_eq!((kill.measured, kill.served_after_p50_s), (3, Some(0.001)));
