@@ -63,6 +63,8 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a replica goes back", answers::lower_an_index, "position"),
     ("commit times go back", answers::turn_back_time, "commit-time"),
     ("an overloaded node forbids a retry", answers::forbid_a_retry, "overload"),
+    ("a node short of disk forbids a retry", answers::forbid_a_retry_for_disk, "overload"),
+    ("an overloaded node forbids to follow again", answers::forbid_to_follow_again, "overload"),
     ("a node takes all memory there is", answers::take_all_memory, "overload"),
     ("a stored digest is wrong", answers::store_a_wrong_digest, "stored-data"),
     ("a node was killed, and by nobody", answers::end_by_itself, "availability"),

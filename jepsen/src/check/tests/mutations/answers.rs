@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::simulate::Simulated;
 use super::eyes::{acknowledged, alone, answered, appends, change, reads, shown, sightings};
 use super::logs::{final_with_two, go_back};
-use crate::check::overload::MEMORY_BYTES_MAX;
+use crate::check::overload::{DISK_LOW, MEMORY_BYTES_MAX, OVERLOADED};
 use crate::history::{
     Answer, AppendCall, Call, Consistency, Delivered, ENDED_BY_ITSELF, Event, EventKind, Fault,
     LanePlace, Nanos, OutcomeState, Process, ReadCall, Refusal,
@@ -281,15 +281,13 @@ pub fn stop_delivering(run: &mut Simulated) -> bool {
 }
 
 pub fn refuse_a_stream(run: &mut Simulated) -> bool {
+    end_a_stream(run, "PROTOCOL_VIOLATION")
+}
+
+fn end_a_stream(run: &mut Simulated, reason: &str) -> bool {
     let ended = |kind: &EventKind| matches!(kind, EventKind::Ok(Answer::Ended));
     let Some(event) = run.events.iter_mut().find(|event| ended(&event.kind)) else { return false };
-    event.kind = EventKind::Fail(Refusal {
-        reason: "PROTOCOL_VIOLATION".to_owned(),
-        message: "seq 6 came where 5 was due".to_owned(),
-        may_have_taken_effect: false,
-        retryable: false,
-        tail: None,
-    });
+    event.kind = refuse(reason);
     true
 }
 
@@ -422,12 +420,26 @@ pub fn serve_late(run: &mut Simulated) -> bool {
     true
 }
 
-pub fn forbid_a_retry(run: &mut Simulated) -> bool {
+fn forbid(run: &mut Simulated, reason: &str) -> bool {
     let refused = run.events.iter_mut().find_map(|event| match &mut event.kind {
         EventKind::Fail(refusal) if refusal.retryable => Some(refusal),
         _ => None,
     });
-    refused.map(|refusal| refusal.retryable = false).is_some()
+    let Some(refusal) = refused else { return false };
+    (refusal.retryable, refusal.reason) = (false, reason.to_owned());
+    true
+}
+
+pub fn forbid_a_retry(run: &mut Simulated) -> bool {
+    forbid(run, OVERLOADED)
+}
+
+pub fn forbid_a_retry_for_disk(run: &mut Simulated) -> bool {
+    forbid(run, DISK_LOW)
+}
+
+pub fn forbid_to_follow_again(run: &mut Simulated) -> bool {
+    end_a_stream(run, OVERLOADED)
 }
 
 pub fn take_all_memory(run: &mut Simulated) -> bool {
