@@ -9,6 +9,7 @@ use super::{
     Mark, Model, Name, Outcome, Read, ReadAnswer, Record, RecordId, Refused, Sent, Set, Sightings,
     Span,
 };
+use crate::clock;
 use crate::history::{self, Answer, Call, Event, EventKind, Nanos, Process, Refusal};
 use crate::record::{History, ReadError};
 
@@ -66,13 +67,19 @@ enum Pending {
     Follow(usize),
 }
 
+/// By how much a message may seem to be issued after its call: when a run began is written down to the second.
+const ISSUED_SLACK_US: u64 = 2_000_000;
+
 struct Loader {
     model: Model,
+    /// When the run began, in microseconds since the Unix epoch; none if it does not say.
+    began_us: Option<u64>,
     pending: HashMap<Process, Pending>,
 }
 
 impl Loader {
     fn new(run: history::Run, faults: Vec<history::Fault>) -> Self {
+        let began_us = clock::read_us(&run.started);
         let model = Model {
             run,
             faults,
@@ -91,7 +98,15 @@ impl Loader {
             seqs: Vec::new(),
             finals: Vec::new(),
         };
-        Self { model, pending: HashMap::new() }
+        Self { model, began_us, pending: HashMap::new() }
+    }
+
+    fn is_issued_in_run(&self, message: &history::Sent, called: Nanos) -> bool {
+        let is_since = |began: u64| {
+            let until = began.saturating_add(called / 1_000).saturating_add(ISSUED_SLACK_US);
+            (began..=until).contains(&message.issued_at_us)
+        };
+        self.began_us.is_some_and(is_since)
     }
 
     fn take(&mut self, line: u64, event: Event) -> Result<(), LoadError> {
@@ -119,6 +134,12 @@ impl Loader {
 
     fn call(&mut self, call: Mark, what: Call) -> Result<Pending, LoadError> {
         let span = Span { call, answer_line: 0, answered: Nanos::MAX };
+        let issued_in_run = match &what {
+            Call::Append(append) => {
+                append.messages.iter().all(|message| self.is_issued_in_run(message, call.at))
+            }
+            _ => false,
+        };
         let model = &mut self.model;
         Ok(match what {
             Call::Append(append) => {
@@ -136,6 +157,7 @@ impl Loader {
                     sent: from..number(model.sent.len())?,
                     expected_tail: append.expected_tail,
                     lane: append.lane,
+                    issued_in_run,
                     ending: Ending::Open,
                 });
                 Pending::Append(model.appends.len() - 1)
