@@ -101,12 +101,11 @@ impl Loader {
         Self { model, began_us, pending: HashMap::new() }
     }
 
-    fn is_issued_in_run(&self, message: &history::Sent, called: Nanos) -> bool {
-        let is_since = |began: u64| {
-            let until = began.saturating_add(called / 1_000).saturating_add(ISSUED_SLACK_US);
-            (began..=until).contains(&message.issued_at_us)
-        };
-        self.began_us.is_some_and(is_since)
+    /// Whether all messages of an append were issued since the run began, and before it was called.
+    fn is_issued_in_run(&self, append: &history::AppendCall, called: Nanos) -> bool {
+        let Some(began) = self.began_us else { return false };
+        let until = began.saturating_add(called / 1_000).saturating_add(ISSUED_SLACK_US);
+        append.messages.iter().all(|message| (began..=until).contains(&message.issued_at_us))
     }
 
     fn take(&mut self, line: u64, event: Event) -> Result<(), LoadError> {
@@ -134,12 +133,8 @@ impl Loader {
 
     fn call(&mut self, call: Mark, what: Call) -> Result<Pending, LoadError> {
         let span = Span { call, answer_line: 0, answered: Nanos::MAX };
-        let issued_in_run = match &what {
-            Call::Append(append) => {
-                append.messages.iter().all(|message| self.is_issued_in_run(message, call.at))
-            }
-            _ => false,
-        };
+        let issued_in_run = |append| self.is_issued_in_run(append, call.at);
+        let issued_in_run = matches!(&what, Call::Append(append) if issued_in_run(append));
         let model = &mut self.model;
         Ok(match what {
             Call::Append(append) => {
