@@ -26,8 +26,8 @@ impl Checker for Overload {
     }
 
     fn rule(&self) -> &'static str {
-        "What a node refuses because it has too much work, or hardly any disk left, can be tried again, on streams, too; \
-         and no node is seen to take more than 512 MiB."
+        "What a node refuses because it has too much work, or hardly any disk left, can be tried again, on \
+         streams, too; and no node is seen to take more than 512 MiB."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {

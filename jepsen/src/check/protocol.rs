@@ -43,7 +43,7 @@ impl Checker for Protocol {
             }
         }
         for append in &model.appends {
-            // Not counted: the library takes an acknowledgement as it comes, and mends what is out of order on a session.
+            // Not counted: the library takes acknowledgements as they come, and mends what is out of order.
             look(model, append.span, &append.ending, Guarantee::G2, findings);
         }
     }
