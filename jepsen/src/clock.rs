@@ -16,6 +16,12 @@ pub fn now_text() -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Microseconds since the Unix epoch, of a moment as RFC 3339 has it; none if it is written otherwise.
+pub fn read_us(text: &str) -> Option<u64> {
+    let moment: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(moment.as_microsecond()).ok()
+}
+
 /// Now, as files are dated.
 #[expect(clippy::disallowed_methods, reason = "it tells new files from those that were there")]
 pub fn now() -> SystemTime {

@@ -64,7 +64,7 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// The checkers that looked, or why none can.
     pub checked_by: Vec<String>,
-    /// Operations and messages that they looked at.
+    /// Operations and messages that they looked at for it.
     pub examined: u64,
     /// How many violations were found.
     pub violations: u64,
@@ -97,7 +97,7 @@ pub struct Results {
     pub operations: u64,
     /// Appends acknowledged.
     pub acknowledged: u64,
-    /// Faults made.
+    /// Faults made; a node that ended by itself is none.
     pub faults: u64,
     /// How many violations were found.
     pub violations: u64,
@@ -198,15 +198,16 @@ pub fn results_of(model: &Model) -> Results {
     let calls =
         model.appends.len() + model.reads.len() + model.outcomes.len() + model.follows.len();
     let acknowledged = model.appends.iter().filter(|append| append.ending.ok().is_some()).count();
+    let figures = Figures::of(model);
     Results {
         verdict: verdict(violations, &doubts),
-        figures: Figures::of(model),
         judgements: Guarantee::ALL.map(|g| judgement(g, &checkers, &doubts)).to_vec(),
         doubts,
         operations: calls as u64,
         acknowledged: acknowledged as u64,
-        faults: model.faults.len() as u64,
+        faults: figures.faults.values().map(|kind| kind.made).sum(),
         violations,
+        figures,
         checkers,
         run: Some(model.run.clone()),
     }
@@ -222,16 +223,17 @@ fn verdict(violations: u64, doubts: &[String]) -> Verdict {
 }
 
 fn judgement(guarantee: Guarantee, checkers: &[Checked], doubts: &[String]) -> Judgement {
-    let looks = |checked: &&Checked| checked.guarantees.contains(&guarantee);
-    let looked = || checkers.iter().filter(looks);
-    let examined = looked().map(|checked| checked.findings.examined).sum();
-    let violations = looked().filter_map(|checked| checked.findings.by_guarantee.get(&guarantee));
-    let violations = violations.sum();
+    let examined = checkers.iter().map(|checked| checked.findings.looked_at(guarantee)).sum();
+    let broken = |checked: &Checked| checked.findings.by_guarantee.get(&guarantee).copied();
+    let violations = checkers.iter().filter_map(broken).sum();
     let verdict = match (violations, examined) {
         (0, 0) => Verdict::Unknown,
         _ => verdict(violations, doubts),
     };
-    let names = looked().map(|checked| checked.checker.clone());
+    let looked = checkers
+        .iter()
+        .filter(|one| one.findings.looked_at(guarantee) > 0 || broken(one).is_some());
+    let names = looked.map(|checked| checked.checker.clone());
     let checked_by = match guarantee.beyond() {
         Some(reason) => vec![reason.to_owned()],
         None => names.collect(),

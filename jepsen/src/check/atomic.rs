@@ -24,7 +24,7 @@ impl Checker for Atomic {
         let mut batches: Vec<Batch<'_>> = Vec::new();
         for append in &model.appends {
             if append.sent.len() > 1 && is_one_batch(model, append) {
-                findings.examined += 1;
+                findings.look_at(Guarantee::G3, 1);
                 batches.extend(check_batch(model, append, findings));
             }
         }

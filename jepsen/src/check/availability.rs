@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use super::{Checker, Evidence, Findings, Guarantee, described};
 use crate::history::{Consistency, ENDED_BY_ITSELF, Fault, Nanos};
-use crate::model::{Mark, Model, Name, Span};
+use crate::model::{Ending, Mark, Model, Name, Span};
 use crate::nemesis;
 
 /// From mending until every group serves. The healed phase begins once all do.
 pub const SERVED_WITHIN: Nanos = 30_000_000_000;
-/// Calls that must all have failed before a node or conversation is said not to serve.
+/// Calls that must all have failed before a node, conversation or session is said not to serve.
 const CALLS_MIN: u64 = 5;
+/// Why a call is refused by a cluster that serves: for what it asks for.
+const REFUSED_BY_CONTENT: [&str; 4] = ["WRONG_TAIL", "ID_CONFLICT", "ID_BURNT", "NOT_FOUND"];
 
 /// Families of nemeses by which a node loses its disk or what stands there.
 const DISK_FAMILIES: [&str; 5] =
@@ -29,9 +31,9 @@ impl Checker for Availability {
     }
 
     fn rule(&self) -> &'static str {
-        "Every group serves within 30 s of the mending of a fault, and from then on in the healed phase every node and \
-         conversation that is asked. No node panics, and none ends by itself but with an error that it tells, where \
-         its disk failed it."
+        "Every group serves within 30 s of the mending of a fault, and from then on in the healed phase every node, \
+         conversation and session that is asked, also in the last third of its calls. No node panics, and none ends by \
+         itself but with an error that it tells, where its disk failed it."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {
@@ -56,7 +58,7 @@ impl Checker for Availability {
         }
         for fault in &model.faults {
             let Some(served_after) = fault.served_after else { continue };
-            findings.examined += 1;
+            findings.look_at(Guarantee::Availability, 1);
             if served_after > SERVED_WITHIN {
                 findings.violation(Guarantee::Availability, || {
                     let seconds = served_after / 1_000_000_000;
@@ -85,59 +87,93 @@ fn is_excused(end: &Fault, faults: &[Fault]) -> bool {
     end.what == "exit code 1" && faults.iter().any(is_cause)
 }
 
-/// Calls and successes of one node or conversation.
+/// What came of the calls of one node, conversation or session.
 #[derive(Default)]
 struct Tally {
-    calls: u64,
-    served: u64,
-    last: Option<Span>,
+    /// Of clients at work.
+    calls: Vec<Served>,
+    /// Of those who read everything at the end, when nobody works any more.
+    at_the_end: Vec<Served>,
 }
 
+/// A call, and whether it was served.
+type Served = (Span, bool);
+
 fn check_healed(model: &Model, from: Nanos, findings: &mut Findings) {
+    for (name, mut tally) in tallies(model, from) {
+        tally.calls.sort_by_key(|(span, _)| (span.call.at, span.call.line));
+        let all = [&tally.calls[..], &tally.at_the_end[..]].concat();
+        let last_third = &tally.calls[tally.calls.len() - tally.calls.len() / 3..];
+        findings.look_at(Guarantee::Availability, all.len() as u64);
+        let served_none = |calls: &[Served]| {
+            let unserved = calls.iter().filter(|(_, served)| !served).count();
+            unserved == calls.len() && unserved as u64 >= CALLS_MIN
+        };
+        let (what, calls) = if served_none(&all) {
+            (format!("{name} served none of {} calls of the healed phase", all.len()), &all[..])
+        } else if served_none(last_third) {
+            let (count, of) = (last_third.len(), tally.calls.len());
+            let what =
+                format!("{name} served none of the last {count} of {of} calls of the healed phase");
+            (what, last_third)
+        } else {
+            continue;
+        };
+        findings.violation(Guarantee::Availability, || {
+            let before = tally.calls.iter().rfind(|(_, served)| *served);
+            let before =
+                before.map(|(span, _)| Evidence::new(span.end(), "the last that was served"));
+            let last = calls.last().map(|(span, _)| Evidence::new(span.end(), "the last of them"));
+            described(what, before.into_iter().chain(last))
+        });
+    }
+}
+
+/// The calls of the healed phase that were ended, by whom they were to be served.
+fn tallies(model: &Model, from: Nanos) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let excused = |node: u32| model.run.excused.iter().any(|(excused, _)| *excused == node);
-    let mut note = |span: &Span, names: Vec<String>, served: bool| {
-        if span.call.at < from {
+    let mut note = |span: &Span, names: Vec<String>, served: bool, is_final: bool| {
+        // What asks an excused node says nothing of others, and what the end of the run cut off says nothing at all.
+        if span.call.at < from || excused(span.call.node) || span.answer_line == 0 {
             return;
         }
         for name in names {
             let tally = tallies.entry(name).or_default();
-            tally.calls += 1;
-            tally.served += u64::from(served);
-            tally.last = Some(*span);
+            let calls = if is_final { &mut tally.at_the_end } else { &mut tally.calls };
+            calls.push((*span, served));
         }
     };
     let names = |span: &Span, conversation: Name| {
         let node = span.call.node;
-        let is_judged = node != 0 && !excused(node);
-        let node = is_judged.then(|| format!("node {node}"));
+        let node = (node != 0).then(|| format!("node {node}"));
         node.into_iter().chain([format!("conversation {}", model.name(conversation))]).collect()
     };
     for append in &model.appends {
-        let served = append.ending.ok().is_some();
-        // Behind one that failed all of a lane fail; and what was refused by its content was served too.
-        if served || (append.expected_tail.is_none() && append.lane.is_none()) {
-            note(&append.span, names(&append.span, append.conversation), served);
+        let served = is_served(model, &append.ending);
+        // Behind one that failed all of a lane fail.
+        if served || append.lane.is_none() {
+            note(&append.span, names(&append.span, append.conversation), served, false);
         }
-        if let Some(lane) = append.lane.as_ref().filter(|_| !excused(append.span.call.node)) {
-            note(&append.span, vec![format!("session {}", lane.session)], served);
+        if let Some(lane) = &append.lane {
+            note(&append.span, vec![format!("session {}", lane.session)], served, false);
         }
     }
     for read in &model.reads {
         if read.consistency == Consistency::Linearizable {
-            note(&read.span, names(&read.span, read.conversation), read.ending.ok().is_some());
+            let served = is_served(model, &read.ending);
+            note(&read.span, names(&read.span, read.conversation), served, read.is_final);
         }
     }
-    for (name, tally) in tallies {
-        findings.examined += tally.calls;
-        if tally.served == 0 && tally.calls >= CALLS_MIN {
-            findings.violation(Guarantee::Availability, || {
-                let what =
-                    format!("{name} served none of {} calls of the healed phase", tally.calls);
-                let last = tally.last.map(|span| Evidence::new(span.end(), "the last of them"));
-                described(what, last)
-            });
-        }
+    tallies
+}
+
+/// What was refused for what it asks for was served, too.
+fn is_served<T>(model: &Model, ending: &Ending<T>) -> bool {
+    match ending {
+        Ending::Ok(_) => true,
+        Ending::Failed(refused) => REFUSED_BY_CONTENT.contains(&model.name(refused.reason)),
+        Ending::Unknown(_) | Ending::Open => false,
     }
 }
 

@@ -25,7 +25,7 @@ impl Checker for CommitTime {
             model.places().iter().filter_map(|place| Some((place.conversation, place.record?)));
         let mut latest: Option<(u32, u32)> = None;
         for (conversation, id) in seen {
-            findings.examined += 1;
+            findings.look_at(Guarantee::G2, 1);
             let time = |id: u32| model.record(id).commit_time_us;
             let before = latest.filter(|(of, _)| *of == conversation).map(|(_, id)| id);
             if let Some(before) = before.filter(|before| time(*before) > time(id)) {

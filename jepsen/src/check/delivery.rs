@@ -69,10 +69,11 @@ fn check_follow(eyes: &Eyes<'_>, findings: &mut Findings) {
     let mut streams: HashMap<Name, Progress> =
         eyes.follow.from.iter().map(|(name, seq)| (*name, begin(*seq))).collect();
     for delivery in &eyes.follow.deliveries {
-        findings.examined += match &delivery.what {
+        let count = match &delivery.what {
             Delivered::Messages(seen) => seen.len() as u64,
             Delivered::CaughtUp(_) | Delivered::Gap(_) | Delivered::AddedAgain(_) => 1,
         };
+        findings.look_at(Guarantee::G6, count);
         let Some(progress) = streams.get_mut(&delivery.conversation) else {
             let what = "was not followed".to_owned();
             report(eyes, delivery.conversation, what, [marked(delivery, "delivered")], findings);

@@ -22,7 +22,7 @@ impl Checker for Duplicate {
 
     fn check(&self, model: &Model, findings: &mut Findings) {
         let mut ids: Vec<RecordId> = model.records().map(|(id, ..)| id).collect();
-        findings.examined += ids.len() as u64;
+        findings.look_at(Guarantee::G4, ids.len() as u64);
         let by_key = |id: &RecordId| model.record(*id).key;
         ids.sort_by_cached_key(|id| (by_key(id), model.record(*id).seq));
         for same in ids.chunk_by(|a, b| by_key(a) == by_key(b)) {

@@ -28,7 +28,7 @@ impl Checker for Gap {
         let trims = model.run.workloads.iter().any(|name| name.contains("trim"));
         for read in &model.reads {
             let Some(answer) = read.ending.ok() else { continue };
-            findings.examined += 1;
+            findings.look_at(Guarantee::G2, 1);
             if let Some(what) = fault(model, read, answer, trims) {
                 let name = model.name(read.conversation);
                 findings.violation(Guarantee::G2, || {
@@ -73,7 +73,7 @@ fn fault(model: &Model, read: &Read, answer: &ReadAnswer, trims: bool) -> Option
 
 fn check_batch(model: &Model, append: &Append, findings: &mut Findings) {
     let Some(appended) = append.ending.ok() else { return };
-    findings.examined += 1;
+    findings.look_at(Guarantee::G2, 1);
     let count = model.sent_in(append).len() as u64;
     let last_seq = appended.first_seq.saturating_add(count).saturating_sub(1);
     if appended.first_seq == 0 || appended.last_seq != last_seq {

@@ -26,7 +26,7 @@ impl Checker for Honesty {
 
     fn check(&self, model: &Model, findings: &mut Findings) {
         let failed = model.appends.iter().filter(|append| append.certainly_failed());
-        findings.examined += failed.count() as u64;
+        findings.look_at(Guarantee::G8, failed.count() as u64);
         for (id, record, sightings) in model.records() {
             // What the same id sent with another payload cannot be what is seen here.
             check(model, record.key, Some(record.hash), sightings.first.at, findings, || {

@@ -35,7 +35,7 @@ impl Checker for Lane {
             Some(((lane.session, append.conversation, lane.reset), lane.position, append))
         });
         let mut appends: Vec<_> = in_lane.collect();
-        findings.examined += appends.len() as u64;
+        findings.look_at(Guarantee::G5, appends.len() as u64);
         appends.sort_by_key(|(lane, position, _)| (*lane, *position));
         for lane in appends.chunk_by(|a, b| a.0 == b.0) {
             check_lane(model, lane.iter().map(|(.., append)| *append), findings);

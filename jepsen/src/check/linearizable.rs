@@ -34,7 +34,9 @@ impl Checker for Linearizable {
 
     fn check(&self, model: &Model, findings: &mut Findings) {
         let mut items = collect(model);
-        findings.examined += items.len() as u64;
+        let queries = items.iter().filter(|item| matches!(item.source, Source::Query(_))).count();
+        findings.look_at(Guarantee::G8, queries as u64);
+        findings.look_at(Guarantee::G3, (items.len() - queries) as u64);
         items.sort_unstable_by_key(|item| (item.conversation, item.level));
         for conversation in items.chunk_by(|a, b| a.conversation == b.conversation) {
             scan(model, conversation, findings);
@@ -230,7 +232,7 @@ fn check_expected_tails(model: &Model, items: &[Item], findings: &mut Findings) 
     }
     let windows = Windows::of(items);
     for append in expecting {
-        findings.examined += 1;
+        findings.look_at(Guarantee::G3, 1);
         let expected = append.expected_tail.expect("only such are looked at");
         let what = match append.ending {
             Ending::Ok(appended) if !appended.duplicate && appended.first_seq != expected => {

@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 
 pub use availability::SERVED_WITHIN;
 pub use delivery::DELIVERED_WITHIN;
-pub use lost::messages_lost;
+pub use lost::{Unfound, unfound};
 use serde::{Deserialize, Serialize};
 
 use crate::history::{Nanos, Process};
@@ -148,8 +148,8 @@ pub const VIOLATIONS_KEPT_MAX: usize = 20;
 /// What a checker found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
-    /// How many operations or messages it looked at.
-    pub examined: u64,
+    /// How many operations or messages it looked at for each guarantee; none for one that nothing happened of.
+    pub examined: BTreeMap<Guarantee, u64>,
     /// How many violations there are.
     pub violations: u64,
     /// How many there are of each guarantee.
@@ -159,6 +159,18 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// Counts operations or messages that were looked at for a guarantee.
+    pub fn look_at(&mut self, guarantee: Guarantee, count: u64) {
+        if count > 0 {
+            *self.examined.entry(guarantee).or_insert(0) += count;
+        }
+    }
+
+    /// How many were looked at for a guarantee.
+    pub fn looked_at(&self, guarantee: Guarantee) -> u64 {
+        self.examined.get(&guarantee).copied().unwrap_or(0)
+    }
+
     /// Counts a violation, and keeps it if there is room.
     pub fn violation(&mut self, guarantee: Guarantee, describe: impl FnOnce() -> Described) {
         self.violations += 1;

@@ -29,7 +29,7 @@ impl Checker for Order {
         let mut ids: Vec<RecordId> = model.records().map(|(id, ..)| id).collect();
         ids.sort_by_cached_key(|id| (at(id), *id));
         for same in ids.chunk_by(|a, b| at(a) == at(b)) {
-            findings.examined += 1;
+            findings.look_at(Guarantee::G2, 1);
             let first = model.record(same[0]);
             if let Some(other) = same[1..].iter().find(|id| differ(first, model.record(**id))) {
                 findings.violation(Guarantee::G2, || {
@@ -72,7 +72,7 @@ fn check_still_there(model: &Model, id: RecordId, findings: &mut Findings) {
 
 fn check_acknowledgement(model: &Model, append: &Append, findings: &mut Findings) {
     let Some(appended) = append.ending.ok() else { return };
-    findings.examined += 1;
+    findings.look_at(Guarantee::G2, 1);
     let stands_other = |(sent, seq): &(crate::model::Sent, u64)| {
         model.place(append.conversation, *seq).is_some_and(|place| place.key != sent.key)
     };

@@ -25,7 +25,7 @@ impl Checker for OutcomeTruth {
     fn check(&self, model: &Model, findings: &mut Findings) {
         let answered = model.outcomes.iter().filter(|query| query.ending.ok().is_some());
         let mut queries: Vec<&Outcome> = answered.collect();
-        findings.examined += queries.len() as u64;
+        findings.look_at(Guarantee::G8, queries.len() as u64);
         queries.sort_by_key(|query| (query.key, query.span.answered));
         let known = Known::of(model);
         for same in queries.chunk_by(|a, b| a.key == b.key) {

@@ -22,7 +22,7 @@ impl Checker for Phantom {
 
     fn check(&self, model: &Model, findings: &mut Findings) {
         for (id, record, sightings) in model.records() {
-            findings.examined += 1;
+            findings.look_at(Guarantee::G2, 1);
             let attempts = model.attempts(record.key);
             let first = attempts.iter().map(|attempt| model.append_of(attempt));
             let first = first.min_by_key(|append| append.span.call.at);

@@ -25,7 +25,7 @@ impl Checker for AppliedPosition {
     fn check(&self, model: &Model, findings: &mut Findings) {
         let answered = model.reads.iter().filter_map(|read| Some((read, read.ending.ok()?)));
         let mut reads: Vec<(&Read, &ReadAnswer)> = answered.collect();
-        findings.examined += reads.len() as u64;
+        findings.look_at(Guarantee::G10, reads.len() as u64);
         for (read, _) in reads.iter().filter(|(_, answer)| answer.position.node == 0) {
             findings.violation(Guarantee::G10, || {
                 let what = format!("a read of {} says no position", model.name(read.conversation));

@@ -1,7 +1,7 @@
-//! What the client library itself found unsound: it checks every answer before anybody sees it.
+//! What the client library found unsound and would not mend: pages of reads, and what comes on streams.
 
 use super::{Checker, Evidence, Findings, Guarantee, described};
-use crate::model::{Ending, Model, Refused, Span};
+use crate::model::{Delivered, Ending, Model, Refused, Span};
 
 /// An answer or delivery that cannot follow what came before it.
 const PROTOCOL_VIOLATION: &str = "PROTOCOL_VIOLATION";
@@ -27,11 +27,23 @@ impl Checker for Protocol {
     fn check(&self, model: &Model, findings: &mut Findings) {
         for follow in &model.follows {
             look(model, follow.span, &follow.ending, Guarantee::G6, findings);
+            // What comes past the library is looked at by nobody here.
+            for delivery in follow.deliveries.iter().filter(|_| !follow.without_library) {
+                findings.look_at(Guarantee::G6, 1);
+                if let Delivered::Messages(seen) = &delivery.what {
+                    findings.look_at(Guarantee::G11, seen.len() as u64);
+                }
+            }
         }
         for read in &model.reads {
             look(model, read.span, &read.ending, Guarantee::G2, findings);
+            if let Some(answer) = read.ending.ok() {
+                findings.look_at(Guarantee::G2, 1);
+                findings.look_at(Guarantee::G11, answer.seen.len() as u64);
+            }
         }
         for append in &model.appends {
+            // Not counted: the library takes acknowledgements as they come, and mends what is out of order.
             look(model, append.span, &append.ending, Guarantee::G2, findings);
         }
     }
@@ -44,7 +56,6 @@ fn look<T>(
     guarantee: Guarantee,
     findings: &mut Findings,
 ) {
-    findings.examined += 1;
     let (Ending::Failed(Refused { reason, .. }) | Ending::Unknown(Refused { reason, .. })) = ending
     else {
         return;

@@ -34,7 +34,7 @@ impl Checker for Staleness {
                 Consistency::MaxStalenessMs(bound) => too_stale(&floor, read, answer, bound),
                 Consistency::Linearizable | Consistency::Local => continue,
             };
-            findings.examined += 1;
+            findings.look_at(Guarantee::G10, 1);
             if let Some((what, other)) = broken {
                 findings.violation(Guarantee::G10, || {
                     let what = format!("a read of {}: {what}", model.name(read.conversation));

@@ -26,7 +26,7 @@ impl Checker for Stored {
             findings.violation(Guarantee::G11, || described(what, []));
         }
         for (node, wrong) in &model.run.stored {
-            findings.examined += 1;
+            findings.look_at(Guarantee::G11, 1);
             if let Some(wrong) = wrong {
                 let what = format!("what node {node} has stored is wrong: {wrong}");
                 findings.violation(Guarantee::G11, || described(what, []));

@@ -27,7 +27,14 @@ pub fn doubts(model: &Model) -> Vec<String> {
     }
     doubts.extend(idle_faults(model));
     doubts.extend(idle_workloads(model));
-    doubts.extend(unread(model));
+    let unread = unread(model);
+    // Where a conversation was not read in full it is told so already.
+    let not_looked_for = super::unfound(model).not_looked_for;
+    if unread.is_empty() && not_looked_for > 0 {
+        doubts
+            .push(format!("{not_looked_for} acknowledged messages were not looked for at the end"));
+    }
+    doubts.extend(unread);
     if doubts.len() > DOUBTS_MAX {
         let more = doubts.split_off(DOUBTS_MAX).len();
         doubts.push(format!("and {more} more"));

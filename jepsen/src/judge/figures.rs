@@ -17,6 +17,8 @@ pub struct Figures {
     pub calls: Calls,
     /// Messages that were acknowledged and are not there at the end.
     pub messages_lost: u64,
+    /// Messages that were acknowledged, and that no read at the end had to show: whether they are lost nobody knows.
+    pub messages_not_looked_for: u64,
     /// What was broken, by nemesis.
     pub faults: BTreeMap<String, Faults>,
     /// How often a node ended that nobody had ended: also where it had to, after an error of its disk.
@@ -48,8 +50,12 @@ pub struct Faults {
 impl Figures {
     /// Counts.
     pub fn of(model: &Model) -> Figures {
-        let mut figures =
-            Figures { messages_lost: check::messages_lost(model), ..Figures::default() };
+        let unfound = check::unfound(model);
+        let mut figures = Figures {
+            messages_lost: unfound.lost,
+            messages_not_looked_for: unfound.not_looked_for,
+            ..Figures::default()
+        };
         model.appends.iter().for_each(|op| figures.count(&op.ending, &op.span));
         model.reads.iter().for_each(|op| figures.count(&op.ending, &op.span));
         model.outcomes.iter().for_each(|op| figures.count(&op.ending, &op.span));
@@ -84,6 +90,7 @@ impl Figures {
         self.calls.failed += other.calls.failed;
         self.calls.unknown += other.calls.unknown;
         self.messages_lost += other.messages_lost;
+        self.messages_not_looked_for += other.messages_not_looked_for;
         self.ended_by_themselves += other.ended_by_themselves;
         for (nemesis, faults) in &other.faults {
             let all = self.faults.entry(nemesis.clone()).or_default();

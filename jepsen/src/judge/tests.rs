@@ -1,11 +1,15 @@
 //! Whole runs, from their record on disk to verdict, pages and exports.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
 use super::{RESULTS, Results, Verdict, judge};
+use crate::check::Guarantee;
 use crate::check::tests::simulate::{Simulated, simulate};
-use crate::history::{Answer, ENDED_BY_ITSELF, EventKind, Fault};
+use crate::history::{
+    Answer, AppendCall, Call, ENDED_BY_ITSELF, Event, EventKind, Fault, ReadCall, Sent,
+};
 use crate::record::{HISTORY, Recorder};
 use crate::report::index::{INDEX, SUMMARY, index};
 use crate::report::page::PAGE;
@@ -99,6 +103,7 @@ fn runs_are_summed_up_and_controls_apart() {
     assert_eq!([sum.runs, sum.valid, sum.invalid, sum.unknown], [3, 2, 0, 1]);
     assert_eq!(sum.operations.all(), one.operations + other.operations);
     assert_eq!(sum.appends_acknowledged, one.acknowledged + other.acknowledged);
+    assert_eq!([one.faults, other.faults], [1, 3]);
     assert_eq!([sum.faults_injected, sum.faults_took_effect, sum.ended_by_themselves], [4, 2, 1]);
     let kill = &sum.faults["kill"];
     assert_eq!((kill.measured, kill.served_after_p50_s), (3, Some(0.001)));
@@ -106,10 +111,100 @@ fn runs_are_summed_up_and_controls_apart() {
     // The lie about an outcome is not what finds a missing dedup.
     assert_eq!((sum.controls, sum.controls_missed.as_slice()), (1, &["dedup_off".to_owned()][..]));
     assert!(sum.violations.len() > 6 && sum.violations.values().all(|count| *count == 0));
-    assert!(sum.markdown().contains("| acknowledged messages lost | 0 |"));
+    let lost = "| acknowledged messages lost | 0 |\n| acknowledged messages not looked for | 0 |";
+    assert!(sum.markdown().contains(lost));
     let stored: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(dir.path().join(SUMMARY)).unwrap()).unwrap();
     assert_eq!(stored, serde_json::json!(sum));
+}
+
+#[test]
+fn a_guarantee_that_nothing_happened_of_has_no_verdict_and_no_checker_that_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut quiet = long();
+    let streams: HashSet<u64> = quiet
+        .events
+        .iter()
+        .filter(|event| matches!(event.kind, EventKind::Invoke(Call::Follow(_))))
+        .map(|event| event.process)
+        .collect();
+    quiet.events.retain(|event| !streams.contains(&event.process));
+    quiet.run.workloads.retain(|name| !["follow", "subscribe"].contains(&name.as_str()));
+    record(&dir.path().join("run"), quiet);
+    let results = judge(&dir.path().join("run")).unwrap();
+    assert_eq!(results.verdict, Verdict::Valid, "{:?}", results.doubts);
+    let of = |wanted| results.judgements.iter().find(|one| one.guarantee == wanted).unwrap();
+    let delivery = of(Guarantee::G6);
+    assert_eq!((delivery.verdict, delivery.examined), (Verdict::Unknown, 0));
+    assert!(delivery.checked_by.is_empty(), "{:?}", delivery.checked_by);
+    assert_eq!(of(Guarantee::G2).verdict, Verdict::Valid);
+    let sum = index(dir.path()).unwrap();
+    assert!(!sum.violations.contains_key(&Guarantee::G6), "{:?}", sum.violations);
+}
+
+#[test]
+fn what_nobody_looked_for_at_the_end_is_not_called_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let without_finals = |wanted: fn(&ReadCall) -> bool| {
+        let mut unread = long();
+        let of_the_end = |event: &&Event| match &event.kind {
+            EventKind::Invoke(Call::Read(read)) => read.is_final && wanted(read),
+            _ => false,
+        };
+        let gone: HashSet<u64> =
+            unread.events.iter().filter(of_the_end).map(|event| event.process).collect();
+        unread.events.retain(|event| !gone.contains(&event.process));
+        unread
+    };
+    record(&dir.path().join("1"), without_finals(|read| read.conversation == "room-1"));
+    let one = judge(&dir.path().join("1")).unwrap();
+    assert_eq!((one.verdict, one.figures.messages_lost), (Verdict::Unknown, 0));
+    assert!(one.figures.messages_not_looked_for > 100, "{:?}", one.figures);
+    record(&dir.path().join("2"), without_finals(|_| true));
+    let all = judge(&dir.path().join("2")).unwrap();
+    let of_lost = all.checkers.iter().find(|one| one.checker == "lost-write").unwrap();
+    assert_eq!(of_lost.findings.looked_at(Guarantee::G1), 0);
+
+    let sum = index(dir.path()).unwrap();
+    assert!(!sum.violations.is_empty());
+    let both = one.figures.messages_not_looked_for + all.figures.messages_not_looked_for;
+    assert_eq!(sum.acknowledged_messages_not_looked_for, both);
+    let page = fs::read_to_string(dir.path().join("1").join(PAGE)).unwrap();
+    assert!(page.contains("<p>0 acknowledged messages lost, "));
+    assert!(!page.contains(" lost, 0 not looked for"));
+}
+
+#[test]
+fn an_append_that_is_answered_during_the_read_at_the_end_is_not_looked_for() {
+    let mut late = long();
+    let finals =
+        |event: &Event| matches!(&event.kind, EventKind::Invoke(Call::Read(read)) if read.is_final);
+    let begins = late.events.iter().position(finals).unwrap();
+    let (at, last) = (late.events[begins].at, late.events.last().unwrap().at);
+    let call = late.events.iter().find_map(|event| match &event.kind {
+        EventKind::Invoke(Call::Append(append)) => Some(append.clone()),
+        _ => None,
+    });
+    let sent = Sent { client_msg_id: "late".to_owned(), issued_at_us: 7, hash: 0 };
+    let append =
+        AppendCall { messages: vec![sent], expected_tail: None, lane: None, ..call.unwrap() };
+    let answer = Answer::Appended {
+        first_seq: 100_000,
+        last_seq: 100_000,
+        commit_time_us: u64::MAX,
+        duplicate: false,
+        digest: String::new(),
+    };
+    let kinds = [(at, EventKind::Invoke(Call::Append(append))), (last, EventKind::Ok(answer))];
+    let process = u64::MAX;
+    let events = kinds.map(|(at, kind)| Event { at, process, node: Some(1), kind });
+    late.events.extend(events);
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), late);
+    let results = judge(dir.path()).unwrap();
+    assert_eq!(results.figures.messages_not_looked_for, 1);
+    let doubt = "1 acknowledged messages were not looked for at the end";
+    assert_eq!((results.verdict, &results.doubts[..]), (Verdict::Unknown, &[doubt.to_owned()][..]));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::{
     Mark, Model, Name, Outcome, Read, ReadAnswer, Record, RecordId, Refused, Sent, Set, Sightings,
     Span,
 };
+use crate::clock;
 use crate::history::{self, Answer, Call, Event, EventKind, Nanos, Process, Refusal};
 use crate::record::{History, ReadError};
 
@@ -66,13 +67,19 @@ enum Pending {
     Follow(usize),
 }
 
+/// By how much a message may seem to be issued after its call: when a run began is written down to the second.
+const ISSUED_SLACK_US: u64 = 2_000_000;
+
 struct Loader {
     model: Model,
+    /// When the run began, in microseconds since the Unix epoch; none if it does not say.
+    began_us: Option<u64>,
     pending: HashMap<Process, Pending>,
 }
 
 impl Loader {
     fn new(run: history::Run, faults: Vec<history::Fault>) -> Self {
+        let began_us = clock::read_us(&run.started);
         let model = Model {
             run,
             faults,
@@ -91,7 +98,14 @@ impl Loader {
             seqs: Vec::new(),
             finals: Vec::new(),
         };
-        Self { model, pending: HashMap::new() }
+        Self { model, began_us, pending: HashMap::new() }
+    }
+
+    /// Whether all messages of an append were issued since the run began, and before it was called.
+    fn is_issued_in_run(&self, append: &history::AppendCall, called: Nanos) -> bool {
+        let Some(began) = self.began_us else { return false };
+        let until = began.saturating_add(called / 1_000).saturating_add(ISSUED_SLACK_US);
+        append.messages.iter().all(|message| (began..=until).contains(&message.issued_at_us))
     }
 
     fn take(&mut self, line: u64, event: Event) -> Result<(), LoadError> {
@@ -119,6 +133,8 @@ impl Loader {
 
     fn call(&mut self, call: Mark, what: Call) -> Result<Pending, LoadError> {
         let span = Span { call, answer_line: 0, answered: Nanos::MAX };
+        let issued_in_run = |append| self.is_issued_in_run(append, call.at);
+        let issued_in_run = matches!(&what, Call::Append(append) if issued_in_run(append));
         let model = &mut self.model;
         Ok(match what {
             Call::Append(append) => {
@@ -136,6 +152,7 @@ impl Loader {
                     sent: from..number(model.sent.len())?,
                     expected_tail: append.expected_tail,
                     lane: append.lane,
+                    issued_in_run,
                     ending: Ending::Open,
                 });
                 Pending::Append(model.appends.len() - 1)

@@ -119,6 +119,8 @@ pub struct Append {
     pub expected_tail: Option<u64>,
     /// Its place in a lane.
     pub lane: Option<LanePlace>,
+    /// Whether its messages were issued between the beginning of the run and this call.
+    pub issued_in_run: bool,
     /// How it ended.
     pub ending: Ending<Appended>,
 }

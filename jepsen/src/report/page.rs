@@ -85,6 +85,12 @@ fn head(results: &Results) -> String {
         thousands(results.faults),
         thousands(results.violations)
     );
+    let _ = write!(
+        html,
+        "<p>{} acknowledged messages lost, {} not looked for.</p>",
+        thousands(results.figures.messages_lost),
+        thousands(results.figures.messages_not_looked_for)
+    );
     let besides = if results.verdict == Verdict::Invalid { "Besides: " } else { "" };
     for doubt in &results.doubts {
         let _ = write!(html, "<p>{besides}{}</p>", escape(doubt));
@@ -229,13 +235,16 @@ fn checkers(results: &Results) -> String {
             .to_owned();
     for checked in &results.checkers {
         let guarantees = checked.guarantees.iter().map(|guarantee| format!("{guarantee:?}"));
+        // For each of them, in the same order.
+        let looked_at = checked.guarantees.iter().map(|one| checked.findings.looked_at(*one));
+        let looked_at = looked_at.map(thousands);
         let _ = writeln!(
             html,
             "<tr><td>{}<td>{}<td>{}<td class=\"number\">{}<td class=\"number\">{}</tr>",
             escape(&checked.checker),
             guarantees.collect::<Vec<_>>().join(", "),
             escape(&checked.rule),
-            thousands(checked.findings.examined),
+            looked_at.collect::<Vec<_>>().join(", "),
             thousands(checked.findings.violations)
         );
     }

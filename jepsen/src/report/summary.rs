@@ -35,6 +35,8 @@ pub struct Summary {
     pub appends_acknowledged: u64,
     /// Messages that were acknowledged and were not there at the end.
     pub acknowledged_messages_lost: u64,
+    /// Messages that were acknowledged and that no read at the end had to show.
+    pub acknowledged_messages_not_looked_for: u64,
     /// Of every guarantee that was exercised.
     pub violations: BTreeMap<Guarantee, u64>,
     /// Faults that were injected.
@@ -83,6 +85,7 @@ impl Summary {
         summary.hours = figures.lasted as f64 / 3_600e9;
         summary.operations = figures.calls;
         summary.acknowledged_messages_lost = figures.messages_lost;
+        summary.acknowledged_messages_not_looked_for = figures.messages_not_looked_for;
         summary.ended_by_themselves = figures.ended_by_themselves;
         summary.faults_injected = figures.faults.values().map(|kind| kind.made).sum();
         summary.faults_took_effect = figures.faults.values().map(|kind| kind.took_effect).sum();
@@ -190,6 +193,10 @@ impl Summary {
             ),
             ("appends acknowledged", thousands(self.appends_acknowledged)),
             ("acknowledged messages lost", thousands(self.acknowledged_messages_lost)),
+            (
+                "acknowledged messages not looked for",
+                thousands(self.acknowledged_messages_not_looked_for),
+            ),
             ("violations", violations),
             (
                 "faults injected",

@@ -3,6 +3,7 @@
 mod answers;
 mod eyes;
 mod logs;
+mod service;
 
 use std::collections::BTreeMap;
 
@@ -36,12 +37,15 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a retry is told that it is new", answers::renew_a_retry, "first-outcome"),
     ("a retry is refused for another content", answers::conflict_a_retry, "first-outcome"),
     ("a retry is refused as burnt", answers::burn_a_retry, "first-outcome"),
+    ("a fresh message is refused as too old", answers::find_too_old, "first-outcome"),
+    ("a fresh message is refused as of the future", answers::find_in_future, "first-outcome"),
     (
         "what is sent again stands in another order",
         answers::swap_what_is_sent_again,
         "sender-order",
     ),
-    ("a session never serves again", answers::break_a_session, "availability"),
+    ("a session never serves again", service::break_a_session, "availability"),
+    ("a conversation serves no longer", service::stop_serving, "availability"),
     ("a lane commits in another order", answers::swap_in_a_lane, "sender-order"),
     ("a lane goes on behind a failure", answers::go_on_behind_a_failure, "sender-order"),
     ("a delivery is skipped", answers::skip_a_delivery, "delivery"),
@@ -62,14 +66,16 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("a read says no position", answers::hide_the_position, "position"),
     ("a replica goes back", answers::lower_an_index, "position"),
     ("commit times go back", answers::turn_back_time, "commit-time"),
-    ("an overloaded node forbids a retry", answers::forbid_a_retry, "overload"),
-    ("a node takes all memory there is", answers::take_all_memory, "overload"),
-    ("a stored digest is wrong", answers::store_a_wrong_digest, "stored-data"),
-    ("a node was killed, and by nobody", answers::end_by_itself, "availability"),
-    ("a node gave up, and its disk was sound", answers::give_up, "availability"),
-    ("a node panicked", answers::panic, "availability"),
-    ("a node was not made anew", answers::give_up_replacing, "availability"),
-    ("nothing served for a minute", answers::serve_late, "availability"),
+    ("an overloaded node forbids a retry", service::forbid_a_retry, "overload"),
+    ("a node short of disk forbids a retry", service::forbid_a_retry_for_disk, "overload"),
+    ("an overloaded node forbids to follow again", service::forbid_to_follow_again, "overload"),
+    ("a node takes all memory there is", service::take_all_memory, "overload"),
+    ("a stored digest is wrong", service::store_a_wrong_digest, "stored-data"),
+    ("a node was killed, and by nobody", service::end_by_itself, "availability"),
+    ("a node gave up, and its disk was sound", service::give_up, "availability"),
+    ("a node panicked", service::panic, "availability"),
+    ("a node was not made anew", service::give_up_replacing, "availability"),
+    ("nothing served for a minute", service::serve_late, "availability"),
 ];
 
 const SEEDS: u64 = 14;
@@ -104,9 +110,33 @@ fn every_checker_has_a_history_that_it_must_refuse() {
 }
 
 #[test]
+fn only_what_was_issued_in_a_run_with_right_clocks_must_not_be_refused_for_its_age() {
+    let blames = |run: Simulated| {
+        let found = super::found(run);
+        found.iter().any(|(name, findings)| *name == "first-outcome" && findings.violations > 0)
+    };
+    let refused = |seed| {
+        let mut run = simulate(seed, 2, 400);
+        answers::find_too_old(&mut run).then_some(run)
+    };
+    let refused = (0..SEEDS).find_map(refused).unwrap();
+    assert!(blames(refused.clone()));
+    let mut with_clocks = refused.clone();
+    with_clocks.run.nemeses.push("clock-bump".to_owned());
+    assert!(!blames(with_clocks));
+    let mut of_last_year = refused.clone();
+    of_last_year.run.started = "2027-01-01T00:00:00Z".to_owned();
+    assert!(!blames(of_last_year));
+    let mut of_next_year = refused;
+    of_next_year.run.started = "2025-01-01T00:00:00Z".to_owned();
+    assert!(!blames(of_next_year));
+}
+
+#[test]
 fn what_was_lost_is_counted_by_message() {
-    let lost = |Simulated { run, faults, events }| {
-        crate::check::messages_lost(&Model::of(run, faults, events).unwrap())
+    let unfound = |Simulated { run, faults, events }| {
+        let unfound = crate::check::unfound(&Model::of(run, faults, events).unwrap());
+        (unfound.lost, unfound.not_looked_for)
     };
     let can_lose = |seed| {
         let valid = simulate(seed, 2, 400);
@@ -114,5 +144,5 @@ fn what_was_lost_is_counted_by_message() {
         logs::lose_the_last(&mut broken).then_some((valid, broken))
     };
     let (valid, broken) = (0..SEEDS).find_map(can_lose).unwrap();
-    assert_eq!((lost(valid), lost(broken)), (0, 1));
+    assert_eq!((unfound(valid), unfound(broken)), ((0, 0), (1, 0)));
 }

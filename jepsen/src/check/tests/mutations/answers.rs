@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::simulate::Simulated;
 use super::eyes::{acknowledged, alone, answered, appends, change, reads, shown, sightings};
 use super::logs::{final_with_two, go_back};
-use crate::check::overload::MEMORY_BYTES_MAX;
+use crate::clock;
 use crate::history::{
-    Answer, AppendCall, Call, Consistency, Delivered, ENDED_BY_ITSELF, Event, EventKind, Fault,
-    LanePlace, Nanos, OutcomeState, Process, ReadCall, Refusal,
+    Answer, AppendCall, Call, Consistency, Delivered, Event, EventKind, LanePlace, Nanos,
+    OutcomeState, Process, ReadCall, Refusal,
 };
 
 pub fn retry(run: &mut Simulated, breaks: fn(&mut Answer)) -> bool {
@@ -58,7 +58,7 @@ pub fn renew_a_retry(run: &mut Simulated) -> bool {
     false
 }
 
-fn refuse(reason: &str) -> EventKind {
+pub fn refuse(reason: &str) -> EventKind {
     EventKind::Fail(Refusal {
         reason: reason.to_owned(),
         message: String::new(),
@@ -89,6 +89,32 @@ fn refuse_a_retry(run: &mut Simulated, reason: &str) -> bool {
     let Some((at, ..)) = again else { return false };
     run.events[at].kind = refuse(reason);
     true
+}
+
+/// A message is issued when it is sent, and is refused for its age.
+fn refuse_a_fresh_one(run: &mut Simulated, refusal: EventKind) -> bool {
+    let Some((at, called, _)) = alone(&run.events).pop() else { return false };
+    let process = run.events[at].process;
+    let began = clock::read_us(&run.run.started).unwrap();
+    for event in &mut run.events {
+        if let EventKind::Invoke(Call::Append(append)) = &mut event.kind
+            && event.process == process
+        {
+            append.messages[0].issued_at_us = began + called / 1_000;
+        }
+    }
+    run.events[at].kind = refusal;
+    true
+}
+
+pub fn find_too_old(run: &mut Simulated) -> bool {
+    let EventKind::Fail(refusal) = refuse("TOO_OLD") else { return false };
+    let refusal = Refusal { may_have_taken_effect: true, ..refusal };
+    refuse_a_fresh_one(run, EventKind::Info(refusal))
+}
+
+pub fn find_in_future(run: &mut Simulated) -> bool {
+    refuse_a_fresh_one(run, refuse("ISSUED_IN_FUTURE"))
 }
 
 pub fn conflict_a_retry(run: &mut Simulated) -> bool {
@@ -140,23 +166,6 @@ pub fn swap_what_is_sent_again(run: &mut Simulated) -> bool {
             EventKind::Info(Refusal { may_have_taken_effect: true, ..refusal });
     }
     run.events.splice(last + 1..last + 1, again);
-    true
-}
-
-/// All its appends of the healed phase fail. That begins early here, so that there are a few.
-pub fn break_a_session(run: &mut Simulated) -> bool {
-    let ended = appends(&run.events).into_iter();
-    let in_session =
-        |append: &AppendCall| append.lane.as_ref().is_some_and(|lane| lane.session == 1);
-    let of_session: Vec<_> = ended.filter(|(.., append)| in_session(append)).collect();
-    let Some(last) = of_session.len().checked_sub(6) else { return false };
-    let healed = of_session[last..].iter().map(|(_, called, _)| *called).min();
-    run.run.healed_at = healed;
-    for (at, called, _) in of_session {
-        if Some(called) >= healed {
-            run.events[at].kind = refuse("LANE_BROKEN");
-        }
-    }
     true
 }
 
@@ -254,15 +263,13 @@ pub fn stop_delivering(run: &mut Simulated) -> bool {
 }
 
 pub fn refuse_a_stream(run: &mut Simulated) -> bool {
+    end_a_stream(run, "PROTOCOL_VIOLATION")
+}
+
+pub fn end_a_stream(run: &mut Simulated, reason: &str) -> bool {
     let ended = |kind: &EventKind| matches!(kind, EventKind::Ok(Answer::Ended));
     let Some(event) = run.events.iter_mut().find(|event| ended(&event.kind)) else { return false };
-    event.kind = EventKind::Fail(Refusal {
-        reason: "PROTOCOL_VIOLATION".to_owned(),
-        message: "seq 6 came where 5 was due".to_owned(),
-        may_have_taken_effect: false,
-        retryable: false,
-        tail: None,
-    });
+    event.kind = refuse(reason);
     true
 }
 
@@ -388,52 +395,4 @@ pub fn turn_back_time(run: &mut Simulated) -> bool {
         same.for_each(|seen| seen.commit_time_us = 0);
     }
     second.commit_time_us > 0
-}
-
-pub fn serve_late(run: &mut Simulated) -> bool {
-    run.faults[0].served_after = Some(60_000_000_000);
-    true
-}
-
-pub fn forbid_a_retry(run: &mut Simulated) -> bool {
-    let refused = run.events.iter_mut().find_map(|event| match &mut event.kind {
-        EventKind::Fail(refusal) if refusal.retryable => Some(refusal),
-        _ => None,
-    });
-    refused.map(|refusal| refusal.retryable = false).is_some()
-}
-
-pub fn take_all_memory(run: &mut Simulated) -> bool {
-    run.run.memory_bytes_max.insert(2, MEMORY_BYTES_MAX + 1);
-    true
-}
-
-pub fn store_a_wrong_digest(run: &mut Simulated) -> bool {
-    run.run.stored.insert(2, Some("room-1: the digest of seq 4 is another".to_owned()));
-    true
-}
-
-pub fn end_by_itself(run: &mut Simulated) -> bool {
-    end(run, "signal 9")
-}
-
-pub fn give_up(run: &mut Simulated) -> bool {
-    end(run, "exit code 1")
-}
-
-fn end(run: &mut Simulated, how: &str) -> bool {
-    let nemesis = ENDED_BY_ITSELF.to_owned();
-    let fault = Fault { nemesis, what: how.to_owned(), ..run.faults[0].clone() };
-    run.faults.push(fault);
-    true
-}
-
-pub fn give_up_replacing(run: &mut Simulated) -> bool {
-    run.run.unreplaced.insert(2, "it was not replaced in time".to_owned());
-    true
-}
-
-pub fn panic(run: &mut Simulated) -> bool {
-    run.run.panics.insert(2, "thread 'main' panicked at src/main.rs:1:1:".to_owned());
-    true
 }
