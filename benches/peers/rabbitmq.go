@@ -159,6 +159,8 @@ func (c *rabbitCluster) declare() error {
 		_, err := channel.QueueDeclare(queueName(number), true, false, false, false, amqp.Table{
 			"x-queue-type":                "quorum",
 			"x-quorum-initial-group-size": nodes,
+			// By default all would have their leader on the node that they are declared through.
+			"x-queue-leader-locator": "balanced",
 		})
 		if err != nil {
 			return err
