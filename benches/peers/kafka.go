@@ -21,6 +21,8 @@ const (
 	kafkaTopic = "bench"
 	// kafkaCluster is any id in the form that Kafka wants: 16 bytes in base64.
 	kafkaCluster = "cXVvcmF0ZS1iZW5jaGVzMQ"
+	// kafkaWarmUp is at least how long a workload runs before it is measured: JVMs compile what runs often.
+	kafkaWarmUp = 30 * time.Second
 )
 
 // kafkaSystem has three nodes that are controllers and brokers at once, and one topic of eight partitions.
@@ -45,7 +47,9 @@ func kafkaSystem(name, durable string, flush bool) System {
 				cluster.Stop()
 				return nil, err
 			}
-			return Driven{cluster, env.Settings}, nil
+			settings := env.Settings
+			settings.WarmUp = max(settings.WarmUp, kafkaWarmUp)
+			return Driven{cluster, settings}, nil
 		},
 	}
 }
