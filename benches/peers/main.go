@@ -119,36 +119,34 @@ func run(ctx context.Context, settings Settings, quorate, data, only string, rou
 			continue
 		}
 		ready = append(ready, system)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("interrupted: nothing is reported")
+		}
 	}
 	for round := 1; round <= rounds; round++ {
 		for _, system := range ready {
-			if ctx.Err() != nil {
-				return nil, fmt.Errorf("interrupted: nothing is reported")
-			}
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round, rounds, system.Name)
-			if err := measureSystem(ctx, env, system, report); err != nil {
-				fmt.Fprintf(os.Stderr, "  %v\n", err)
-				report.NotRun(system, err)
+			for _, workload := range workloads {
+				figure, err := measure(ctx, env, system, workload)
+				// What was ended from outside has failed as well, and says nothing.
+				if ctx.Err() != nil {
+					return nil, fmt.Errorf("interrupted: nothing is reported")
+				}
+				if err != nil {
+					fmt.Fprintf(os.Stderr, "  %s: %v\n", workload.Name, err)
+					report.Failed(system, workload, err)
+					continue
+				}
+				fmt.Fprintf(os.Stderr, "  %s: %s\n", workload.Name, figure)
+				report.Note(system, workload, figure)
 			}
 		}
 	}
 	return report, nil
 }
 
-// measureSystem runs all workloads, each on a cluster of its own: none works on what another has left.
-func measureSystem(ctx context.Context, env *Env, system System, report *Report) error {
-	for _, workload := range workloads {
-		figure, err := measureWorkload(ctx, env, system, workload)
-		if err != nil {
-			return fmt.Errorf("%s: %w", workload.Name, err)
-		}
-		fmt.Fprintf(os.Stderr, "  %s: %s\n", workload.Name, figure)
-		report.Note(system, workload, figure)
-	}
-	return nil
-}
-
-func measureWorkload(ctx context.Context, env *Env, system System, workload Workload) (Figure, error) {
+// measure runs a workload on a cluster of its own: none works on what another has left.
+func measure(ctx context.Context, env *Env, system System, workload Workload) (Figure, error) {
 	if err := env.NewFolder(); err != nil {
 		return Figure{}, err
 	}
