@@ -25,7 +25,7 @@ const (
 	kafkaWarmUp = 30 * time.Second
 )
 
-// kafkaSystem has three nodes that are controllers and brokers at once, and one topic of eight partitions.
+// kafkaSystem has three nodes that are controllers and brokers at once, and one topic.
 func kafkaSystem(name, durable string, flush bool) System {
 	return System{
 		Name:    name,
@@ -42,7 +42,7 @@ func kafkaSystem(name, durable string, flush bool) System {
 			return strings.TrimPrefix(name, "kafka-clients-"), nil
 		},
 		Start: func(ctx context.Context, env *Env) (Cluster, error) {
-			cluster := &kafkaNodes{}
+			cluster := &kafkaNodes{logs: env.Settings.Logs}
 			if err := cluster.start(ctx, env, flush); err != nil {
 				cluster.Stop()
 				return nil, err
@@ -80,6 +80,7 @@ func kafkaLibraries(env *Env) string { return filepath.Join(env.Programs(), "kaf
 
 type kafkaNodes struct {
 	Nodes
+	logs    int
 	brokers []string
 }
 
@@ -149,7 +150,7 @@ func (c *kafkaNodes) createTopic(ctx context.Context, flush bool) error {
 	if flush {
 		configs["flush.messages"] = value("1")
 	}
-	response, err := admin.CreateTopic(once, logs, nodes, configs, kafkaTopic)
+	response, err := admin.CreateTopic(once, int32(c.logs), nodes, configs, kafkaTopic)
 	if err != nil {
 		return err
 	}
@@ -168,14 +169,17 @@ func (c *kafkaNodes) Connect(context.Context, int) (Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kafkaProducer{client}, nil
+	return &kafkaProducer{client, c.logs}, nil
 }
 
-type kafkaProducer struct{ client *kgo.Client }
+type kafkaProducer struct {
+	client *kgo.Client
+	logs   int
+}
 
 // Append produces one record with acks=all, idempotent as this client and Kafka's own are by default.
 func (p *kafkaProducer) Append(ctx context.Context, conversation int, payload []byte) error {
-	record := &kgo.Record{Topic: kafkaTopic, Partition: int32(conversation % logs), Value: payload}
+	record := &kgo.Record{Topic: kafkaTopic, Partition: int32(conversation % p.logs), Value: payload}
 	return p.client.ProduceSync(ctx, record).FirstErr()
 }
 

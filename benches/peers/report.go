@@ -118,8 +118,9 @@ func (r *Result) of(workload Workload) *Cases {
 // Tables are one for each workload, in Markdown.
 func (r *Report) Tables() string {
 	out := new(strings.Builder)
-	fmt.Fprintf(out, "%d-byte messages, %d conversations, %d nodes and the producers on one machine; medians of %d rounds\n\n",
-		r.Settings.MessageBytes, r.Settings.Conversations, nodes, r.Rounds)
+	fmt.Fprintf(out, "%d-byte messages, %d conversations, %d nodes and the producers on one machine; medians of %d rounds,\n"+
+		"where a row does not say that it has less. Quorate has %d groups, the peers %d streams, queues or partitions.\n\n",
+		r.Settings.MessageBytes, r.Settings.Conversations, nodes, r.Rounds, groups, r.Settings.Logs)
 	fmt.Fprintf(out, "- machine: %s\n- date: %s\n- commit: %s\n", r.Machine, r.Date, r.Commit)
 	for _, workload := range workloads {
 		fmt.Fprintf(out, "\n%s\n\n| system | version | durable before ACK | appends/s | p50 ms | p99 ms | Quorate is |\n", workload.Name)
