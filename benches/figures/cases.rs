@@ -144,12 +144,16 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "fan-out, and one subscriber that does not read",
-        target: "≥ 300,000 deliveries/s: it slows nobody (docs/performance.md has both in turn)",
+        target: "≥ 300,000 deliveries/s, and ≥ 0.9 of those without it in the same run, medians of three turns each \
+             (not 1: turns that are the same differ by a tenth)",
         arguments: "fan-out --local --silent 1",
-        runs: RUNS,
+        runs: 1,
         main: deliveries_per_second,
-        show: fan_out,
-        met: |case| Some(deliveries_per_second(case) >= 300_000.0),
+        show: |case| {
+            let without = number(&case["without_silent"]["deliveries_per_second"]);
+            format!("{}; {:.2} of {without:.0} without it", fan_out(case), silent_ratio(case))
+        },
+        met: |case| Some(deliveries_per_second(case) >= 300_000.0 && silent_ratio(case) >= 0.9),
         beside: &[],
         bound: "",
     },
@@ -258,7 +262,7 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "failover: SIGKILL of a leader, 50 times",
-        target: "without acknowledgements p50 ≤ 0.6 s, p99 ≤ 1.2 s",
+        target: "the longest without acknowledgements until the next loss p50 ≤ 0.6 s, p99 ≤ 1.2 s",
         arguments: "failover --rounds 50",
         runs: 1,
         main: |case| pause_us(case, "p99"),
@@ -269,7 +273,7 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "failover: all packets of a leader dropped, 50 times",
-        target: "p99 ≤ 2 × the longest election timeout + 0.2 s (2.2 s)",
+        target: "the same: p99 ≤ 2 × the longest election timeout + 0.2 s (2.2 s)",
         arguments: "failover --by drop --rounds 50",
         runs: 1,
         main: |case| pause_us(case, "p99"),
@@ -280,7 +284,7 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "overload: ten times the sustainable load",
-        target: "so much is offered; nothing acknowledged is lost; what is refused may be tried again; ahead of 99 of 100 of the \
+        target: "so much is offered, of what is sustained or, if that is more, accepted; nothing acknowledged is lost; what is refused may be tried again; ahead of 99 of 100 of the \
              accepted are no more than a group's queue holds (17,408 appends); ≤ 1,536 MiB a node",
         arguments: "overload --groups 3",
         runs: 1,
@@ -292,7 +296,7 @@ pub const FIGURES: [Figure; 18] = [
             let is_bounded = peak(case) <= number(&result["resident_bytes_max"]);
             let is_queued =
                 number(&result["appends_ahead_p99"]) <= number(&result["appends_waiting_max"]);
-            let is_offered = offered_factor(result) >= 10.0;
+            let is_offered = number(&result["factor_offered"]) >= 10.0;
             let is_kept = result["acknowledged_lost"] == 0;
             Some(is_offered && is_judged && is_bounded && is_queued && is_kept)
         },
@@ -399,6 +403,11 @@ fn fan_out(case: &Case) -> String {
     format!("{:.0} deliveries/s, from append {latency}", deliveries_per_second(case))
 }
 
+/// What subscribers that do not read leave of the rate.
+fn silent_ratio(case: &Case) -> f64 {
+    number(&case["ratio_to_without_silent"])
+}
+
 fn payload_bytes_per_second(case: &Case) -> f64 {
     number(&case["result"]["payload_bytes_per_second"])
 }
@@ -427,12 +436,18 @@ fn is_caught_up(case: &Case) -> Option<bool> {
     Some(is_fast && case["cold"]["page_cache_dropped"] == true)
 }
 
+/// The longest of each loss over all conversations, until the next loss.
 fn pause_us(case: &Case, quantile: &str) -> f64 {
-    number(&case["result"]["longest_pause_of_a_round_us"][quantile])
+    number(&case["result"]["longest_pause_of_all_until_the_next_loss_us"][quantile])
 }
 
 fn pause(case: &Case) -> String {
-    quantiles(&case["result"]["longest_pause_of_a_round_us"])
+    let result = &case["result"];
+    format!(
+        "{}; of those that it led, until they went on, {}",
+        quantiles(&result["longest_pause_of_all_until_the_next_loss_us"]),
+        quantiles(&result["longest_pause_of_a_round_us"]),
+    )
 }
 
 /// The largest of the nodes.
@@ -457,12 +472,6 @@ fn peak(case: &Case) -> f64 {
     peaks.into_iter().flat_map(|nodes| nodes.values()).map(number).fold(f64::NAN, f64::max)
 }
 
-/// What was offered, in what is sustained.
-fn offered_factor(result: &Value) -> f64 {
-    let rate = |name: &str| number(&result[name]);
-    rate("offered_appends_per_second") / rate("sustained_appends_per_second")
-}
-
 fn overload(case: &Case) -> String {
     let result = &case["result"];
     let rate = |name: &str| number(&result[&format!("{name}_appends_per_second")]);
@@ -474,7 +483,7 @@ fn overload(case: &Case) -> String {
         number(&result["acknowledged_lost"]),
         rate("sustained"),
         rate("offered"),
-        offered_factor(result),
+        number(&result["factor_offered"]),
         rate("accepted"),
         refused.join(", "),
         number(&result["refused_for_good"]),
