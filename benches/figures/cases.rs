@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::peers::{Beside, Measure, Peers};
+use crate::peers::{Beside, Measure};
 
 /// What a command printed.
 pub type Case = Value;
@@ -326,43 +326,6 @@ const fn beside(
     of: Measure,
 ) -> Beside {
     Beside { workload, system, at_least, of }
-}
-
-impl Figure {
-    /// What was reached, with what PEERS.md has of it.
-    pub fn shown(&self, case: &Case, peers: &Peers) -> String {
-        let share = |demand: &Beside| {
-            let what = match demand.of {
-                Measure::Rate => "rate",
-                Measure::Quickness => "quickness",
-            };
-            let share =
-                peers.share(demand).map_or("–".to_owned(), |share| format!("{share:.2} ×"));
-            format!("{share} the {what} of {}", demand.system)
-        };
-        let shown = (self.show)(case);
-        if self.beside.is_empty() {
-            return shown;
-        }
-        let shares: Vec<String> = self.beside.iter().map(share).collect();
-        format!("{shown}; PEERS.md ({}, {}): {}", peers.date, peers.commit, shares.join(", "))
-    }
-
-    /// Whether the target is met in all that it says.
-    pub fn verdict(&self, case: &Case, peers: &Peers) -> &'static str {
-        let is_ahead = |demand: &Beside| peers.share(demand).map(|share| share >= demand.at_least);
-        let mut verdicts: Vec<Option<bool>> = self.beside.iter().map(is_ahead).collect();
-        if self.beside.is_empty() || (self.met)(case).is_some() {
-            verdicts.push((self.met)(case));
-        }
-        if verdicts.contains(&Some(false)) {
-            "no"
-        } else if verdicts.contains(&None) {
-            "–"
-        } else {
-            "yes"
-        }
-    }
 }
 
 fn number(value: &Value) -> f64 {
