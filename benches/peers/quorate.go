@@ -10,7 +10,7 @@ import (
 
 const quorateName = "Quorate"
 
-// groups are as many as took least processor time here (docs/performance.md): one for each node to lead.
+// groups are as many as took least processor time on the machine of docs/performance.md: one for each node to lead.
 const groups = nodes
 
 // Its own generator measures it, through its own client library: `quorate bench append`, which brings up the cluster.
