@@ -67,7 +67,8 @@ pub const FIGURES: [Figure; 18] = [
         ],
         bound: "Processor time: both cores are busy, with 263 µs an append. 104 of them are one gRPC call each over HTTP/2: client, \
              connections, and the kernel's network. The API is gRPC, so what has many appends at once is to use a session. 81 \
-             are applying on three replicas, with what 8 × 128 says. Without any gRPC it would be 1.65 times as many appends.",
+             are applying on three replicas, with what 8 × 128 says. Without any gRPC it would be 1.65 \
+             times as many appends.",
     },
     Figure {
         name: "64 × 1 on sessions: 64 producers",
@@ -284,8 +285,9 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "overload: ten times the sustainable load",
-        target: "so much is offered, of what is sustained or, if that is more, accepted; nothing acknowledged is lost; what is refused may be tried again; ahead of 99 of 100 of the \
-             accepted are no more than a group's queue holds (17,408 appends); ≤ 1,536 MiB a node",
+        target: "so much is offered, of what is sustained or, if that is more, accepted; nothing acknowledged is lost; \
+             what is refused may be tried again; ahead of 99 of 100 of the accepted are no more than a group's queue \
+             holds (17,408 appends); ≤ 1,536 MiB a node",
         arguments: "overload --groups 3",
         runs: 1,
         main: |case| latency_us(case, "p99"),

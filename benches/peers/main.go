@@ -98,8 +98,8 @@ func main() {
 const pageHead = `# Beside the peers
 
 Made by ` + "`make bench-peers`" + `, which writes this file; peers/README.md says which settings the systems have and why.
-Quorate's three groups were chosen by measurement on the machine of docs/performance.md (a cluster of three has twelve by
-default); the number of streams, queues and partitions of the peers was not. Kafka runs for 30 seconds before it is
+Quorate's three groups were chosen by measurement on the machine of docs/performance.md (a cluster of three has twelve
+by default); the number of streams, queues and partitions of the peers was not. Kafka runs for 30 seconds before it is
 measured, so that its JVMs are warm, the others for 5.
 
 `
