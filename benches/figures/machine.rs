@@ -28,6 +28,12 @@ pub fn date() -> anyhow::Result<String> {
     Ok(now.strftime("%Y-%m-%d").to_string())
 }
 
+/// How many threads ran or waited to, on average over 1, 5 and 15 minutes.
+pub fn load() -> anyhow::Result<String> {
+    let averages = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(averages.split(' ').take(3).collect::<Vec<_>>().join(", "))
+}
+
 /// What is checked out, and whether it was changed since.
 pub fn commit() -> String {
     let git = |arguments: &[&str]| {

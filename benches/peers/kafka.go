@@ -21,9 +21,11 @@ const (
 	kafkaTopic = "bench"
 	// kafkaCluster is any id in the form that Kafka wants: 16 bytes in base64.
 	kafkaCluster = "cXVvcmF0ZS1iZW5jaGVzMQ"
+	// kafkaWarmUp is at least how long a workload runs before it is measured: JVMs compile what runs often.
+	kafkaWarmUp = 30 * time.Second
 )
 
-// kafkaSystem has three nodes that are controllers and brokers at once, and one topic of eight partitions.
+// kafkaSystem has three nodes that are controllers and brokers at once, and one topic.
 func kafkaSystem(name, durable string, flush bool) System {
 	return System{
 		Name:    name,
@@ -40,12 +42,14 @@ func kafkaSystem(name, durable string, flush bool) System {
 			return strings.TrimPrefix(name, "kafka-clients-"), nil
 		},
 		Start: func(ctx context.Context, env *Env) (Cluster, error) {
-			cluster := &kafkaNodes{}
+			cluster := &kafkaNodes{logs: env.Settings.Logs}
 			if err := cluster.start(ctx, env, flush); err != nil {
 				cluster.Stop()
 				return nil, err
 			}
-			return Driven{cluster, env.Settings}, nil
+			settings := env.Settings
+			settings.WarmUp = max(settings.WarmUp, kafkaWarmUp)
+			return Driven{cluster, settings}, nil
 		},
 	}
 }
@@ -76,6 +80,7 @@ func kafkaLibraries(env *Env) string { return filepath.Join(env.Programs(), "kaf
 
 type kafkaNodes struct {
 	Nodes
+	logs    int
 	brokers []string
 }
 
@@ -145,7 +150,7 @@ func (c *kafkaNodes) createTopic(ctx context.Context, flush bool) error {
 	if flush {
 		configs["flush.messages"] = value("1")
 	}
-	response, err := admin.CreateTopic(once, logs, nodes, configs, kafkaTopic)
+	response, err := admin.CreateTopic(once, int32(c.logs), nodes, configs, kafkaTopic)
 	if err != nil {
 		return err
 	}
@@ -164,14 +169,17 @@ func (c *kafkaNodes) Connect(context.Context, int) (Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kafkaProducer{client}, nil
+	return &kafkaProducer{client, c.logs}, nil
 }
 
-type kafkaProducer struct{ client *kgo.Client }
+type kafkaProducer struct {
+	client *kgo.Client
+	logs   int
+}
 
 // Append produces one record with acks=all, idempotent as this client and Kafka's own are by default.
 func (p *kafkaProducer) Append(ctx context.Context, conversation int, payload []byte) error {
-	record := &kgo.Record{Topic: kafkaTopic, Partition: int32(conversation % logs), Value: payload}
+	record := &kgo.Record{Topic: kafkaTopic, Partition: int32(conversation % p.logs), Value: payload}
 	return p.client.ProduceSync(ctx, record).FirstErr()
 }
 

@@ -12,10 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// logs are streams, queues and Kafka's units of order: the conversations of the others are divided among so many.
-const logs = 8
-
-// natsSystem keeps eight streams in files, three replicas each.
+// natsSystem keeps streams in files, three replicas each.
 func natsSystem(name, durable, syncInterval string) System {
 	return System{
 		Name:    name,
@@ -24,7 +21,7 @@ func natsSystem(name, durable, syncInterval string) System {
 			return env.GoTool(ctx, "github.com/nats-io/nats-server/v2", "nats-server")
 		},
 		Start: func(ctx context.Context, env *Env) (Cluster, error) {
-			cluster := &natsCluster{}
+			cluster := &natsCluster{logs: env.Settings.Logs}
 			if err := cluster.start(ctx, env, syncInterval); err != nil {
 				cluster.Stop()
 				return nil, err
@@ -36,6 +33,7 @@ func natsSystem(name, durable, syncInterval string) System {
 
 type natsCluster struct {
 	Nodes
+	logs    int
 	servers []string
 }
 
@@ -83,7 +81,7 @@ cluster { name: bench, listen: "%s", routes: [%s] }
 		// Before there is a leader a request may get no answer at all.
 		once, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		for number := range logs {
+		for number := range c.logs {
 			_, err := js.CreateOrUpdateStream(once, jetstream.StreamConfig{
 				Name:     fmt.Sprintf("S%d", number),
 				Subjects: []string{fmt.Sprintf("bench.%d.*", number)},
@@ -108,17 +106,18 @@ func (c *natsCluster) Connect(_ context.Context, producer int) (Producer, error)
 		connection.Close()
 		return nil, err
 	}
-	return &natsProducer{connection, js}, nil
+	return &natsProducer{connection, js, c.logs}, nil
 }
 
 type natsProducer struct {
 	connection *nats.Conn
 	js         jetstream.JetStream
+	logs       int
 }
 
 // Append publishes without waiting for others in flight: that is how this client pipelines.
 func (p *natsProducer) Append(ctx context.Context, conversation int, payload []byte) error {
-	subject := fmt.Sprintf("bench.%d.%d", conversation%logs, conversation)
+	subject := fmt.Sprintf("bench.%d.%d", conversation%p.logs, conversation)
 	ack, err := p.js.PublishAsync(subject, payload)
 	if err != nil {
 		return err

@@ -10,6 +10,9 @@ import (
 
 const quorateName = "Quorate"
 
+// groups are as many as took least processor time on the machine of docs/performance.md: one for each node to lead.
+const groups = nodes
+
 // Its own generator measures it, through its own client library: `quorate bench append`, which brings up the cluster.
 var quorateSystem = System{
 	Name:    quorateName,
@@ -34,7 +37,7 @@ func (c quorateCluster) Measure(ctx context.Context, workload Workload) (Figure,
 	}
 	settings := c.env.Settings
 	command := exec.CommandContext(ctx, c.env.Quorate, "bench", "append", "--local", "--output", "json",
-		"--data", c.env.Folder, "--mode", mode, "--groups", strconv.Itoa(nodes),
+		"--data", c.env.Folder, "--mode", mode, "--groups", strconv.Itoa(groups),
 		"--producers", strconv.Itoa(workload.Producers),
 		"--in-flight", strconv.Itoa(workload.InFlight),
 		"--conversations", strconv.Itoa(settings.Conversations),

@@ -17,7 +17,7 @@ const (
 	rabbitControl = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 )
 
-// rabbitSystem has eight quorum queues with a member on every node, and publisher confirms.
+// rabbitSystem has quorum queues with a member on every node, and publisher confirms.
 var rabbitSystem = System{
 	Name:    "RabbitMQ quorum queues",
 	Durable: "yes",
@@ -155,10 +155,12 @@ func (c *rabbitCluster) declare() error {
 		return err
 	}
 	defer connection.Close()
-	for number := range logs {
+	for number := range c.env.Settings.Logs {
 		_, err := channel.QueueDeclare(queueName(number), true, false, false, false, amqp.Table{
 			"x-queue-type":                "quorum",
 			"x-quorum-initial-group-size": nodes,
+			// By default all would have their leader on the node that they are declared through.
+			"x-queue-leader-locator": "balanced",
 		})
 		if err != nil {
 			return err
@@ -189,18 +191,19 @@ func (c *rabbitCluster) Connect(_ context.Context, producer int) (Producer, erro
 		connection.Close()
 		return nil, err
 	}
-	return &rabbitProducer{connection, channel}, nil
+	return &rabbitProducer{connection, channel, c.env.Settings.Logs}, nil
 }
 
 type rabbitProducer struct {
 	connection *amqp.Connection
 	channel    *amqp.Channel
+	logs       int
 }
 
 // Append publishes to the default exchange and waits for the confirm.
 func (p *rabbitProducer) Append(ctx context.Context, conversation int, payload []byte) error {
 	message := amqp.Publishing{DeliveryMode: amqp.Persistent, Body: payload}
-	queue := queueName(conversation % logs)
+	queue := queueName(conversation % p.logs)
 	confirmation, err := p.channel.PublishWithDeferredConfirmWithContext(ctx, "", queue, false, false, message)
 	if err != nil {
 		return err

@@ -36,7 +36,9 @@ type Cases struct {
 	// Median is that of the rounds, each figure by itself.
 	Median Figure   `json:"median"`
 	Rounds []Figure `json:"rounds"`
-	// Ratio is Quorate's appends a second divided by this system's.
+	// Failed is why the last round without a figure has none.
+	Failed string `json:"failed,omitempty"`
+	// Ratio is Quorate's appends a second divided by this system's, if neither lacks a round.
 	Ratio float64 `json:"quorate_appends_per_second_ratio,omitempty"`
 }
 
@@ -63,34 +65,44 @@ func (r *Report) Add(system System, version string) {
 	r.Systems = append(r.Systems, result)
 }
 
-// NotRun notes why a system has no figures, or none of a round.
+// NotRun notes why a system has no figures.
 func (r *Report) NotRun(system System, why error) {
 	r.of(system.Name).NotRun = why.Error()
+}
+
+// Failed notes why a workload has no figure of a round.
+func (r *Report) Failed(system System, workload Workload, why error) {
+	r.of(system.Name).of(workload).Failed = why.Error()
 }
 
 // Note adds a figure.
 func (r *Report) Note(system System, workload Workload, figure Figure) {
 	cases := r.of(system.Name).of(workload)
 	cases.Rounds = append(cases.Rounds, figure)
-	median := func(pick func(Figure) float64) float64 {
+	of := func(pick func(Figure) float64) float64 {
 		var values []float64
 		for _, round := range cases.Rounds {
 			values = append(values, pick(round))
 		}
-		slices.Sort(values)
-		return values[(len(values)-1)/2]
+		return median(values)
 	}
 	cases.Median = Figure{
-		median(func(f Figure) float64 { return f.AppendsPerSecond }),
-		median(func(f Figure) float64 { return f.P50us }),
-		median(func(f Figure) float64 { return f.P99us }),
+		of(func(f Figure) float64 { return f.AppendsPerSecond }),
+		of(func(f Figure) float64 { return f.P50us }),
+		of(func(f Figure) float64 { return f.P99us }),
 	}
 	for _, result := range r.Systems {
 		ours, theirs := r.of(quorateName).of(workload), result.of(workload)
-		if len(ours.Rounds) > 0 && len(theirs.Rounds) > 0 {
+		if len(ours.Rounds) == r.Rounds && len(theirs.Rounds) == r.Rounds {
 			theirs.Ratio = ours.Median.AppendsPerSecond / theirs.Median.AppendsPerSecond
 		}
 	}
+}
+
+// median of two in the middle is what lies between them.
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 }
 
 func (r *Report) of(system string) *Result {
@@ -106,8 +118,9 @@ func (r *Result) of(workload Workload) *Cases {
 // Tables are one for each workload, in Markdown.
 func (r *Report) Tables() string {
 	out := new(strings.Builder)
-	fmt.Fprintf(out, "%d-byte messages, %d conversations, %d nodes and the producers on one machine; medians of %d rounds\n\n",
-		r.Settings.MessageBytes, r.Settings.Conversations, nodes, r.Rounds)
+	fmt.Fprintf(out, "%d-byte messages, %d conversations, %d nodes and the producers on one machine; medians of %d rounds,\n"+
+		"where a row does not say that it has less. Quorate has %d groups, the peers %d streams, queues or partitions.\n\n",
+		r.Settings.MessageBytes, r.Settings.Conversations, nodes, r.Rounds, groups, r.Settings.Logs)
 	fmt.Fprintf(out, "- machine: %s\n- date: %s\n- commit: %s\n", r.Machine, r.Date, r.Commit)
 	for _, workload := range workloads {
 		fmt.Fprintf(out, "\n%s\n\n| system | version | durable before ACK | appends/s | p50 ms | p99 ms | Quorate is |\n", workload.Name)
@@ -116,18 +129,35 @@ func (r *Report) Tables() string {
 			cases := result.of(workload)
 			if len(cases.Rounds) == 0 {
 				fmt.Fprintf(out, "| %s | %s | %s | not run: %s | | | |\n", result.System, result.Version,
-					result.Durable, result.NotRun)
+					result.Durable, cell(result.NotRun+cases.Failed))
 				continue
 			}
 			median := cases.Median
-			fmt.Fprintf(out, "| %s | %s | %s | %.0f | %.2f | %.2f | %.2f × |\n", result.System, result.Version,
-				result.Durable, median.AppendsPerSecond, median.P50us/1e3, median.P99us/1e3, cases.Ratio)
+			fmt.Fprintf(out, "| %s | %s | %s | %.0f | %.2f | %.2f | %s |\n", result.System, result.Version,
+				result.Durable, median.AppendsPerSecond, median.P50us/1e3, median.P99us/1e3, r.ratio(cases))
 		}
 	}
 	for _, result := range r.Systems {
-		if result.NotRun != "" && len(result.Workloads[0].Rounds) > 0 {
-			fmt.Fprintf(out, "\n%s failed in a round: %s\n", result.System, result.NotRun)
+		for _, cases := range result.Workloads {
+			if cases.Failed != "" && len(cases.Rounds) > 0 {
+				fmt.Fprintf(out, "\n%s failed in a round of %s: %s\n", result.System, cases.Name, cases.Failed)
+			}
 		}
 	}
 	return out.String()
 }
+
+// ratio is shown only between medians of all rounds.
+func (r *Report) ratio(cases *Cases) string {
+	switch {
+	case len(cases.Rounds) < r.Rounds:
+		return fmt.Sprintf("– (%d of %d rounds)", len(cases.Rounds), r.Rounds)
+	case cases.Ratio == 0:
+		return "–"
+	default:
+		return fmt.Sprintf("%.2f ×", cases.Ratio)
+	}
+}
+
+// cell is a text that can stand in a table.
+func cell(text string) string { return strings.ReplaceAll(text, "|", "\\|") }

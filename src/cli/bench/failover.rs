@@ -37,8 +37,9 @@ Starts a cluster on this machine and appends to each conversation without a brea
 the client library. In each round the node that leads most conversations is lost: killed with SIGKILL, or with --by \
 drop cut off, so that every packet to and from it vanishes and nobody is told. It comes back when all have gone on, and \
 the next one is lost when its replicas are level again. The pause of a conversation that it led is the longest time \
-between two acknowledgements in a row: it includes that the failure is noticed, the election, and the client's \
-way to the new leader.
+between two acknowledgements in a row, until it goes on: it includes that the failure is noticed, the election, and \
+the client's way to the new leader. The longest of all is over all conversations, those of other leaders too, and \
+until the next node is lost: what it costs that the node comes back is in it.
 
 With --by drop each node has a network namespace on a bridge, and the command starts itself again inside: it needs \
 Linux, unshare (util-linux), ip (iproute2), and a user who is root or may make namespaces.")]
@@ -72,8 +73,10 @@ enum By {
 #[derive(Default)]
 struct Lane {
     last: Option<Instant>,
-    /// Between two in a row, in this round.
+    /// Between two in a row, in this round until it went on.
     longest: Duration,
+    /// The same, until the next round.
+    longest_in_all: Duration,
     /// When the leader was surely lost, in this round.
     lost_at: Option<Instant>,
     /// Whether something that was sent after that is acknowledged.
@@ -90,6 +93,8 @@ struct Losses {
     pauses: Latencies,
     /// The longest of each round.
     longest: Latencies,
+    /// The longest of each round over all conversations, until the next begins.
+    longest_in_all: Latencies,
     rounds: Vec<Value>,
     failed: u64,
 }
@@ -134,6 +139,7 @@ pub(super) async fn run(args: FailoverArgs, output: Output) -> anyhow::Result<Ex
                 "result": {
                     "pause_us": losses.pauses.to_json(),
                     "longest_pause_of_a_round_us": losses.longest.to_json(),
+                    "longest_pause_of_all_until_the_next_loss_us": losses.longest_in_all.to_json(),
                     "rounds": losses.rounds,
                     "failed_appends": failed,
                 },
@@ -157,13 +163,10 @@ async fn lose_leaders(
         workers.spawn(append_for_ever(client.clone(), name.clone(), lane.clone()));
     }
     let bar = output.progress(Some(args.rounds.into()), "{bar:30} {pos}/{len} losses, {msg}");
-    let mut pauses = Latencies::new()?;
-    let mut longest = Latencies::new()?;
-    let mut rounds = Vec::new();
+    let mut losses = Losses::new()?;
+    wait_until("every conversation to have a message", &lanes, |l| l.last.is_some()).await?;
+    wait_level(&client).await?;
     for _ in 0..args.rounds {
-        wait_until("every conversation to have a message", &lanes, |l| l.last.is_some()).await?;
-        // A node that is still catching up could lead nothing: with it, the next loss would be two at once.
-        wait_level(&client).await?;
         let (victim, led) = most_leading(&client, &lanes).await?;
         bar.set_message(format!("losing node {victim}"));
         lanes.values().for_each(|lane| lock(lane).begin_round());
@@ -174,29 +177,52 @@ async fn lose_leaders(
         let lost_at = Instant::now();
         lanes.values().for_each(|lane| lock(lane).lost_at = Some(lost_at));
         wait_until("every conversation to go on", &lanes, |lane| lane.went_on).await?;
-        let mut round = Latencies::new()?;
-        led.iter().for_each(|name| round.record(lock(&lanes[name]).longest));
-        longest.record(led.iter().map(|name| lock(&lanes[name]).longest).max().unwrap_or_default());
-        pauses.add(&round)?;
-        rounds.push(json!({
-            "victim_node_id": victim,
-            "conversations": led.len(),
-            "pause_us": round.to_json(),
-        }));
         bar.set_message(format!("bringing node {victim} back"));
         match args.by {
             By::Kill => local.cluster.restart(victim).await?,
             By::Drop => local.cluster.mend(victim).await?,
         }
+        // A node that is still catching up could lead nothing: with it, the next loss would be two at once.
+        wait_level(&client).await?;
+        losses.note(victim, &led, &lanes)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
     workers.shutdown().await;
-    let failed = lanes.values().map(|lane| lock(lane).failed).sum();
-    Ok(Losses { pauses, longest, rounds, failed })
+    losses.failed = lanes.values().map(|lane| lock(lane).failed).sum();
+    Ok(losses)
 }
 
 impl Losses {
+    fn new() -> anyhow::Result<Losses> {
+        Ok(Losses {
+            pauses: Latencies::new()?,
+            longest: Latencies::new()?,
+            longest_in_all: Latencies::new()?,
+            rounds: Vec::new(),
+            failed: 0,
+        })
+    }
+
+    /// Notes a round that is over: this node was lost, and led these of the conversations.
+    fn note(&mut self, victim: u32, led: &[String], lanes: &Lanes) -> anyhow::Result<()> {
+        let mut round = Latencies::new()?;
+        led.iter().for_each(|name| round.record(lock(&lanes[name]).longest));
+        let longest = led.iter().map(|name| lock(&lanes[name]).longest).max();
+        let now = Instant::now();
+        let in_all = lanes.values().map(|lane| lock(lane).longest_until(now)).max();
+        self.longest.record(longest.unwrap_or_default());
+        self.longest_in_all.record(in_all.unwrap_or_default());
+        self.pauses.add(&round)?;
+        self.rounds.push(json!({
+            "victim_node_id": victim,
+            "conversations": led.len(),
+            "pause_us": round.to_json(),
+            "longest_pause_of_all_us": in_all.unwrap_or_default().as_micros() as u64,
+        }));
+        Ok(())
+    }
+
     fn to_text(&self) -> String {
         let led = self.rounds.iter().filter_map(|round| round["conversations"].as_u64());
         super::table([
@@ -204,6 +230,7 @@ impl Losses {
             ("conversations that they led", led.sum::<u64>().to_string()),
             ("without acknowledgements", self.pauses.to_text()),
             ("the longest of each loss", self.longest.to_text()),
+            ("of all, until the next loss", self.longest_in_all.to_text()),
             ("appends that failed for good", self.failed.to_string()),
         ])
     }
@@ -212,15 +239,23 @@ impl Losses {
 impl Lane {
     fn begin_round(&mut self) {
         self.longest = Duration::ZERO;
+        self.longest_in_all = Duration::ZERO;
         self.lost_at = None;
         self.went_on = false;
     }
 
     fn acknowledged(&mut self, sent_at: Instant, now: Instant) {
-        if let Some(last) = self.last.replace(now).filter(|_| !self.went_on) {
-            self.longest = self.longest.max(now - last);
+        self.longest_in_all = self.longest_until(now);
+        if !self.went_on {
+            self.longest = self.longest_in_all;
         }
+        self.last = Some(now);
         self.went_on |= self.lost_at.is_some_and(|lost_at| sent_at >= lost_at);
+    }
+
+    /// Until now: a pause that lasts counts too.
+    fn longest_until(&self, now: Instant) -> Duration {
+        self.last.map_or(Duration::ZERO, |last| self.longest_in_all.max(now - last))
     }
 }
 
@@ -314,8 +349,30 @@ mod tests {
         lane.acknowledged(at(800), at(802));
         assert!(lane.went_on);
         assert_eq!(lane.longest, Duration::from_millis(797));
-        // What comes later is not of this loss.
+        // What comes later is in that of all alone, and counts while it lasts.
+        assert_eq!(lane.longest_until(at(2_000)), Duration::from_millis(1_198));
         lane.acknowledged(at(802), at(5_000));
         assert_eq!(lane.longest, Duration::from_millis(797));
+        assert_eq!(lane.longest_until(at(5_001)), Duration::from_millis(4_198));
+        lane.begin_round();
+        assert_eq!(lane.longest_until(at(5_001)), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn the_longest_of_all_counts_conversations_of_other_leaders() {
+        let zero = Instant::now();
+        let lane = |longest_ms, in_all_ms| {
+            let ms = Duration::from_millis;
+            let last = Some(zero + ms(600_000));
+            Lane { last, longest: ms(longest_ms), longest_in_all: ms(in_all_ms), ..Lane::default() }
+        };
+        let lanes = [("led", lane(100, 200)), ("other", lane(5, 900))];
+        let lanes: Lanes =
+            lanes.map(|(name, lane)| (name.to_owned(), Arc::new(Mutex::new(lane)))).into();
+        let mut losses = Losses::new().unwrap();
+        losses.note(2, &["led".to_owned()], &lanes).unwrap();
+        let max = |latencies: &Latencies| latencies.to_json()["max"].as_u64().unwrap() / 1_000;
+        assert_eq!((max(&losses.longest), max(&losses.longest_in_all)), (100, 900));
+        assert_eq!(losses.rounds[0]["longest_pause_of_all_us"], 900_000);
     }
 }

@@ -10,7 +10,6 @@ use tokio::time::{Instant, timeout};
 
 use super::load::LoadArgs;
 use super::message::Names;
-use super::probe;
 use super::target::{Target, TargetArgs};
 use crate::cli::output::note;
 use crate::cli::{ConnectArgs, Output};
@@ -36,7 +35,7 @@ conversations divided among the followers. The followers run in this process and
 
 With --cold the nodes flush and start again, and the system drops the files that it keeps in memory, before anything \
 is read; the last needs root, and page_cache_dropped says whether it was done. How fast the disk reads a file in \
-sequence is measured then too. Give a --count that makes several times the memory of a node.")]
+sequence is measured then too, while no node runs. Give a --count that makes several times the memory of a node.")]
 pub struct FollowArgs {
     /// Followers, each with connections of its own
     #[arg(long, value_name = "F", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
@@ -117,14 +116,13 @@ pub(super) async fn run(args: FollowArgs, output: Output) -> anyhow::Result<Exit
 async fn make_cold(target: &mut Target, output: Output) -> anyhow::Result<Value> {
     let client = target.client().await?;
     let local = target.local().context("--cold needs --local")?;
-    let disk_bytes_per_second = probe::sequential_read(local.dir())?;
-    let page_cache_dropped = local.make_cold(&client).await?;
-    if !page_cache_dropped && output == Output::Text {
+    let cold = local.make_cold(&client).await?;
+    if !cold.page_cache_dropped && output == Output::Text {
         note("not root: the files may still be in memory, so this is no figure of the disk");
     }
     Ok(json!({
-        "page_cache_dropped": page_cache_dropped,
-        "disk_sequential_read_bytes_per_second": disk_bytes_per_second,
+        "page_cache_dropped": cold.page_cache_dropped,
+        "disk_sequential_read_bytes_per_second": cold.disk_bytes_per_second,
     }))
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use super::probe;
 use super::resources::{Resources, disk_bytes};
 use super::writes::FileBytes;
 use crate::cli::output::note;
@@ -58,6 +59,14 @@ pub(super) struct Local {
     pub(super) cluster: LocalCluster,
     dir: TempDir,
     before: BTreeMap<u32, Resources>,
+}
+
+/// What is known of a cluster that has nothing in memory.
+pub(super) struct Cold {
+    /// Of a file in sequence, while no node ran.
+    pub(super) disk_bytes_per_second: f64,
+    /// False if this user has no right to it, so that files may still be in memory.
+    pub(super) page_cache_dropped: bool,
 }
 
 impl LocalArgs {
@@ -116,17 +125,18 @@ impl Local {
     }
 
     /// Stops the nodes in good order, has the system forget the files that it keeps in memory, and starts the nodes
-    /// again. False if this user has no right to the second, so that files may still be in memory.
-    pub(super) async fn make_cold(&mut self, client: &Client) -> anyhow::Result<bool> {
+    /// again. The disk is timed in between, when nobody else uses it.
+    pub(super) async fn make_cold(&mut self, client: &Client) -> anyhow::Result<Cold> {
         wait_flushed(client).await?;
         self.cluster.stop_nodes().await?;
         rustix::fs::sync();
-        let dropped = std::fs::write(DROP_CACHES, "3").is_ok();
+        let disk_bytes_per_second = probe::sequential_read(self.dir())?;
+        let page_cache_dropped = std::fs::write(DROP_CACHES, "3").is_ok();
         for node in self.before.keys() {
             self.cluster.spawn(*node)?;
         }
         self.cluster.wait_ready().await?;
-        Ok(dropped)
+        Ok(Cold { disk_bytes_per_second, page_cache_dropped })
     }
 
     /// What the databases of each node have on disk: the log and the state, in bytes.

@@ -46,10 +46,10 @@ Examples:
   quorate bench overload --factor 3 --duration 5s --output json
 
 Looks first for the highest rate that a cluster on this machine sustains in an open loop: all is accepted, and 99 of \
-100 within 250 ms. Then offers --factor times that. Appends go to their leader when they are due, on sessions whose \
-lanes have one append each at a time, without the client library: nothing is tried again and nobody waits. What is due \
-while all lanes are busy is not sent, and counted. Afterwards every conversation is read and compared with what was \
-acknowledged.
+100 within 250 ms, in one of two tries. Then offers --factor times that. Appends go to their leader when they are due, \
+on sessions whose lanes have one append each at a time, without the client library: nothing is tried again and nobody \
+waits. What is due while all lanes are busy is not sent, and counted. Afterwards every conversation is read and \
+compared with what was acknowledged.
 
 Latency is from sending to acknowledgement, or to refusal. Ahead of one that is accepted are those that its group was \
 heard to accept between the two: a group has a bound for how many may wait, and how long that is depends on how many it \
@@ -112,8 +112,11 @@ pub(super) async fn run(args: OverloadArgs, output: Output) -> anyhow::Result<Ex
     let flood = Flood::connect(messages, &client, &endpoints, args.sessions, args.timeout).await?;
     let flood = Arc::new(flood);
     let mut acknowledged = Vec::new();
-    let sustained = sustained(&flood, args.step, &mut acknowledged, |rate| {
+    let sustained = highest(async |rate| {
         bar.set_message(format!("trying {rate:.0} appends/s"));
+        let mut offered = flood.run(rate, args.step).await?;
+        acknowledged.append(&mut offered.acknowledged);
+        Ok(offered.is_sustained(SUSTAINED_WITHIN))
     })
     .await?;
     let rate = sustained * f64::from(args.factor);
@@ -133,12 +136,10 @@ pub(super) async fn run(args: OverloadArgs, output: Output) -> anyhow::Result<Ex
     Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The highest rate that is sustained. Notes all that is acknowledged on the way.
-async fn sustained(
-    flood: &Arc<Flood>,
-    step: Duration,
-    acknowledged: &mut Vec<(u64, u64, u64)>,
-    trying: impl Fn(f64),
+/// The highest rate that is sustained. One that is not is tried again: a single stall would make it too low, and a
+/// multiple of it would be easily offered.
+async fn highest(
+    mut is_sustained: impl AsyncFnMut(f64) -> anyhow::Result<bool>,
 ) -> anyhow::Result<f64> {
     let (mut low, mut high) = (None, None);
     let mut halvings = 0;
@@ -151,11 +152,8 @@ async fn sustained(
             (None, Some(high)) => anyhow::bail!("not even {high:.2} appends/s are sustained"),
         };
         halvings += u32::from(low.is_some() && high.is_some());
-        trying(rate);
-        let mut offered = flood.run(rate, step).await?;
-        acknowledged.append(&mut offered.acknowledged);
-        let end = if offered.is_sustained(SUSTAINED_WITHIN) { &mut low } else { &mut high };
-        *end = Some(rate);
+        let is_sustained = is_sustained(rate).await? || is_sustained(rate).await?;
+        *(if is_sustained { &mut low } else { &mut high }) = Some(rate);
     }
     low.context("no rate is sustained")
 }
@@ -167,6 +165,11 @@ impl Overload {
 
     fn accepted_per_second(&self) -> f64 {
         self.per_second(self.offered.accepted_in_time)
+    }
+
+    /// What was offered, in what the cluster can do: what it sustained, or accepted where that is more.
+    fn factor_offered(&self) -> f64 {
+        self.per_second(self.offered.sent) / self.sustained.max(self.accepted_per_second())
     }
 
     /// How long a group takes for as many as may wait, where all groups are equally fast.
@@ -182,6 +185,7 @@ impl Overload {
             ("sustained", rate(self.sustained)),
             ("due", rate(self.per_second(offered.due))),
             ("offered", rate(self.per_second(offered.sent))),
+            ("of what it can do", format!("{:.1} ×", self.factor_offered())),
             ("not offered for want of room", (offered.due - offered.sent).to_string()),
             ("accepted", rate(self.accepted_per_second())),
             ("refused", counts(&offered.refused)),
@@ -211,6 +215,7 @@ impl Overload {
                 "due_appends_per_second": self.per_second(offered.due),
                 "offered_appends_per_second": self.per_second(offered.sent),
                 "accepted_appends_per_second": self.accepted_per_second(),
+                "factor_offered": self.factor_offered(),
                 "refused": offered.refusals(),
                 "refused_by_reason": offered.refused,
                 "refused_latency_us": offered.refused_after.to_json(),
@@ -262,4 +267,39 @@ async fn missing(client: &Client, name: String, due: &HashMap<u64, u64>) -> anyh
         }
     }
     Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overload(sustained: f64, accepted: u64, sent: u64) -> Overload {
+        let mut offered = Offered::new().unwrap();
+        (offered.sent, offered.accepted_in_time) = (sent, accepted);
+        let (elapsed, peaks) = (Duration::from_secs(2), BTreeMap::new());
+        Overload { sustained, offered, groups: 3, elapsed, peaks, lost: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_single_stall_makes_no_rate_too_low() {
+        let (mut tries, limit) = (0, 9_000.0);
+        let found = highest(async |rate| {
+            tries += 1;
+            // Each second try stalls.
+            Ok(rate <= limit && tries % 2 == 0)
+        });
+        let found = found.await.unwrap();
+        assert!((limit * 0.85..=limit).contains(&found), "{found}");
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_sustains_nothing_is_an_error() {
+        assert!(highest(async |_| Ok(false)).await.is_err());
+    }
+
+    #[test]
+    fn what_is_offered_counts_against_the_most_that_was_done() {
+        assert_eq!(overload(1_000.0, 1_000, 20_000).factor_offered(), 10.0);
+        assert_eq!(overload(1_000.0, 4_000, 20_000).factor_offered(), 5.0);
+    }
 }
