@@ -20,10 +20,6 @@ use crate::types::LogIndex;
 /// How long openraft may take to note what is durable. Where it takes longer the next flush lets the log be purged.
 const NOTED_WITHIN: Duration = Duration::from_secs(5);
 
-/// By how much longer a replica that takes part is waited for than one that is away: a lag that passes costs no snapshot
-/// of the whole state then, and one that does not costs no disk.
-const KEPT_FOR_SLOW: u64 = 4;
-
 /// When to flush and how much log to keep.
 #[derive(Clone, Copy, Debug)]
 pub struct FlushPolicy {
@@ -33,7 +29,7 @@ pub struct FlushPolicy {
     /// written to a file.
     pub log_bytes: u64,
     /// Bytes of log that a group keeps behind the durable mark, while some replica may need them; what is more than that
-    /// is purged in intervals. For a replica that answers its leader, and is slower than the others, four times as much.
+    /// is purged in intervals.
     pub log_keep_bytes: u64,
 }
 
@@ -129,10 +125,6 @@ fn warn_stopped(group: &Group, fatal: &impl Display) {
 async fn purge(group: &Group, log_keep_bytes: u64) {
     let Some(durable) = group.applied().durable().applied else { return };
     let Some(upto) = purge_limit(group, durable.index, log_keep_bytes) else { return };
-    // openraft purges nothing that it is sending, and to a replica that answers it never ends to send.
-    if let Some(behind) = group.log().index_behind(log_keep_bytes.saturating_mul(KEPT_FOR_SLOW)) {
-        group.log_needs().give_up(behind.min(upto));
-    }
     if group.status().purged_index >= Some(upto) {
         return;
     }

@@ -23,7 +23,6 @@ pub struct LogNeeds(Arc<Shared>);
 struct Shared {
     seen: OnceLock<WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>>,
     told: AtomicU64,
-    given_up: AtomicU64,
 }
 
 impl LogNeeds {
@@ -48,15 +47,5 @@ impl LogNeeds {
     /// A leader says so. What all held once none of them needs again, whoever leads.
     pub(super) fn told(&self, needed_from: LogIndex) {
         self.0.told.fetch_max(needed_from.0, Ordering::Relaxed);
-    }
-
-    /// Entries up to this one are not kept for replicas that are slow: who lacks one gets a snapshot.
-    pub(super) fn give_up(&self, upto: LogIndex) {
-        self.0.given_up.fetch_max(upto.0, Ordering::Relaxed);
-    }
-
-    /// Whether a replica that has everything up to `last` lacks some of those.
-    pub(super) fn is_given_up(&self, last: Option<LogIndex>) -> bool {
-        last.unwrap_or(LogIndex(0)).0 < self.0.given_up.load(Ordering::Relaxed)
     }
 }

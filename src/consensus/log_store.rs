@@ -227,16 +227,19 @@ impl SizeMarks {
         }
     }
 
-    fn index_behind(&self, bytes: u64) -> Option<u64> {
-        let far = self.marks.partition_point(|(_, total)| self.total_bytes - total >= bytes);
-        self.marks.get(far.checked_sub(1)?).map(|(index, _)| *index)
-    }
-
-    /// Forgets what lies before an entry that is purged. The last mark stays, so that the answer stands.
-    fn purge_to(&mut self, index: u64) {
-        while self.marks.get(1).is_some_and(|(next, _)| *next <= index) {
+    fn index_behind(&mut self, bytes: u64) -> Option<u64> {
+        let mut behind = None;
+        while let Some((index, total)) = self.marks.front().copied() {
+            if self.total_bytes - total < bytes {
+                break;
+            }
+            behind = Some(index);
+            if self.marks.get(1).is_none_or(|(_, next)| self.total_bytes - next < bytes) {
+                break; // Kept, so that the answer stands until the next mark takes its place.
+            }
             self.marks.pop_front();
         }
+        behind
     }
 }
 
@@ -431,7 +434,6 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             state.purged = higher(state.purged, log_id);
             state.last = higher(state.last, log_id);
             state.tail.purge_to(log_id.index);
-            state.sizes.purge_to(log_id.index);
         }
         // Nothing waits for a purge: after a crash it is done again.
         let done: Done = Box::new(|_| ());

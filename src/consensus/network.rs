@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::impls::EmptyNode;
 use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
@@ -173,32 +173,10 @@ impl NetStreamAppend<TypeConfig> for Connection {
         let idle = option.hard_ttl();
         let needs = self.needs.clone();
         let input = input.map(move |raft| Appending { raft, needed_from: needs.needed_from() });
-        let answers = self.transport.append(self.route, self.lane, input.boxed(), idle);
-        let output: AppendStream<'s> = match self.lane {
-            Lane::Entries => while_kept(answers, self.needs.clone(), self.route),
-            Lane::Heartbeats => answers,
-        };
+        let output: AppendStream<'s> =
+            self.transport.append(self.route, self.lane, input.boxed(), idle);
         Box::pin(std::future::ready(Ok(output)))
     }
-}
-
-/// Ends a stream of entries behind an answer that shows that the replica lacks what the log is not kept for any more. Then
-/// openraft sends no more of it, purges, and sends a snapshot; else a replica that is slow, but answers, would have its
-/// leader keep a log without end (G12).
-fn while_kept(answers: Appended, needs: LogNeeds, route: Route) -> Appended {
-    let behind = move |answer: &<Appended as Stream>::Item| match answer {
-        Ok(Ok(last)) => needs.is_given_up(last.as_ref().map(|last| LogIndex(last.index))),
-        _ => false,
-    };
-    let checked = answers.flat_map(move |answer| {
-        let too_slow = behind(&answer).then(|| {
-            tracing::info!(group = %route.group, to = %route.to, "too slow for the log to be kept");
-            let why = "the replica is too far behind, and is to get a snapshot";
-            Err(RPCError::Network(NetworkError::from_string(why)))
-        });
-        futures::stream::iter(std::iter::once(answer).chain(too_slow))
-    });
-    checked.boxed()
 }
 
 impl NetVote<TypeConfig> for Connection {
