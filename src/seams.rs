@@ -103,7 +103,8 @@ pub mod planted {
     pub const SYNC_DELAY: Duration = Duration::from_millis(250);
 
     /// Whether a fault is switched on that lets a log be shorter after a restart than it was said to be. openraft asserts
-    /// that no follower's is, which would find the fault before the suite does.
+    /// that no follower's is, and a replica that is told what it has acknowledged stops: both would find the fault before the
+    /// suite does.
     pub fn forgets() -> bool {
         ack_before_sync() || ignore_eio() || watermark_ignored() || wiped_replica_votes()
     }

@@ -161,7 +161,13 @@ impl Voters {
                 sleep(pause).await;
             }
             let input = futures::stream::iter([question(vote)]);
-            let input = input.map(|raft| Appending { raft, needed_from: LogIndex(0) }).boxed();
+            let input = input
+                .map(|raft| Appending {
+                    raft,
+                    needed_from: LogIndex(0),
+                    acknowledged_before: LogIndex(0),
+                })
+                .boxed();
             let mut answers = transport.append(route, Lane::Heartbeats, input, patience);
             let answer = answers.next().await.and_then(Result::ok);
             Answer { voter, round, follows: answer.map(|said| said.is_ok()) }

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError};
 use openraft::impls::EmptyNode;
 use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
@@ -58,6 +58,8 @@ pub struct Appending {
     pub raft: AppendEntriesRequest<TypeConfig>,
     /// The first index that some replica of the group may lack; 0 if that is not said.
     pub needed_from: LogIndex,
+    /// The first index that the receiver has not acknowledged to this leader; 0 if that is not said.
+    pub acknowledged_before: LogIndex,
 }
 
 /// Responses to a stream of append requests, in the order of the requests.
@@ -171,12 +173,38 @@ impl NetStreamAppend<TypeConfig> for Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let idle = option.hard_ttl();
-        let needs = self.needs.clone();
-        let input = input.map(move |raft| Appending { raft, needed_from: needs.needed_from() });
-        let output: AppendStream<'s> =
-            self.transport.append(self.route, self.lane, input.boxed(), idle);
+        let (needs, to) = (self.needs.clone(), self.route.to);
+        let input = input.map(move |raft| Appending {
+            needed_from: needs.needed_from(),
+            acknowledged_before: needs.acknowledged_before(to, &raft.vote),
+            raft,
+        });
+        let answers = self.transport.append(self.route, self.lane, input.boxed(), idle);
+        let output: AppendStream<'s> = match self.lane {
+            Lane::Entries => while_kept(answers, self.needs.clone(), self.route),
+            Lane::Heartbeats => answers,
+        };
         Box::pin(std::future::ready(Ok(output)))
     }
+}
+
+/// Ends a stream of entries behind an answer that shows that the replica lacks what the log is not kept for any more. Then
+/// openraft sends no more of it, purges, and sends a snapshot; else a replica that is slow, but answers, would have its
+/// leader keep a log without end (G12).
+fn while_kept(answers: Appended, needs: LogNeeds, route: Route) -> Appended {
+    let is_behind = move |answer: &<Appended as Stream>::Item| match answer {
+        Ok(Ok(last)) => needs.is_given_up(route.to, LogIndex(last.map_or(0, |last| last.index))),
+        _ => false,
+    };
+    let checked = answers.flat_map(move |answer| {
+        let too_slow = is_behind(&answer).then(|| {
+            tracing::info!(group = %route.group, to = %route.to, "too slow for the log to be kept");
+            let why = "the replica is too far behind, and is to get a snapshot";
+            Err(RPCError::Network(NetworkError::from_string(why)))
+        });
+        futures::stream::iter(std::iter::once(answer).chain(too_slow))
+    });
+    checked.boxed()
 }
 
 impl NetVote<TypeConfig> for Connection {
@@ -216,10 +244,12 @@ impl NetSnapshot<TypeConfig> for Connection {
         let mark = snapshot.meta.last_log_id.map_or(LogIndex(0), |id| LogIndex(id.index));
         let _hold = source.hold_log(mark);
         let sending = self.transport.send_snapshot(self.route, vote, source);
-        tokio::select! {
-            result = sending => Ok(SnapshotResponse::new(result?)),
-            closed = cancel => Err(StreamingError::Closed(closed)),
-        }
+        let receiver = tokio::select! {
+            result = sending => result?,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        self.needs.installed(self.route.to, mark);
+        Ok(SnapshotResponse::new(receiver))
     }
 }
 

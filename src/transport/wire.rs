@@ -120,7 +120,7 @@ pub fn append_to_wire(
     route: Option<Route>,
     request: &Appending,
 ) -> proto::AppendRequest {
-    let Appending { raft: request, needed_from } = request;
+    let Appending { raft: request, needed_from, acknowledged_before } = request;
     let entries = request.entries.iter().map(|entry| entry_to_wire(group, entry));
     proto::AppendRequest {
         route: route.map(route_to_wire),
@@ -129,6 +129,7 @@ pub fn append_to_wire(
         entries: entries.collect(),
         commit: request.leader_commit.as_ref().map(log_id_to_wire),
         needed_from: needed_from.0,
+        acknowledged_before: acknowledged_before.0,
     }
 }
 
@@ -157,7 +158,11 @@ pub fn append_from_wire(
         entries: entries.collect::<Result<_, _>>()?,
         leader_commit: optional_log_id(request.commit.as_ref())?,
     };
-    Ok(Appending { raft, needed_from: LogIndex(request.needed_from) })
+    Ok(Appending {
+        raft,
+        needed_from: LogIndex(request.needed_from),
+        acknowledged_before: LogIndex(request.acknowledged_before),
+    })
 }
 
 fn entry_to_wire(group: GroupId, entry: &RaftEntry) -> Bytes {

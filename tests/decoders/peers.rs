@@ -124,10 +124,17 @@ proptest! {
         commit in optional(log_id()),
         entries in vec(some_bytes(), 0..3),
         needed_from in any::<u64>(),
+        acknowledged_before in any::<u64>(),
     ) {
-        let request =
-            proto::AppendRequest { route: None, vote, prev, entries, commit, needed_from };
-        step_holds(append_frame::Step::Request(request));
+        step_holds(append_frame::Step::Request(proto::AppendRequest {
+            route: None,
+            vote,
+            prev,
+            entries,
+            commit,
+            needed_from,
+            acknowledged_before,
+        }));
     }
 
     #[test]

@@ -15,13 +15,13 @@ fn log_id(term: u64, index: u64) -> RaftLogId {
     RaftLogId { leader_id: LeaderId { term, node_id }, index }
 }
 
-fn entry(term: u64, index: u64, bytes: usize) -> RaftEntry {
+pub fn entry(term: u64, index: u64, bytes: usize) -> RaftEntry {
     let payload = openraft::EntryPayload::Normal(EncodedProposal(Bytes::from(vec![7; bytes])));
     RaftEntry { log_id: log_id(term, index), payload }
 }
 
 /// The writer is a task on the test's own thread: it runs only while the test waits.
-fn start() -> (GroupLog, LogWriter) {
+pub fn start() -> (GroupLog, LogWriter) {
     let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::Log).open());
     let watermark = WatermarkFile::create(Box::new(MemoryFile::default())).unwrap();
     let writer = LogWriter::start(engine.clone(), watermark, Arc::new(()));
@@ -29,7 +29,7 @@ fn start() -> (GroupLog, LogWriter) {
 }
 
 /// Appends without waiting for the disk; what is returned tells when it is there.
-async fn append(
+pub async fn append(
     log: &mut GroupLog,
     entries: impl IntoIterator<Item = RaftEntry, IntoIter: Send> + Send,
 ) -> BoxFuture<'static, io::Result<()>> {
@@ -141,6 +141,59 @@ async fn on_a_disk() -> (GroupLog, MemoryDisk) {
     append(&mut log, (0..3).map(|index| entry(1, index, 10))).await.await.unwrap();
     assert_eq!(log.read_disk(0, 3, READ_BYTES_MAX).await.unwrap().len(), 3);
     (log, disk)
+}
+
+fn vote(term: u64) -> RaftVote {
+    let candidate = ReplicaId { node: NodeId(1), incarnation: Incarnation(1) };
+    to_raft_vote(&crate::storage::records::VoteRecord {
+        term: crate::types::Term(term),
+        candidate,
+        committed: true,
+    })
+}
+
+/// G1, G11: a quorum may have counted on it.
+#[tokio::test]
+async fn a_log_that_lacks_what_it_acknowledged_fails_the_database() {
+    let (mut log, _disk) = on_a_disk().await;
+    log.save_vote(&vote(2)).await.unwrap();
+    let index = |index| Some(LogIndex(index));
+    for (before, applied, of) in [
+        (0, None, 2),
+        (3, None, 2),
+        (3, index(1), 2),
+        // It came with a snapshot.
+        (5, index(4), 2),
+        // Its leader was deposed, and the next one may have replaced it.
+        (9, None, 1),
+    ] {
+        let verified = log.verify_acknowledged(LogIndex(before), applied, &vote(of));
+        assert_eq!(verified, Ok(()), "{before} {applied:?} {of}");
+    }
+    assert_eq!(log.shared.node.engine.background_error(), None);
+    for (applied, of) in [(None, 2), (index(2), 2), (None, 3)] {
+        let damage = log.verify_acknowledged(LogIndex(4), applied, &vote(of)).unwrap_err();
+        assert!(damage.to_string().contains("ends before entry 3"), "{damage}");
+    }
+    let error = log.shared.node.engine.background_error();
+    assert!(matches!(error, Some(StorageError::Damaged { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn how_much_lies_behind_an_index_is_known_in_steps_and_after_truncations() {
+    let (mut log, _writer) = start();
+    let step = SizeMarks::STEP_BYTES;
+    let bytes = step as usize;
+    append(&mut log, (0..10).map(|index| entry(1, index, bytes))).await.await.unwrap();
+    let behind = |log: &GroupLog, index| log.bytes_behind(LogIndex(index)) / step;
+    assert_eq!([9, 8, 4, 0].map(|index| behind(&log, index)), [0, 1, 5, 9]);
+    log.truncate_after(Some(log_id(1, 4))).await.unwrap();
+    assert_eq!([4, 0].map(|index| behind(&log, index)), [0, 4]);
+    append(&mut log, (5..7).map(|index| entry(2, index, bytes))).await.await.unwrap();
+    assert_eq!([6, 4, 0].map(|index| behind(&log, index)), [0, 2, 6]);
+    log.purge(log_id(1, 3)).await.unwrap();
+    assert_eq!([6, 4].map(|index| behind(&log, index)), [0, 2]);
+    assert_eq!(log.index_behind(2 * step), Some(LogIndex(4)));
 }
 
 #[tokio::test]

@@ -162,7 +162,7 @@ impl Group {
     }
 
     /// Takes a stream of append requests. With each that it takes this replica wakes. Not before: where openraft has heard
-    /// nothing of a leader for long, who ticks stands.
+    /// nothing of a leader for long, who ticks stands. The stream ends where this replica has lost what it acknowledged.
     pub fn stream_append(
         &self,
         requests: impl Stream<Item = Appending> + Send + 'static,
@@ -170,9 +170,13 @@ impl Group {
     {
         let parking = self.parking().clone();
         let needs = self.log_needs().clone();
-        let requests = requests.map(move |request| {
-            needs.told(request.needed_from);
-            request.raft
+        let (log, applied) = (self.log().clone(), self.applied().watch_index());
+        let requests = tokio_stream::StreamExt::map_while(requests, move |request| {
+            let Appending { raft, needed_from, acknowledged_before } = request;
+            let applied = *applied.borrow();
+            log.verify_acknowledged(acknowledged_before, applied, &raft.vote).ok()?;
+            needs.told(needed_from);
+            Some(raft)
         });
         self.raft().stream_append(requests).inspect(move |result| {
             if matches!(result, Ok(Ok(_) | Err(StreamAppendError::Conflict(_)))) {

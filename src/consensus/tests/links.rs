@@ -20,6 +20,7 @@ use crate::consensus::raft_types::{RaftVote, TypeConfig};
 use crate::consensus::solitary::{Disks, Process, nobody};
 use crate::consensus::{Group, RaftTiming, Refusal, Replicas, SnapshotSource};
 use crate::log::{Command, Outcome};
+use crate::storage::StorageError;
 use crate::types::{GroupId, NodeId, ReplicaId, Term};
 
 /// As the defaults are.
@@ -37,6 +38,8 @@ const NODES: [u32; 3] = [1, 2, 3];
 pub struct Links {
     nodes: Mutex<BTreeMap<NodeId, Arc<Replicas>>>,
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    /// How long nodes take for each request with entries.
+    slow: Mutex<BTreeMap<NodeId, Duration>>,
     /// Messages of Raft that were sent.
     sent: Mutex<u64>,
 }
@@ -78,6 +81,19 @@ impl Links {
         }
     }
 
+    /// A node takes so long for each request with entries from now on.
+    pub fn slow_down(&self, node: u32, takes: Duration) {
+        self.slow.lock().unwrap().insert(NodeId(node), takes);
+    }
+
+    /// Waits as long as a node takes.
+    async fn takes(&self, lane: Lane, node: NodeId) {
+        let takes = self.slow.lock().unwrap().get(&node).copied();
+        if let Some(takes) = takes.filter(|_| lane == Lane::Entries) {
+            sleep(takes).await;
+        }
+    }
+
     /// Messages of Raft that were sent until now.
     pub fn sent(&self) -> u64 {
         *self.sent.lock().unwrap()
@@ -91,7 +107,7 @@ impl RaftTransport for End {
     fn append(
         &self,
         route: Route,
-        _lane: Lane,
+        lane: Lane,
         input: BoxStream<'static, Appending>,
         _idle: Duration,
     ) -> Appended {
@@ -100,6 +116,7 @@ impl RaftTransport for End {
             let links = links.clone();
             async move {
                 let Some(group) = links.group(route) else { return nobody() };
+                links.takes(lane, route.to.node).await;
                 let answers = group.stream_append(futures::stream::iter([request]));
                 match Box::pin(answers).next().await {
                     Some(Ok(answer)) if links.returns(route) => Ok(answer),
@@ -242,6 +259,18 @@ impl Three {
         let (process, beside) = one.process.take().unwrap();
         drop(beside);
         one.disks.crash(process).await;
+    }
+
+    /// The disks of a node.
+    pub fn disks(&self, node: u32) -> &Disks {
+        &self.nodes[&node].disks
+    }
+
+    /// Whether a node has found its log damaged.
+    pub fn log_is_damaged(&self, node: u32) -> bool {
+        let (process, _) = self.nodes[&node].process.as_ref().unwrap();
+        let error = process.storage.log.background_error();
+        matches!(error, Some(StorageError::Damaged { .. }))
     }
 
     fn replicas(&self, node: u32) -> &Arc<Replicas> {

@@ -179,3 +179,56 @@ async fn a_group_whose_log_is_purged_changes_its_leader_without_a_snapshot() {
         three.until("the old leader follows", same).await;
     }
 }
+
+/// It lacks more than is kept for such a replica when it answers, and answers long before it has that.
+#[tokio::test(start_paused = true)]
+async fn the_log_is_not_kept_without_end_for_a_replica_that_answers_but_is_slow() {
+    const KEEP: u64 = 128 * 1024;
+    const TAKES: Duration = Duration::from_secs(2);
+    let three = Three::begin().await;
+    let leader = three.leader().await;
+    let slow = three.others(leader)[0];
+    let (leading, following) = (three.group(leader), three.group(slow));
+    three.links.slow_down(slow, TAKES);
+    let kept = || leading.log().index_behind(8 * KEEP);
+    while kept().is_none() {
+        append_some_mib(&leading).await;
+    }
+    let upto = kept().expect("enough was appended");
+    let has = || following.log().next_index();
+    assert!(has() <= upto.0, "it is not slow");
+    let began = Instant::now();
+    while leading.status().purged_index < Some(upto) {
+        assert!(began.elapsed() < 2 * TAKES, "the log is kept for the slow one: {:?}", has());
+        three.flush(leader, KEEP).await;
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(has() <= upto.0, "it had caught up by itself");
+}
+
+/// A replica that lags no further than that is waited for.
+#[tokio::test(start_paused = true)]
+async fn the_log_is_kept_for_a_replica_that_is_a_little_slow() {
+    let three = Three::begin().await;
+    let leader = three.leader().await;
+    let slow = three.others(leader)[0];
+    three.links.slow_down(slow, Duration::from_millis(500));
+    let leading = three.group(leader);
+    append_some_mib(&leading).await;
+    let keep = 1024 * 1024;
+    assert!(
+        leading.log().index_behind(keep).is_some(),
+        "more lies behind than is kept for one that is away"
+    );
+    let caught_up =
+        |three: &Three| three.group(slow).applied_index().0 + 1 >= leading.log().next_index();
+    let began = Instant::now();
+    while !caught_up(&three) {
+        three.flush(leader, keep).await;
+        assert!(
+            began.elapsed() < EVENTUALLY,
+            "it is to come along by the log: no link carries a snapshot"
+        );
+        sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use super::fixture::{EVENTUALLY, GROUP, append_to, leading, names, replica};
 use super::scripted::Scripted;
 use crate::consensus::flusher::flush_once;
-use crate::consensus::log_needs::LogNeeds;
 use crate::consensus::network::GroupNetwork;
 use crate::consensus::raft_types::{from_raft_log_id, to_raft_vote};
 use crate::consensus::solitary::Disks;
@@ -33,7 +32,7 @@ async fn the_log_behind_the_announced_mark_is_kept_until_the_receiver_has_instal
     assert!(group.applied_index() > announced);
 
     let (transport, mut voters) = Scripted::new();
-    let mut network = GroupNetwork::new(Arc::new(transport), GROUP, own, LogNeeds::default());
+    let mut network = GroupNetwork::new(Arc::new(transport), GROUP, own, group.log_needs().clone());
     let mut connection = network.new_client(replica(1, 1), &EmptyNode::new()).await;
     let vote = to_raft_vote(&VoteRecord { term: Term(1), candidate: own, committed: true });
     let closed = std::future::pending();

@@ -25,7 +25,7 @@ fn request(commit: u64, entries: usize) -> Appending {
         entries: (0..entries).map(entry).collect(),
         leader_commit: Some(log_id(commit)),
     };
-    Appending { raft, needed_from: LogIndex(0) }
+    Appending { raft, needed_from: LogIndex(0), acknowledged_before: LogIndex(0) }
 }
 
 /// A request that takes what a stream may have of the room.

@@ -191,6 +191,7 @@ pub fn frames() -> proto::AppendFrames {
         entries: records::entries().iter().map(bare).collect(),
         commit: Some(log_id(1)),
         needed_from: 1,
+        acknowledged_before: 1,
     };
     let heartbeat = proto::AppendRequest {
         route: None,
