@@ -29,8 +29,7 @@ pub struct FlushPolicy {
     /// written to a file.
     pub log_bytes: u64,
     /// Bytes of log that a group keeps behind the durable mark, while some replica may need them; what is more than that
-    /// is purged in intervals. For one that answers its leader and is slower than the others it is four times as much, or
-    /// twice what it was behind once it had installed a snapshot.
+    /// is purged in intervals.
     pub log_keep_bytes: u64,
 }
 
@@ -126,7 +125,6 @@ fn warn_stopped(group: &Group, fatal: &impl Display) {
 async fn purge(group: &Group, log_keep_bytes: u64) {
     let Some(durable) = group.applied().durable().applied else { return };
     let Some(upto) = purge_limit(group, durable.index, log_keep_bytes) else { return };
-    group.log_needs().keep(log_keep_bytes);
     if group.status().purged_index >= Some(upto) {
         return;
     }

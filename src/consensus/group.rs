@@ -90,7 +90,7 @@ impl Group {
         let replica = applied.replica();
         let source = SnapshotSource::new(id, applied.clone());
         let voters = Voters::new(transport.clone(), id, replica, timing);
-        let needs = LogNeeds::new(log.clone());
+        let needs = LogNeeds::default();
         let network = GroupNetwork::new(transport.clone(), id, replica, needs.clone());
         let config = super::config::raft_config(id, &timing);
         let machine = GroupStateMachine::new(source.clone());

@@ -4,7 +4,7 @@
 //! contract that an entry can be read as soon as `append` returns.
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -130,11 +130,6 @@ impl GroupLog {
         self.state().sizes.index_behind(bytes).map(LogIndex)
     }
 
-    /// How many bytes of log lie behind an index; up to two steps less.
-    pub fn bytes_behind(&self, index: LogIndex) -> u64 {
-        self.state().sizes.bytes_behind(index.0)
-    }
-
     /// Verifies that this replica has everything before an index, which it has acknowledged to the leader of a vote. It
     /// may have it applied instead.
     ///
@@ -153,7 +148,7 @@ impl GroupLog {
             (next, state.vote.is_some_and(|own| own > *vote))
         };
         let held = applied.map_or(next, |applied| next.max(applied.0 + 1));
-        if held >= before.0 || replaced || planted::forgets() {
+        if held >= before.0 || replaced || forgets(self.shared.group) {
             return Ok(());
         }
         let damage = StorageError::Damaged {
@@ -264,29 +259,19 @@ impl SizeMarks {
         }
     }
 
-    fn index_behind(&self, bytes: u64) -> Option<u64> {
-        let far = self.marks.partition_point(|(_, total)| self.total_bytes - total >= bytes);
-        self.marks.get(far.checked_sub(1)?).map(|(index, _)| *index)
-    }
-
-    fn bytes_behind(&self, index: u64) -> u64 {
-        let at = self.marks.partition_point(|(marked, _)| *marked < index);
-        self.marks.get(at).map_or(0, |(_, total)| self.total_bytes - total)
-    }
-
-    /// Forgets what is replaced, with up to a step before it.
-    fn truncate_from(&mut self, index: u64) {
-        while self.marks.back().is_some_and(|(marked, _)| *marked >= index) {
-            self.marks.pop_back();
-            self.total_bytes = self.marks.back().map_or(0, |(_, total)| *total);
-        }
-    }
-
-    /// Forgets what lies before an entry that is purged. The last mark stays, so that the answer stands.
-    fn purge_to(&mut self, index: u64) {
-        while self.marks.get(1).is_some_and(|(next, _)| *next <= index) {
+    fn index_behind(&mut self, bytes: u64) -> Option<u64> {
+        let mut behind = None;
+        while let Some((index, total)) = self.marks.front().copied() {
+            if self.total_bytes - total < bytes {
+                break;
+            }
+            behind = Some(index);
+            if self.marks.get(1).is_none_or(|(_, next)| self.total_bytes - next < bytes) {
+                break; // Kept, so that the answer stands until the next mark takes its place.
+            }
             self.marks.pop_front();
         }
+        behind
     }
 }
 
@@ -337,6 +322,11 @@ impl Tail {
 /// Whether a fault is planted here. Not in the meta group, without which nothing would be routed.
 fn forgets_votes(group: GroupId) -> bool {
     planted::vote_not_persisted() && group != GroupId::META
+}
+
+/// Whether a fault is planted here that would be found by what a replica has acknowledged, before the fault suite finds it.
+fn forgets(group: GroupId) -> bool {
+    planted::forgets() || forgets_votes(group)
 }
 
 /// Of two positions the one with the higher index. Never the greater log id: that one goes by the term first, and an
@@ -464,7 +454,6 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             let last = lower(state.last, last_log_id);
             let end = last.map_or(0, |last| last.index + 1);
             state.tail.truncate_from(end);
-            state.sizes.truncate_from(end);
             state.last = last;
             (last, end)
         };
@@ -482,7 +471,6 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             state.purged = higher(state.purged, log_id);
             state.last = higher(state.last, log_id);
             state.tail.purge_to(log_id.index);
-            state.sizes.purge_to(log_id.index);
         }
         // Nothing waits for a purge: after a crash it is done again.
         let done: Done = Box::new(|_| ());

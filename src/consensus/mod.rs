@@ -1,5 +1,6 @@
 //! Floor 3: openraft behind one handle for each group. Its names stay here and in `transport`.
 
+mod acknowledged;
 mod admission;
 mod config;
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::impls::EmptyNode;
 use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
@@ -20,6 +20,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::acknowledged::Acknowledged;
 use super::log_needs::LogNeeds;
 use super::parking::Footing;
 use super::raft_types::{RaftVote, TypeConfig};
@@ -118,6 +119,7 @@ pub struct GroupNetwork {
     group: GroupId,
     own: ReplicaId,
     needs: LogNeeds,
+    pub(super) acknowledged: Acknowledged,
 }
 
 impl GroupNetwork {
@@ -128,7 +130,7 @@ impl GroupNetwork {
         own: ReplicaId,
         needs: LogNeeds,
     ) -> Self {
-        GroupNetwork { transport, group, own, needs }
+        GroupNetwork { transport, group, own, needs, acknowledged: Acknowledged::default() }
     }
 
     fn connection(&self, to: ReplicaId, lane: Lane) -> Connection {
@@ -137,6 +139,7 @@ impl GroupNetwork {
             route: Route { group: self.group, from: self.own, to },
             lane,
             needs: self.needs.clone(),
+            acknowledged: self.acknowledged.clone(),
         }
     }
 }
@@ -159,6 +162,7 @@ pub struct Connection {
     route: Route,
     lane: Lane,
     needs: LogNeeds,
+    acknowledged: Acknowledged,
 }
 
 type AppendStream<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
@@ -173,38 +177,39 @@ impl NetStreamAppend<TypeConfig> for Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let idle = option.hard_ttl();
-        let (needs, to) = (self.needs.clone(), self.route.to);
+        let (needs, acknowledged, to) =
+            (self.needs.clone(), self.acknowledged.clone(), self.route.to);
+        // One stream is of one leadership.
+        let vote = Arc::new(OnceLock::new());
+        let sent = vote.clone();
         let input = input.map(move |raft| Appending {
             needed_from: needs.needed_from(),
-            acknowledged_before: needs.acknowledged_before(to, &raft.vote),
+            acknowledged_before: acknowledged.before(to, sent.get_or_init(|| raft.vote)),
             raft,
         });
         let answers = self.transport.append(self.route, self.lane, input.boxed(), idle);
         let output: AppendStream<'s> = match self.lane {
-            Lane::Entries => while_kept(answers, self.needs.clone(), self.route),
+            Lane::Entries => noted(answers, self.acknowledged.clone(), to, vote),
+            // The answer to a heartbeat says less.
             Lane::Heartbeats => answers,
         };
         Box::pin(std::future::ready(Ok(output)))
     }
 }
 
-/// Ends a stream of entries behind an answer that shows that the replica lacks what the log is not kept for any more. Then
-/// openraft sends no more of it, purges, and sends a snapshot; else a replica that is slow, but answers, would have its
-/// leader keep a log without end (G12).
-fn while_kept(answers: Appended, needs: LogNeeds, route: Route) -> Appended {
-    let is_behind = move |answer: &<Appended as Stream>::Item| match answer {
-        Ok(Ok(last)) => needs.is_given_up(route.to, LogIndex(last.map_or(0, |last| last.index))),
-        _ => false,
+/// Answers of a replica to the leader of a vote, what they acknowledge noted as they come.
+fn noted(
+    answers: Appended,
+    acknowledged: Acknowledged,
+    from: ReplicaId,
+    to: Arc<OnceLock<RaftVote>>,
+) -> Appended {
+    let note = move |answer: &<Appended as Stream>::Item| {
+        if let (Ok(Ok(Some(last))), Some(vote)) = (answer, to.get()) {
+            acknowledged.note(from, *vote, LogIndex(last.index));
+        }
     };
-    let checked = answers.flat_map(move |answer| {
-        let too_slow = is_behind(&answer).then(|| {
-            tracing::info!(group = %route.group, to = %route.to, "too slow for the log to be kept");
-            let why = "the replica is too far behind, and is to get a snapshot";
-            Err(RPCError::Network(NetworkError::from_string(why)))
-        });
-        futures::stream::iter(std::iter::once(answer).chain(too_slow))
-    });
-    checked.boxed()
+    answers.inspect(note).boxed()
 }
 
 impl NetVote<TypeConfig> for Connection {
@@ -243,13 +248,12 @@ impl NetSnapshot<TypeConfig> for Connection {
         };
         let mark = snapshot.meta.last_log_id.map_or(LogIndex(0), |id| LogIndex(id.index));
         let _hold = source.hold_log(mark);
+        let _under_way = self.acknowledged.sends_snapshot(self.route.to);
         let sending = self.transport.send_snapshot(self.route, vote, source);
-        let receiver = tokio::select! {
-            result = sending => result?,
-            closed = cancel => return Err(StreamingError::Closed(closed)),
-        };
-        self.needs.installed(self.route.to, mark);
-        Ok(SnapshotResponse::new(receiver))
+        tokio::select! {
+            result = sending => Ok(SnapshotResponse::new(result?)),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
     }
 }
 

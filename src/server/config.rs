@@ -114,8 +114,7 @@ pub struct StorageConfig {
     pub log_memtable_bytes: u64,
     /// Memory for the newest part of the state, before it reaches a file.
     pub state_memtable_bytes: u64,
-    /// How much of each group's log is kept behind the durable mark while a replica is away; four times as much while one
-    /// answers and is slow.
+    /// How much of each group's log is kept behind the durable mark while a replica is away.
     pub log_keep_bytes: u64,
     /// Longest time between flushes of the state; they also come with the log.
     pub flush_interval_ms: u64,

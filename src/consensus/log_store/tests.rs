@@ -15,13 +15,13 @@ fn log_id(term: u64, index: u64) -> RaftLogId {
     RaftLogId { leader_id: LeaderId { term, node_id }, index }
 }
 
-pub fn entry(term: u64, index: u64, bytes: usize) -> RaftEntry {
+fn entry(term: u64, index: u64, bytes: usize) -> RaftEntry {
     let payload = openraft::EntryPayload::Normal(EncodedProposal(Bytes::from(vec![7; bytes])));
     RaftEntry { log_id: log_id(term, index), payload }
 }
 
 /// The writer is a task on the test's own thread: it runs only while the test waits.
-pub fn start() -> (GroupLog, LogWriter) {
+fn start() -> (GroupLog, LogWriter) {
     let engine: Arc<dyn Engine> = Arc::new(MemoryDisk::new(Database::Log).open());
     let watermark = WatermarkFile::create(Box::new(MemoryFile::default())).unwrap();
     let writer = LogWriter::start(engine.clone(), watermark, Arc::new(()));
@@ -29,7 +29,7 @@ pub fn start() -> (GroupLog, LogWriter) {
 }
 
 /// Appends without waiting for the disk; what is returned tells when it is there.
-pub async fn append(
+async fn append(
     log: &mut GroupLog,
     entries: impl IntoIterator<Item = RaftEntry, IntoIter: Send> + Send,
 ) -> BoxFuture<'static, io::Result<()>> {
@@ -177,23 +177,6 @@ async fn a_log_that_lacks_what_it_acknowledged_fails_the_database() {
     }
     let error = log.shared.node.engine.background_error();
     assert!(matches!(error, Some(StorageError::Damaged { .. })), "{error:?}");
-}
-
-#[tokio::test]
-async fn how_much_lies_behind_an_index_is_known_in_steps_and_after_truncations() {
-    let (mut log, _writer) = start();
-    let step = SizeMarks::STEP_BYTES;
-    let bytes = step as usize;
-    append(&mut log, (0..10).map(|index| entry(1, index, bytes))).await.await.unwrap();
-    let behind = |log: &GroupLog, index| log.bytes_behind(LogIndex(index)) / step;
-    assert_eq!([9, 8, 4, 0].map(|index| behind(&log, index)), [0, 1, 5, 9]);
-    log.truncate_after(Some(log_id(1, 4))).await.unwrap();
-    assert_eq!([4, 0].map(|index| behind(&log, index)), [0, 4]);
-    append(&mut log, (5..7).map(|index| entry(2, index, bytes))).await.await.unwrap();
-    assert_eq!([6, 4, 0].map(|index| behind(&log, index)), [0, 2, 6]);
-    log.purge(log_id(1, 3)).await.unwrap();
-    assert_eq!([6, 4].map(|index| behind(&log, index)), [0, 2]);
-    assert_eq!(log.index_behind(2 * step), Some(LogIndex(4)));
 }
 
 #[tokio::test]

@@ -38,8 +38,6 @@ const NODES: [u32; 3] = [1, 2, 3];
 pub struct Links {
     nodes: Mutex<BTreeMap<NodeId, Arc<Replicas>>>,
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
-    /// How long nodes take for each request with entries.
-    slow: Mutex<BTreeMap<NodeId, Duration>>,
     /// Messages of Raft that were sent.
     sent: Mutex<u64>,
 }
@@ -81,19 +79,6 @@ impl Links {
         }
     }
 
-    /// A node takes so long for each request with entries from now on.
-    pub fn slow_down(&self, node: u32, takes: Duration) {
-        self.slow.lock().unwrap().insert(NodeId(node), takes);
-    }
-
-    /// Waits as long as a node takes.
-    async fn takes(&self, lane: Lane, node: NodeId) {
-        let takes = self.slow.lock().unwrap().get(&node).copied();
-        if let Some(takes) = takes.filter(|_| lane == Lane::Entries) {
-            sleep(takes).await;
-        }
-    }
-
     /// Messages of Raft that were sent until now.
     pub fn sent(&self) -> u64 {
         *self.sent.lock().unwrap()
@@ -107,7 +92,7 @@ impl RaftTransport for End {
     fn append(
         &self,
         route: Route,
-        lane: Lane,
+        _lane: Lane,
         input: BoxStream<'static, Appending>,
         _idle: Duration,
     ) -> Appended {
@@ -116,7 +101,6 @@ impl RaftTransport for End {
             let links = links.clone();
             async move {
                 let Some(group) = links.group(route) else { return nobody() };
-                links.takes(lane, route.to.node).await;
                 let answers = group.stream_append(futures::stream::iter([request]));
                 match Box::pin(answers).next().await {
                     Some(Ok(answer)) if links.returns(route) => Ok(answer),

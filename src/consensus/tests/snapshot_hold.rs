@@ -10,11 +10,12 @@ use tokio::time::Instant;
 use super::fixture::{EVENTUALLY, GROUP, append_to, leading, names, replica};
 use super::scripted::Scripted;
 use crate::consensus::flusher::flush_once;
+use crate::consensus::log_needs::LogNeeds;
 use crate::consensus::network::GroupNetwork;
 use crate::consensus::raft_types::{from_raft_log_id, to_raft_vote};
 use crate::consensus::solitary::Disks;
 use crate::storage::records::VoteRecord;
-use crate::types::Term;
+use crate::types::{LogIndex, Term};
 
 /// openraft goes on behind the durable mark, which it was told of, though the rows that are sent are newer. A log purged
 /// beyond that mark, before the receiver has answered, has the same snapshot sent again.
@@ -32,9 +33,12 @@ async fn the_log_behind_the_announced_mark_is_kept_until_the_receiver_has_instal
     assert!(group.applied_index() > announced);
 
     let (transport, mut voters) = Scripted::new();
-    let mut network = GroupNetwork::new(Arc::new(transport), GROUP, own, group.log_needs().clone());
-    let mut connection = network.new_client(replica(1, 1), &EmptyNode::new()).await;
+    let mut network = GroupNetwork::new(Arc::new(transport), GROUP, own, LogNeeds::default());
+    let (acknowledged, receiver) = (network.acknowledged.clone(), replica(1, 1));
+    let mut connection = network.new_client(receiver, &EmptyNode::new()).await;
     let vote = to_raft_vote(&VoteRecord { term: Term(1), candidate: own, committed: true });
+    acknowledged.note(receiver, vote, announced);
+    assert!(acknowledged.before(receiver, &vote) > announced);
     let closed = std::future::pending();
     let sending = connection.full_snapshot(vote, snapshot, closed, RPCOption::new(EVENTUALLY));
     let source = group.snapshot_source();
@@ -52,5 +56,10 @@ async fn the_log_behind_the_announced_mark_is_kept_until_the_receiver_has_instal
     assert_eq!(sent.unwrap().vote, vote);
     assert_eq!(kept, [Some(announced); 2]);
     assert_eq!(source.keep_from(), None, "nothing is sent any more");
+    assert_eq!(
+        acknowledged.before(receiver, &vote),
+        LogIndex(0),
+        "it may have dropped that to install"
+    );
     disks.crash(process).await;
 }
