@@ -229,7 +229,14 @@ impl Machine {
         self.data.lock().expect("no panic while locked").clone()
     }
 
-    /// Makes its disks fail, or work again.
+    /// Makes its disks fail what reads them, or read again.
+    pub fn set_unreadable(&self, reason: Option<&str>) {
+        let data = self.data();
+        data.log.set_unreadable(reason);
+        data.state.set_unreadable(reason);
+    }
+
+    /// Makes its disks fail what changes them, or work again.
     pub fn set_failing(&self, reason: Option<&str>) {
         let data = self.data();
         data.log.set_failing(reason);

@@ -83,8 +83,13 @@ impl World {
                 }
             }
             What::DiskError => {
+                const EIO: &str = "input/output error (simulated)";
+                // Of each three what changes it fails, what reads it, and both.
+                let drawn = fault.from.as_millis() % 3;
                 for node in &fault.nodes {
-                    self.machine(*node).set_failing(Some("input/output error (simulated)"));
+                    let machine = self.machine(*node);
+                    machine.set_failing((drawn != 1).then_some(EIO));
+                    machine.set_unreadable((drawn != 0).then_some(EIO));
                 }
             }
             What::NoSpace => {
@@ -153,6 +158,7 @@ impl World {
             What::DiskError | What::NoSpace => {
                 for node in &fault.nodes {
                     self.machine(*node).set_failing(None);
+                    self.machine(*node).set_unreadable(None);
                 }
                 self.restart(&fault.nodes);
             }
