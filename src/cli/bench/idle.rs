@@ -24,9 +24,9 @@ Examples:
   quorate bench idle --groups 64 --conversations 10000 --settle 5s --window 10s --output json
 
 Starts a cluster on this machine with 256 groups unless --groups says otherwise, appends one message to each \
-conversation, waits until all is flushed, leaves the nodes alone for --settle so that groups can be parked, and then \
-takes the processor time that each node uses within --window, and its resident memory at the end. Nobody is connected \
-meanwhile.")]
+conversation, waits until all is flushed, leaves the nodes alone for --settle so that groups can be parked and the \
+memory of the log, which is flushed when an interval has brought nothing, is free, and then takes the processor time \
+that each node uses within --window, and its resident memory at the end. Nobody is connected meanwhile.")]
 pub struct IdleArgs {
     /// Conversations of one message each
     #[arg(long, value_name = "C", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -38,7 +38,7 @@ pub struct IdleArgs {
     size: u32,
 
     /// How long nothing is done before it is measured
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
     settle: Duration,
 
     /// How long to measure
