@@ -282,9 +282,9 @@ impl Machine {
         self.disk.changes.load(Ordering::Relaxed)
     }
 
-    /// The applied state as it is now, synced or not.
-    pub fn state(&self) -> impl View {
-        self.data().state.open()
+    /// The applied state as it is now, synced or not, and whether its disk can be read or not.
+    pub fn state(&self) -> Arc<dyn View> {
+        self.data().state.open().pin()
     }
 }
 

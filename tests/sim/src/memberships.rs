@@ -17,7 +17,7 @@ pub fn differences(machines: &[Machine]) -> Vec<String> {
     };
     let mut differences = Vec::new();
     for (group, mut wanted) in wanted(&topology) {
-        let rows = states.iter().filter_map(|state| row(state, group));
+        let rows = states.iter().filter_map(|state| row(&**state, group));
         let newest = rows.max_by_key(|row| row.applied);
         let mut configs = newest.map(|row| row.membership.configs).unwrap_or_default();
         configs.iter_mut().for_each(|voters| voters.sort());
@@ -36,7 +36,7 @@ pub fn differences(machines: &[Machine]) -> Vec<String> {
 
 /// The newest topology that a node has.
 pub fn topology(machines: &[Machine]) -> Option<Topology> {
-    let topologies = machines.iter().filter_map(|machine| read_topology(&machine.state()).ok()?);
+    let topologies = machines.iter().filter_map(|machine| read_topology(&*machine.state()).ok()?);
     topologies.max_by_key(|topology| topology.version)
 }
 

@@ -39,7 +39,7 @@ impl World {
             if self.checked.changes.insert(machine.node, changes) == Some(changes) {
                 continue;
             }
-            let report = invariants::check(&machine.state(), &mut |_| {});
+            let report = invariants::check(&*machine.state(), &mut |_| {});
             for violation in &report.violations {
                 let (place, what) = (&violation.place, &violation.what);
                 let problem = format!("G11: node {}: {place}: {what}", machine.node);
