@@ -141,8 +141,8 @@ pub mod planted {
         /// a kill the row says that entries are applied whose effects are gone. Found as lost writes, and as seqs that
         /// are used again.
         flush_single_family;
-        /// `storage/install.rs`. G1, G11. A snapshot is brought in piece by piece under a row that says it is there:
-        /// a kill within leaves a part. Found as a lost write, or as replicas that differ.
+        /// `storage/install.rs`. G1, G10, G11. A snapshot is brought in piece by piece under a row that says it is there:
+        /// a kill within leaves a part. Found as an applied index that has two states.
         non_atomic_install;
         /// `storage/recovery.rs`. G1, G11. A log that lost its end is relied on. Found as a lost write once the ends
         /// of a quorum's logs are cut off.

@@ -65,10 +65,10 @@ pub const FIGURES: [Figure; 18] = [
             beside("64 producers, 1 in flight", "etcd", 2.5, Measure::Rate),
             beside("64 producers, 1 in flight", "NATS JetStream", 1.2, Measure::Rate),
         ],
-        bound: "Processor time: both cores are busy, with 263 µs an append. 104 of them are one gRPC call each over HTTP/2: client, \
-             connections, and the kernel's network. The API is gRPC, so what has many appends at once is to use a session. 81 \
-             are applying on three replicas, with what 8 × 128 says. Without any gRPC it would be 1.65 \
-             times as many appends.",
+        bound: "Processor time: both cores are busy. Two fifths of it are one gRPC call for each append over HTTP/2: \
+             client, connections, and the kernel's network. The API is gRPC, so what has many appends at once is to \
+             use a session. A third is applying on three replicas, with what 8 × 128 says. Without any gRPC it would \
+             be 1.65 times as many appends.",
     },
     Figure {
         name: "64 × 1 on sessions: 64 producers",
@@ -93,10 +93,10 @@ pub const FIGURES: [Figure; 18] = [
             beside("8 producers × 128 in flight", "etcd", 5.0, Measure::Rate),
             beside("8 producers × 128 in flight", "NATS JetStream", 1.2, Measure::Rate),
         ],
-        bound: "Processor time: both cores are busy, with 58 µs an append over four processes. 31 are applying on three replicas: rows \
-             in the memtables of five tables, ids looked up for idempotency over 30 days, the digest chain. A log that only \
-             appends bytes does none of that. 10 are client and network, 5 the logs' writers with their syncs, 4 flushes. \
-             Of three nodes on machines of their own each applies a third of it.",
+        bound: "Processor time: both cores are busy. More than half of it is applying on three replicas: rows in the \
+             memtables of five tables, ids looked up for idempotency over 30 days, the digest chain. A log that only \
+             appends bytes does none of that. A sixth is client and network, a twelfth the logs' writers with their \
+             syncs, a fifteenth flushes. Of three nodes on machines of their own each applies a third of it.",
     },
     Figure {
         name: "one conversation, one session, 512 in flight",
@@ -107,8 +107,9 @@ pub const FIGURES: [Figure; 18] = [
         show: appends,
         met: |case| Some(appends_per_second(case) >= 50_000.0),
         beside: &[],
-        bound: "Processor time, 42 µs an append, as in the row above: two cores do 47,000 a second with that if they do nothing else, \
-             and 50,000 take 40 µs. More than half is applying on three replicas.",
+        bound: "Processor time, as in the row above, and more than half of it applying on three replicas. On the \
+             machine of docs/performance.md an append took 42 µs of it: two cores that do nothing else do 47,000 a \
+             second with that, and 50,000 take 40 µs.",
     },
     Figure {
         name: "ACK to delivery at 10,000 appends/s",
@@ -130,7 +131,7 @@ pub const FIGURES: [Figure; 18] = [
             Some(keeps_up && us("p50") <= 1_000.0 && us("p99") <= 5_000.0)
         },
         beside: &[],
-        bound: "Scheduling: with 180 µs an append 10,000 a second keep two cores busy for nine tenths of the time.",
+        bound: "Scheduling: nodes and generator keep two cores busy for nine tenths of the time.",
     },
     Figure {
         name: "fan-out: one conversation to 1,000 subscribers",
@@ -232,9 +233,11 @@ pub const FIGURES: [Figure; 18] = [
         },
         met: |case| Some(number(&case["result"]["ratio"]) >= 0.7),
         beside: &[],
-        bound: "Processor time, and misses of its caches. Each append reads a head out of a million from a file and writes rows \
-             at random places of the memtables: searching those was 18 % of a profile, reading files about 7 %. Files are \
-             merged all the while, and as much processor time goes to it as falls into the minute that is measured.",
+        bound: "Processor time, and misses of its caches. Each append reads a head out of a million from a file and \
+             writes rows at random places of the memtables: searching those was 18 % of a profile, reading files \
+             about 7 %. Files are merged all the while, and as much processor time goes to it as falls into the \
+             minute that is measured. An order, ids and a digest of its own for each conversation need its head and \
+             rows at each append, however many there are.",
     },
     Figure {
         name: "bytes written per payload byte, 1 KiB messages",
@@ -303,8 +306,10 @@ pub const FIGURES: [Figure; 18] = [
             Some(is_offered && is_judged && is_bounded && is_queued && is_kept)
         },
         beside: &[],
-        bound: "Where less than ten times is offered: so much is due, but the generator shares both cores with the nodes, and sends \
-             what it can beside them.",
+        bound: "Where less than ten times is offered: so much is due, but the generator shares both cores with the \
+             nodes, and sends what it can beside them. Where more are ahead of an append than a group's queue holds: \
+             they lay in its connection before the node had read it, on the same two cores, as long as those did that \
+             are refused at last.",
     },
     Figure {
         name: "history to one follower, from memory",

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::admission::Admission;
@@ -104,6 +105,8 @@ struct Problem {
 
 /// The replicas of this node.
 pub struct Replicas {
+    /// Where they run, whoever has them made.
+    runtime: Handle,
     parts: NodeParts,
     log: NodeLog,
     state: Arc<dyn Engine>,
@@ -123,9 +126,10 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Starts every replica that stands on this node. A damaged one is noted and does not start; the others serve.
+    /// Starts every replica that stands on this node, on the runtime of the caller. A damaged one is noted and does not start; the others serve.
     pub async fn open(parts: NodeParts, storage: &Storage) -> Result<Arc<Replicas>, ReplicaError> {
         let replicas = Arc::new(Replicas {
+            runtime: Handle::current(),
             parts,
             log: NodeLog::new(storage.log.clone(), storage.writer.clone()),
             state: storage.state.clone(),
@@ -183,7 +187,8 @@ impl Replicas {
         replica: ReplicaId,
     ) -> Result<Arc<Group>, ReplicaError> {
         let replicas = self.clone();
-        let making = tokio::spawn(async move { replicas.make_uncancelled(id, replica).await });
+        let making =
+            self.runtime.spawn(async move { replicas.make_uncancelled(id, replica).await });
         making.await.unwrap_or_else(|ended| {
             Err(ReplicaError::NotStarted { group: id, reason: ended.to_string() })
         })

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::live::Growth;
 use super::raft_types::{
-    Outcomes, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, TypeConfig, from_raft_log_id,
-    membership_record, to_raft_log_id, to_stored_membership,
+    Outcomes, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, TypeConfig, entry_bytes,
+    from_raft_log_id, membership_record, to_raft_log_id, to_stored_membership,
 };
 use super::tails::LiveMessages;
 use super::{SnapshotSource, Tails};
@@ -30,10 +30,17 @@ use crate::log::{self, GroupState, Proposal, ProposalRef};
 use crate::seams::crash;
 use crate::storage::records::{GroupRow, LogId, MembershipRecord, Record};
 use crate::storage::{Durability, Engine, Overlay, Table, install, keys};
+use crate::types::limits::ENTRY_BYTES_TARGET;
 use crate::types::{ConversationId, GroupId, HashRange, LogIndex, ReplicaId, Seq};
 
 /// Entries that one write of applied state gathers.
 const ENTRIES_PER_WRITE_MAX: usize = 64;
+/// Bytes of entries from which on a write gathers no more. Writing them takes a thread for some milliseconds, in which it
+/// does nothing else.
+const BYTES_PER_WRITE: usize = ENTRY_BYTES_TARGET / 2;
+/// Messages that are applied before others have a turn, some milliseconds of them. The thread that applies carries
+/// heartbeats, too: a group that has much to catch up with must not take the lease from another one's leader.
+const MESSAGES_PER_TURN: usize = 256;
 
 /// What a replica has applied, shared between the state machine and the group's handle.
 pub struct Applied {
@@ -165,6 +172,24 @@ impl Applied {
 pub struct GroupStateMachine {
     applied: Arc<Applied>,
     source: SnapshotSource,
+    turn: Turn,
+}
+
+/// What was applied since others had theirs.
+#[derive(Clone, Default)]
+struct Turn {
+    messages: usize,
+}
+
+impl Turn {
+    /// Counts as many messages, or what takes as long, and lets others go on if it was their turn.
+    async fn took(&mut self, messages: usize) {
+        self.messages += messages;
+        if self.messages >= MESSAGES_PER_TURN {
+            self.messages = 0;
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// A snapshot for openraft: never bytes. What is sent is read from a pinned view when it is sent; what was received
@@ -187,11 +212,17 @@ pub struct SnapshotBuilder {
 impl GroupStateMachine {
     /// The state machine over the state of the replica that `source` can send.
     pub fn new(source: SnapshotSource) -> Self {
-        GroupStateMachine { applied: source.applied().clone(), source }
+        GroupStateMachine { applied: source.applied().clone(), source, turn: Turn::default() }
     }
 
-    /// Applies entries in one write and answers those that wait for one.
-    fn apply_chunk(&self, chunk: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+    /// Applies entries in one write and answers those that wait for one. Dropped before that write, it has changed
+    /// nothing.
+    async fn apply_chunk(
+        &self,
+        chunk: Vec<EntryResponder<TypeConfig>>,
+        turn: &mut Turn,
+    ) -> io::Result<()> {
+        let entries = chunk.len();
         let mut row = self.applied.row();
         let mut overlay = Overlay::new(self.applied.engine.as_ref());
         let mut effects = Effects::default();
@@ -206,8 +237,9 @@ impl GroupStateMachine {
                 }
                 openraft::EntryPayload::Normal(proposal) => {
                     let proposal = Proposal::decode(&proposal.0).map_err(io::Error::other)?;
+                    let (overlay, effects) = (&mut overlay, &mut effects);
                     outcomes =
-                        self.apply_proposal(&mut overlay, &mut row, &proposal, &mut effects)?;
+                        self.apply_proposal(overlay, &mut row, &proposal, effects, turn).await?;
                 }
             }
             row.applied = Some(log_id);
@@ -234,15 +266,17 @@ impl GroupStateMachine {
             }
         }
         crash::apply_answered();
+        turn.took(entries).await;
         Ok(())
     }
 
-    fn apply_proposal(
+    async fn apply_proposal(
         &self,
         overlay: &mut Overlay<'_>,
         row: &mut GroupRow,
         proposal: &ProposalRef<'_>,
         effects: &mut Effects,
+        turn: &mut Turn,
     ) -> io::Result<Outcomes> {
         let mut outcomes = Vec::with_capacity(proposal.commands.len());
         let mut group = GroupState::of(self.applied.group, row);
@@ -257,10 +291,33 @@ impl GroupStateMachine {
             effects.note_growth(&applied);
             effects.topology_changed |= matches!(command, log::Command::ChangeTopology(_));
             outcomes.push(applied.outcome);
+            turn.took(match command {
+                log::Command::Append(append) => append.messages.len(),
+                _ => 1,
+            })
+            .await;
         }
         group.store_in(row);
         Ok(Outcomes(outcomes))
     }
+}
+
+/// The entries that go into one write with the first: those that are there already, as far as they fit.
+fn one_write(
+    first: EntryResponder<TypeConfig>,
+    entries: &mut (impl Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin),
+) -> io::Result<Vec<EntryResponder<TypeConfig>>> {
+    let mut bytes = entry_bytes(&first.0);
+    let mut chunk = vec![first];
+    while chunk.len() < ENTRIES_PER_WRITE_MAX
+        && bytes < BYTES_PER_WRITE
+        && let Some(Some(next)) = entries.next().now_or_never()
+    {
+        let next = next?;
+        bytes += entry_bytes(&next.0);
+        chunk.push(next);
+    }
+    Ok(chunk)
 }
 
 /// What others are told once a write is done.
@@ -318,12 +375,14 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut chunks = entries.ready_chunks(ENTRIES_PER_WRITE_MAX);
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.into_iter().collect::<io::Result<Vec<_>>>()?;
+        let mut entries = entries.fuse();
+        let mut turn = std::mem::take(&mut self.turn);
+        while let Some(first) = entries.next().await {
+            let chunk = one_write(first?, &mut entries)?;
             let _leave = self.applied.leave_to_change().await?;
-            self.apply_chunk(chunk)?;
+            self.apply_chunk(chunk, &mut turn).await?;
         }
+        self.turn = turn;
         Ok(())
     }
 

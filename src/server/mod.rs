@@ -1,6 +1,8 @@
 //! Floor 6: configuration, the one wall clock, metrics, HTTP, shutdown, and the wiring of the floors below.
 
 mod call_limit;
+#[cfg(feature = "rocksdb")]
+mod client_threads;
 mod clock;
 pub mod config;
 mod connections;

@@ -10,8 +10,10 @@ use anyhow::Context;
 use quorate_client::Dial;
 use quorate_client::limits::REQUEST_BYTES_MAX;
 use quorate_client::proto::message_log_client::MessageLogClient;
+use tokio::runtime::Handle;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
@@ -21,6 +23,8 @@ use tonic_health::server::HealthReporter;
 use tower::Layer;
 
 use super::call_limit::limit_calls;
+#[cfg(feature = "rocksdb")]
+use super::client_threads::ClientThreads;
 use super::config::{Listener, TlsConfig};
 #[cfg(feature = "rocksdb")]
 use super::connections::raise_files_max;
@@ -68,6 +72,8 @@ struct Node {
 
 /// What a node stands on: the machine's, or a simulator's.
 pub struct Ground {
+    /// Where clients are served.
+    pub clients: Handle,
     /// Opens its connections to other nodes; the operating system if there is none.
     pub dial: Option<Arc<dyn Dial>>,
     /// Its storage, opened with [`Observers`] of `metrics`.
@@ -88,7 +94,7 @@ pub struct Ground {
 /// many files open as its hard limit allows.
 ///
 /// # Errors
-/// As [`run_on`]; these are too few; a port cannot be bound; the data directory cannot be opened.
+/// As [`run_on`]; these are too few; a port cannot be bound; no threads can be had; the data directory cannot be opened.
 #[cfg(feature = "rocksdb")]
 pub async fn run(
     config: Config,
@@ -99,14 +105,19 @@ pub async fn run(
     let files_max = raise_files_max();
     let connections = ConnectionsMax::within(files_max, tuning.open_files_max_in_all())?;
     let listeners = Listeners::bind(&config).await?;
+    let threads = ClientThreads::start().context("starting the threads for clients")?;
     let metrics = Arc::new(Metrics::new());
     let observer = Arc::new(Observers(metrics.clone()));
     let storage = Storage::open(&config.data_dir, config.node_id, tuning, observer)
         .await
         .map_err(|error| not_opened(config.node_id, error))?;
     let (clock, memory) = (Arc::new(super::SystemClock), MemoryLimits::MOST);
-    let ground = Ground { dial: None, storage, metrics, clock, authorizer, connections, memory };
-    run_on(listeners, ground, config, shutdown).await
+    let clients = threads.handle();
+    let ground =
+        Ground { clients, dial: None, storage, metrics, clock, authorizer, connections, memory };
+    let result = run_on(listeners, ground, config, shutdown).await;
+    threads.end().await;
+    result
 }
 
 /// Runs a node until `shutdown` is cancelled, or until its storage fails: then it stops at once, with an error,
@@ -121,6 +132,7 @@ pub async fn run_on(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let Listeners { client, peer, http } = listeners;
+    let clients = ground.clients.clone();
     let node = Arc::new(start(ground, config).await?);
     tracing::info!(
         node_id = node.config.node_id.0,
@@ -134,7 +146,8 @@ pub async fn run_on(
     let servers = async {
         tokio::try_join!(
             async {
-                serve_clients(&node, client, stopping.clients.clone()).await?;
+                let serving = serve_clients(node.clone(), client, stopping.clients.clone());
+                AbortOnDropHandle::new(clients.spawn(serving)).await??;
                 tracing::info!("no client is served any more");
                 // They are gone, as only a node that stops lets them go.
                 stopping.handed_on.cancel();
@@ -182,7 +195,7 @@ pub async fn run_on(
 }
 
 async fn start(ground: Ground, config: Config) -> anyhow::Result<Node> {
-    let Ground { dial, storage, metrics, clock, authorizer, connections, memory } = ground;
+    let Ground { dial, storage, metrics, clock, authorizer, connections, memory, .. } = ground;
     let started_us = clock.elapsed_us();
     let data_dir = storage.data_dir.clone();
     let admission = Arc::new(Admission::within(memory));
@@ -329,7 +342,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const CALL_TIMEOUT: Duration = Duration::from_secs(180);
 
 async fn serve_clients(
-    node: &Node,
+    node: Arc<Node>,
     listener: Box<dyn Listen>,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -349,7 +362,7 @@ async fn serve_clients(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("the API's descriptors")?;
-    let log = message_log(node, stopping.clone(), TaskTracker::new())
+    let log = message_log(&node, stopping.clone(), TaskTracker::new())
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let routes =
         Routes::new(log).add_service(cluster).add_service(health_service).add_service(reflection);

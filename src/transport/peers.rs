@@ -15,6 +15,7 @@ use openraft::raft::{
 };
 use quorate_client::Dial;
 use quorate_client::dial::connect_lazy;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 use tonic::service::interceptor::InterceptedService;
@@ -90,6 +91,8 @@ fn causes(status: &tonic::Status) -> impl Iterator<Item = &(dyn Error + 'static)
 
 /// The other nodes.
 pub struct Peers {
+    /// Where connections run, whoever needs them first.
+    runtime: Handle,
     own: Arc<Introduction>,
     tls: Option<ClientTlsConfig>,
     dial: Option<Arc<dyn Dial>>,
@@ -132,14 +135,18 @@ impl Link {
 
 impl Peers {
     /// No addresses are known yet. With certificates, all connections are encrypted, and the other side is checked.
-    /// Connections are opened by `dial`, or else by the operating system.
+    /// Connections are opened by `dial`, or else by the operating system, and run where this is called.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(
         own: Arc<Introduction>,
         tls: Option<ClientTlsConfig>,
         dial: Option<Arc<dyn Dial>>,
     ) -> Arc<Self> {
         let (addresses, links, refused) = Default::default();
-        Arc::new(Peers { own, tls, dial, addresses, links, refused })
+        let runtime = Handle::current();
+        Arc::new(Peers { runtime, own, tls, dial, addresses, links, refused })
     }
 
     /// This node as it presents itself.
@@ -224,6 +231,7 @@ impl Peers {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(windows.stream_bytes)
             .initial_connection_window_size(windows.connection_bytes);
+        let _here = self.runtime.enter();
         Ok(connect_lazy(&endpoint, self.dial.clone()))
     }
 
@@ -234,6 +242,7 @@ impl Peers {
         if let Some(link) = links.get(&node).filter(|link| link.address == address) {
             return Ok(link.clone());
         }
+        let _here = self.runtime.enter();
         let link = Arc::new(Link::new(node, address, self)?);
         links.insert(node, link.clone());
         Ok(link)

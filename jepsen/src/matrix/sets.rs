@@ -103,6 +103,8 @@ struct Plain {
     nemesis: &'static str,
     /// None for what is done by default.
     workload: Option<&'static str>,
+    /// None for as many as there are by default.
+    conversations: Option<u32>,
     time_s: u32,
     /// Whether every round breaks two things at once.
     in_pairs: bool,
@@ -112,7 +114,15 @@ struct Plain {
 }
 
 const fn plain(nodes: u32, nemesis: &'static str, time_s: u32) -> Plain {
-    Plain { nodes, nemesis, workload: None, time_s, in_pairs: false, replication: 0 }
+    Plain {
+        nodes,
+        nemesis,
+        workload: None,
+        conversations: None,
+        time_s,
+        in_pairs: false,
+        replication: 0,
+    }
 }
 
 const CI: &[Plain] = &[
@@ -141,7 +151,8 @@ const NIGHTLY: &[Plain] = &[
     Plain { in_pairs: true, ..plain(5, "replace,kill,partition", 900) },
     plain(3, "fsync,slow-disk,disk-full,disk-exhausted,restart,flood", 900),
     plain(5, "damage,wipe,wipe-voter,install,replace", 1_200),
-    Plain { workload: Some("benchmark"), ..plain(3, "power", 300) },
+    // As many as the figures are made with.
+    Plain { workload: Some("benchmark"), conversations: Some(64), ..plain(3, "power", 300) },
     plain(5, "all", 3_600),
 ];
 
@@ -165,12 +176,15 @@ pub(super) fn entries(options: &MatrixOptions) -> Vec<Entry> {
 }
 
 fn of_plain(options: &MatrixOptions, run: &Plain) -> Entry {
-    let Plain { nodes, nemesis, workload, time_s, in_pairs, replication } = run;
+    let Plain { nodes, nemesis, workload, conversations, time_s, in_pairs, replication } = run;
     let mut name = format!("{nodes}-nodes-{}", nemesis.replace(',', "+"));
     let mut arguments = arguments(options, *nodes, nemesis, *time_s, &options.binary);
     if let Some(workload) = workload {
         name.push_str(&format!("-{workload}"));
         arguments.extend(["--workload", workload].map(str::to_owned));
+    }
+    if let Some(conversations) = conversations {
+        arguments.extend(["--conversations".to_owned(), conversations.to_string()]);
     }
     if *replication > 0 {
         name.push_str(&format!("-of-{replication}"));

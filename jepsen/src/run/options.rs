@@ -23,7 +23,7 @@ pub struct RunOptions {
     #[arg(long, default_value_t = 3)]
     pub groups: u32,
 
-    /// Replicas of each group; 0 for as many as there are nodes
+    /// Replicas of each group; 0 for one on each node, or on all but one where the number of nodes is even
     #[arg(long, default_value_t = 0)]
     pub replication: u32,
 

@@ -1,5 +1,5 @@
 //! Replicas without a network: what crashes leave on disk, what a leader refuses, what confirms a read, who is taken out
-//! of a group, who is handed it, who stands where a leader is dead, and what damage and
+//! of a group, who is handed it, who stands where a leader is dead, whom a backlog keeps waiting, and what damage and
 //! failing reads do.
 
 mod damaged;
@@ -20,4 +20,5 @@ mod scripted;
 mod serving;
 mod snapshot_hold;
 mod succession;
+mod turns;
 mod unreadable;

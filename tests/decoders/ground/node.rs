@@ -51,6 +51,7 @@ pub struct Here {
 impl Here {
     fn start() -> Here {
         let runtime = runtime();
+        let within = runtime.enter();
         let own = Arc::new(Introduction::new(NODE, Some(ClusterId(42))));
         let peers = Peers::new(own.clone(), None, Some(Arc::new(Nobody)));
         let replicas = runtime.block_on(replicas(&peers));
@@ -76,6 +77,7 @@ impl Here {
         };
         let peers = PeerServer::new(own.clone(), replicas, operations.clone(), stopping);
         let (peers, cluster) = (PeerService::new(peers), Arc::new(cluster));
+        drop(within);
         Here { runtime, api, cluster, peers, own, operations }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use quorate::consensus::MemoryLimits;
 use quorate::server::{Config, ConnectionsMax, Ground, Metrics, run_on};
 use quorate::service::AllowAll;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
@@ -72,6 +73,7 @@ async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
     let listeners = listen().await?;
     let metrics = Arc::new(Metrics::new());
     let ground = Ground {
+        clients: Handle::current(),
         dial: Some(Arc::new(SimDial)),
         storage: machine.open(&metrics)?,
         metrics,
