@@ -126,7 +126,8 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Starts every replica that stands on this node, on the runtime of the caller. A damaged one is noted and does not start; the others serve.
+    /// Starts every replica that stands on this node, on the runtime of the caller. A damaged one is noted and does not
+    /// start; the others serve.
     pub async fn open(parts: NodeParts, storage: &Storage) -> Result<Arc<Replicas>, ReplicaError> {
         let replicas = Arc::new(Replicas {
             runtime: Handle::current(),
