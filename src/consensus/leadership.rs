@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
+use openraft::type_config::alias::InstantOf;
 use openraft::{Instant, RaftState, ServerState};
 use tokio::time::{sleep, timeout};
 
@@ -201,14 +202,20 @@ pub(super) async fn is_heard(raft: Raft, lease: Duration) -> Result<(), &'static
     timeout(lease, heard).await.map_err(late)
 }
 
-/// Waits until a replica has answered this leader within a lease; for a lease at most. Whether it has.
+/// Asks a replica for an answer, and waits for it, for a lease at most. Whether it came: an older one says nothing, its
+/// process may have died since.
 pub(super) async fn answers(raft: Raft, replica: ReplicaId, lease: Duration) -> bool {
+    let asked_at = InstantOf::<TypeConfig>::now();
+    if raft.trigger().heartbeat().await.is_err() {
+        return false; // It has stopped.
+    }
     let mut metrics = raft.data_metrics();
     let answered = async {
         loop {
+            // When that was sent which it has answered.
             let last =
                 metrics.borrow_watched().heartbeat.as_ref().and_then(|of| *of.get(&replica)?);
-            if last.is_some_and(|last| last.into_inner().elapsed() < lease) {
+            if last.is_some_and(|last| last.into_inner() > asked_at) {
                 return true;
             }
             if metrics.changed().await.is_err() {

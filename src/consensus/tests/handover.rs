@@ -36,6 +36,21 @@ async fn leadership_is_not_handed_to_who_does_not_answer() {
     }
 }
 
+/// What it answered before it died says nothing, however lately that was.
+#[tokio::test(start_paused = true)]
+async fn leadership_is_not_handed_to_who_has_just_died() {
+    let mut three = Three::begin().await;
+    let leader = three.leader().await;
+    let term = three.term(leader);
+    let gone = three.others(leader)[0];
+    three.append(leader, "before").await;
+    three.kill(gone).await;
+    assert!(!three.group(leader).transfer_leader(of(gone)).await);
+    let took = three.append(leader, "after").await;
+    assert!(took < LEASE / 4, "{took:?}");
+    assert_eq!(three.term(leader), term);
+}
+
 /// It died as it was to lead. What is asked of voters meanwhile must not keep them from electing another: this leader
 /// appends nothing any more, and so changes no membership.
 #[tokio::test(start_paused = true)]

@@ -127,7 +127,7 @@ async fn a_leader_that_is_silenced_confirms_no_reads() {
     };
     let (process, group, mut voters) = leads_three_at(&disks, quick).await;
     voters.follow_until(async { group.barrier(deadline()).await.unwrap() }).await;
-    group.transfer_leader(followers()[0]).await;
+    assert!(voters.follow_until(group.transfer_leader(followers()[0])).await);
     let refused = async {
         loop {
             if let Err(refused) = group.barrier(deadline()).await {
