@@ -202,19 +202,19 @@ pub(super) async fn is_heard(raft: Raft, lease: Duration) -> Result<(), &'static
     timeout(lease, heard).await.map_err(late)
 }
 
-/// Asks a replica for an answer, and waits for it, for a lease at most. Whether it came: an older one says nothing, its
-/// process may have died since.
+/// Waits until a replica has answered what this leader sends from now on, which is a heartbeat at the latest; for a lease
+/// at most. Whether it has: an older answer says little, its process may have died since. A leader that openraft has
+/// silenced sends nothing, and is not made to.
 pub(super) async fn answers(raft: Raft, replica: ReplicaId, lease: Duration) -> bool {
     let asked_at = InstantOf::<TypeConfig>::now();
-    if raft.trigger().heartbeat().await.is_err() {
-        return false; // It has stopped.
-    }
     let mut metrics = raft.data_metrics();
     let answered = async {
         loop {
             // When that was sent which it has answered.
-            let last =
-                metrics.borrow_watched().heartbeat.as_ref().and_then(|of| *of.get(&replica)?);
+            let last = match &metrics.borrow_watched().heartbeat {
+                Some(of) => of.get(&replica).copied().flatten(),
+                None => return false, // It leads no more.
+            };
             if last.is_some_and(|last| last.into_inner() > asked_at) {
                 return true;
             }

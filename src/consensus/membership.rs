@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::impls::EmptyNode;
+use openraft::{ChangeMembers, ServerState};
 use tokio::time::Instant;
 
 use super::Group;
@@ -30,6 +30,9 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of how many entries a leader may not know yet that a replica holds them which has caught up: more than are ever under
 /// way to those that it waits for, and soon sent.
 pub const CAUGHT_UP_LAG_MAX: u64 = 64;
+/// Who is handed leadership is elected within this part of a lease, or another voter is told to stand: far more than a vote
+/// takes on a disk that is well.
+const SUCCESSION_OF_LEASE: u32 = 4;
 /// How long a replica that has caught up takes to hold what its leader holds at a moment. Under load more entries than the
 /// above are always under way to one that is further away than a quorum is.
 pub const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(1);
@@ -306,8 +309,9 @@ impl Group {
         membership.configs.iter().flatten().map(|voter| voter.node).collect()
     }
 
-    /// Hands leadership to another replica, if it can be handed over; returns whether, before that one has it. Not to one
-    /// that does not answer: its data may be gone, and a leader that hands over appends nothing until another is elected.
+    /// Hands leadership to another replica, if it can be handed over; returns whether. Not to one that does not answer: its
+    /// data may be gone, and a leader that hands over appends nothing until another is elected. If that one is not elected
+    /// soon, because it has died in that moment or its disk hangs, another voter is told to stand.
     pub async fn transfer_leader(&self, to: ReplicaId) -> bool {
         if !self.can_hand_over_to(to) {
             return false; // And nobody is roused.
@@ -318,11 +322,26 @@ impl Group {
             tracing::debug!(group = %self.id(), %to, answers, "leadership cannot be handed over");
             return false;
         }
-        tracing::info!(group = %self.id(), %to, "handing leadership over");
-        if let Err(fatal) = self.raft().trigger().transfer_leader(to).await {
-            tracing::warn!(group = %self.id(), %fatal, "leadership was not handed over");
+        // Nobody answers a leader any more that hands over: it sends nothing.
+        let is_other = |voter: &ReplicaId| ![to, self.replica()].contains(voter);
+        let others: Vec<_> = self.raft().voter_ids().filter(is_other).collect();
+        for heir in std::iter::once(to).chain(others) {
+            if self.can_hand_over_to(heir) && self.is_succeeded_by(heir).await {
+                break;
+            }
         }
         true
+    }
+
+    /// Tells a voter to stand, and gives it some time to be elected: whether one was.
+    async fn is_succeeded_by(&self, heir: ReplicaId) -> bool {
+        tracing::info!(group = %self.id(), to = %heir, "handing leadership over");
+        if let Err(fatal) = self.raft().trigger().transfer_leader(heir).await {
+            tracing::warn!(group = %self.id(), %fatal, "leadership was not handed over");
+            return true; // It has stopped.
+        }
+        let wait = self.raft().wait(Some(self.timing().lease() / SUCCESSION_OF_LEASE));
+        wait.metrics(|metrics| metrics.state != ServerState::Leader, "succeeded").await.is_ok()
     }
 
     /// How many entries of its log this leader does not know a replica to hold; none if it knows of nothing that it holds.

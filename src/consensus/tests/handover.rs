@@ -51,6 +51,39 @@ async fn leadership_is_not_handed_to_who_has_just_died() {
     assert_eq!(three.term(leader), term);
 }
 
+/// As one that dies in the moment in which it is to lead, or whose disk hangs: the old leader appends nothing any more.
+#[tokio::test(start_paused = true)]
+async fn leadership_that_an_heir_does_not_take_goes_to_another() {
+    let mut three = Three::begin().await;
+    let leader = three.leader().await;
+    let (heir, other) = (three.others(leader)[0], three.others(leader)[1]);
+    three.links.keep_unaware(heir);
+    let began = Instant::now();
+    assert!(three.group(leader).transfer_leader(of(heir)).await);
+    three.until("the other one leads", |three| three.group(other).is_leader()).await;
+    let took = began.elapsed();
+    assert!(took < LEASE / 2, "{took:?}");
+    three.serves(other).await;
+    three.append(other, "after").await;
+}
+
+/// It leads no more when another was elected meanwhile, and waits for no answer.
+#[tokio::test(start_paused = true)]
+async fn who_was_succeeded_hands_nothing_over() {
+    let mut three = Three::begin().await;
+    let leader = three.leader().await;
+    let (silent, heir) = (three.others(leader)[0], three.others(leader)[1]);
+    three.append(leader, "before").await;
+    three.kill(silent).await;
+    let waiting = three.group(leader);
+    let waiting = tokio::spawn(async move { waiting.transfer_leader(of(silent)).await });
+    three.group(leader).raft().trigger().transfer_leader(of(heir)).await.unwrap();
+    three.until("another leads", |three| three.group(heir).is_leader()).await;
+    let succeeded_at = Instant::now();
+    assert!(!waiting.await.unwrap());
+    assert!(succeeded_at.elapsed() < LEASE / 4);
+}
+
 /// It died as it was to lead. What is asked of voters meanwhile must not keep them from electing another: this leader
 /// appends nothing any more, and so changes no membership.
 #[tokio::test(start_paused = true)]
@@ -174,6 +207,7 @@ async fn a_leader_that_alone_has_no_room_hands_over_to_who_has() {
     led.give_way(&alone).await;
     three.until("another leads", |three| three.term(leader) > term).await;
     let next = three.leader().await;
+    three.serves(next).await;
     three.append(next, "room").await;
 }
 

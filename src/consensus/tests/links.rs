@@ -38,6 +38,8 @@ const NODES: [u32; 3] = [1, 2, 3];
 pub struct Links {
     nodes: Mutex<BTreeMap<NodeId, Arc<Replicas>>>,
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    /// Who hears nothing of leadership that is handed over.
+    unaware: Mutex<BTreeSet<NodeId>>,
     /// Messages of Raft that were sent.
     sent: Mutex<u64>,
 }
@@ -77,6 +79,11 @@ impl Links {
             self.cut(node, other, is_cut);
             self.cut(other, node, is_cut);
         }
+    }
+
+    /// From now on a node takes no leadership, but answers.
+    pub fn keep_unaware(&self, node: u32) {
+        self.unaware.lock().unwrap().insert(NodeId(node));
     }
 
     /// Messages of Raft that were sent until now.
@@ -136,7 +143,8 @@ impl RaftTransport for End {
         _timeout: Duration,
     ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>> {
         Box::pin(async move {
-            let Some(group) = self.1.group(route) else { return nobody() };
+            let is_unaware = self.1.unaware.lock().unwrap().contains(&route.to.node);
+            let Some(group) = self.1.group(route).filter(|_| !is_unaware) else { return nobody() };
             group.take_transfer(request).await.or_else(|_| nobody())
         })
     }
