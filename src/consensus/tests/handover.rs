@@ -54,7 +54,7 @@ async fn leadership_is_not_handed_to_who_has_just_died() {
 /// As one that dies in the moment in which it is to lead, or whose disk hangs: the old leader appends nothing any more.
 #[tokio::test(start_paused = true)]
 async fn leadership_that_an_heir_does_not_take_goes_to_another() {
-    let mut three = Three::begin().await;
+    let three = Three::begin().await;
     let leader = three.leader().await;
     let (heir, other) = (three.others(leader)[0], three.others(leader)[1]);
     three.links.keep_unaware(heir);
