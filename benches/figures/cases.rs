@@ -273,9 +273,7 @@ pub const FIGURES: [Figure; 18] = [
         show: pause,
         met: |case| Some(pause_us(case, "p50") <= 600e3 && pause_us(case, "p99") <= 1_200e3),
         beside: &[],
-        bound: "Where it is the pause of a group that another node led: a leader that hands its group to a node which \
-             dies in that moment appends nothing any more, and the others wait for their election timeouts, up to one \
-             second, and for who is elected.",
+        bound: "",
     },
     Figure {
         name: "failover: all packets of a leader dropped, 50 times",
