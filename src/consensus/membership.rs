@@ -324,7 +324,8 @@ impl Group {
         }
         // Nobody answers a leader any more that hands over: it sends nothing.
         let is_other = |voter: &ReplicaId| ![to, self.replica()].contains(voter);
-        let others: Vec<_> = self.raft().voter_ids().filter(is_other).collect();
+        let mut others: Vec<_> = self.raft().voter_ids().filter(is_other).collect();
+        others.sort_by_key(|voter| !self.has_seen_fit(voter.node));
         for heir in std::iter::once(to).chain(others) {
             if self.can_hand_over_to(heir) && self.is_succeeded_by(heir).await {
                 break;
