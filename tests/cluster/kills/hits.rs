@@ -25,6 +25,14 @@ pub struct Kill {
     pub pause: Duration,
 }
 
+impl Kill {
+    /// A victim that led groups, and died with too little of them in flight.
+    pub fn missed(&self) -> Option<&Victim> {
+        let idle = |victim: &&Victim| !victim.groups.is_empty() && victim.in_flight < IN_FLIGHT_MIN;
+        self.victims.iter().find(idle)
+    }
+}
+
 /// The figures of a run.
 #[derive(Debug)]
 pub struct Summary {
@@ -49,7 +57,7 @@ pub fn judge(kills: &[Kill]) -> Result<Summary, String> {
     if leaders.len() == victims.len() {
         return Err("no follower was killed".to_owned());
     }
-    if let Some(idle) = leaders.iter().find(|victim| victim.in_flight < IN_FLIGHT_MIN) {
+    if let Some(idle) = kills.iter().find_map(Kill::missed) {
         return Err(format!("too little was in flight: {idle:?}"));
     }
     let at_once = kills.iter().filter(|kill| {
