@@ -223,10 +223,13 @@ pub const FIGURES: [Figure; 18] = [
             let result = &case["result"];
             let rate = |which: &str| number(&result[which]["appends_per_second"]);
             format!(
-                "{:.2}: {:.0} to {:.0} appends/s; {:.0} bytes of state per message, {:.0} per conversation of one",
+                "{:.2}: {:.0} to {:.0} appends/s, {:.0} to {:.0} µs of processor time each; {:.0} bytes of state per \
+                 message, {:.0} per conversation of one",
                 number(&result["ratio"]),
                 rate("few"),
                 rate("many"),
+                processor_us(&result["few"]),
+                processor_us(&result["many"]),
                 number(&result["state_bytes_per_message"]),
                 number(&result["state_bytes_per_conversation_of_one_message"]),
             )
@@ -359,9 +362,20 @@ fn appends_per_second(case: &Case) -> f64 {
     number(&case["result"]["appends_per_second"])
 }
 
+/// Processor time of an append in µs, over all nodes and the producers.
+fn processor_us(outcome: &Value) -> f64 {
+    let of = &outcome["processor_us_per_append"];
+    number(&of["nodes"]) + number(&of["here"])
+}
+
 fn appends(case: &Case) -> String {
-    let latency = quantiles(&case["result"]["latency_us"]);
-    format!("{:.0} appends/s, {latency}", appends_per_second(case))
+    let result = &case["result"];
+    format!(
+        "{:.0} appends/s, {}; an append takes {:.0} µs of processor time",
+        appends_per_second(case),
+        quantiles(&result["latency_us"]),
+        processor_us(result),
+    )
 }
 
 fn deliveries_per_second(case: &Case) -> f64 {
@@ -448,10 +462,11 @@ fn overload(case: &Case) -> String {
     let reasons = result["refused_by_reason"].as_object().into_iter().flatten();
     let refused: Vec<String> = reasons.map(|(reason, count)| format!("{count} {reason}")).collect();
     format!(
-        "{} lost; {:.0}/s sustained, {:.0}/s offered ({:.1} ×), {:.0}/s accepted; refused: {}, {} of them for good; {}; \
+        "{} lost; {:.0}/s sustained, {:.0}/s due, {:.0}/s offered ({:.1} ×), {:.0}/s accepted; refused: {}, {} of them for good; {}; \
          ahead of 99 of 100 at most {:.0} appends; a full queue takes {:.2} s, a refusal p99 {:.2} s; at most {:.0} MiB resident",
         number(&result["acknowledged_lost"]),
         rate("sustained"),
+        rate("due"),
         rate("offered"),
         number(&result["factor_offered"]),
         rate("accepted"),

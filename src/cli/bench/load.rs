@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::acks::Acknowledgements;
+use super::cost::Meter;
 use super::message::{Messages, Names, STAMP_BYTES, Stamp};
 use super::outcome::{Outcome, Tally};
 use super::target::Target;
@@ -83,6 +84,8 @@ pub(super) struct Load {
     plan: Plan,
     producers: Vec<Way>,
     in_flight: u32,
+    /// Of a cluster on this machine.
+    meter: Option<Meter>,
 }
 
 /// What all workers share.
@@ -176,7 +179,7 @@ impl LoadArgs {
             acknowledgements: None,
             bar: output.progress(self.count, template),
         };
-        Ok(Load { plan, producers, in_flight: self.in_flight })
+        Ok(Load { plan, producers, in_flight: self.in_flight, meter: target.meter()? })
     }
 
     /// What was asked for, as programs read it.
@@ -236,7 +239,8 @@ impl Load {
         for tally in tallies {
             sum.add(&tally.lock().unwrap_or_else(PoisonError::into_inner))?;
         }
-        Ok(sum.into_outcome(plan.measure_from, plan.messages.size()))
+        let cost = self.meter.map(|meter| meter.stop(sum.acknowledged_in_all())).transpose()?;
+        Ok(sum.into_outcome(plan.measure_from, plan.messages.size(), cost))
     }
 }
 

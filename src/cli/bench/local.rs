@@ -113,10 +113,14 @@ impl Local {
         self.dir.path()
     }
 
+    /// The processes of the nodes that run, by id.
+    pub(super) fn pids(&self) -> impl Iterator<Item = (u32, u32)> {
+        (1..).map_while(|node| Some((node, self.cluster.pid(node)?)))
+    }
+
     /// The resources of the nodes that run, by id.
     pub(super) fn resources(&self) -> anyhow::Result<BTreeMap<u32, Resources>> {
-        let running = (1..).map_while(|node| Some((node, self.cluster.pid(node)?)));
-        running.map(|(node, pid)| Ok((node, Resources::of(pid)?))).collect()
+        self.pids().map(|(node, pid)| Ok((node, Resources::of(pid)?))).collect()
     }
 
     pub(super) async fn stop(self) -> anyhow::Result<()> {

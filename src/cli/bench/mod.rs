@@ -7,6 +7,7 @@
 
 mod acks;
 mod append;
+mod cost;
 mod failover;
 mod fan_out;
 mod flood;

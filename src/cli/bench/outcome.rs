@@ -8,6 +8,7 @@ use quorate_client::proto::AppendResponse;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::cost::Cost;
 use super::latency::Latencies;
 
 /// What producers have counted.
@@ -31,6 +32,8 @@ pub(super) struct Outcome {
     /// From the end of the warm-up to the last outcome.
     elapsed: Duration,
     payload_bytes: u64,
+    /// Of all appends, those of the warm-up too; absent where the nodes are elsewhere.
+    cost: Option<Cost>,
 }
 
 impl Tally {
@@ -83,7 +86,12 @@ impl Tally {
     }
 
     /// What came of messages of `size` payload bytes that were measured from then on.
-    pub(super) fn into_outcome(self, measure_from: Instant, size: usize) -> Outcome {
+    pub(super) fn into_outcome(
+        self,
+        measure_from: Instant,
+        size: usize,
+        cost: Option<Cost>,
+    ) -> Outcome {
         Outcome {
             acknowledged: self.acknowledged,
             acknowledged_in_all: self.acknowledged_in_all,
@@ -91,6 +99,7 @@ impl Tally {
             latencies: self.latencies,
             elapsed: self.last.saturating_duration_since(measure_from),
             payload_bytes: self.acknowledged * size as u64,
+            cost,
         }
     }
 }
@@ -125,19 +134,22 @@ impl Outcome {
             "payload_bytes": self.payload_bytes,
             "payload_bytes_per_second": self.per_second(self.payload_bytes),
             "latency_us": self.latencies.to_json(),
+            "processor_us_per_append": self.cost.map(Cost::to_json),
         })
     }
 
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         let bytes = |bytes: f64| indicatif::BinaryBytes(bytes as u64).to_string();
-        vec![
+        let cost = self.cost.map(|cost| ("processor time of an append", cost.to_text()));
+        let rows = [
             ("acknowledged", self.acknowledged.to_string()),
             ("errors", self.errors_text()),
             ("measured for", format!("{:.2} s", self.elapsed.as_secs_f64())),
             ("appends", format!("{:.0} /s", self.appends_per_second())),
             ("payload", format!("{}/s", bytes(self.per_second(self.payload_bytes)))),
             ("latency", self.latencies.to_text()),
-        ]
+        ];
+        rows.into_iter().chain(cost).collect()
     }
 
     fn errors_text(&self) -> String {

@@ -4,6 +4,7 @@ use clap::Args;
 use quorate_client::{Client, Routing};
 use serde_json::Value;
 
+use super::cost::Meter;
 use super::local::{Local, LocalArgs};
 use crate::cli::{ConnectArgs, Output};
 
@@ -68,6 +69,11 @@ impl Target {
     /// The cluster, if it is the command's own.
     pub(super) fn local(&mut self) -> Option<&mut Local> {
         self.local.as_mut()
+    }
+
+    /// Counts its processor time from now on, if it is the command's own.
+    pub(super) fn meter(&self) -> anyhow::Result<Option<Meter>> {
+        self.local.as_ref().map(Meter::start).transpose()
     }
 
     /// Stops what was started and says what it used; nothing of a cluster of others.
