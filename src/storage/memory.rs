@@ -76,6 +76,11 @@ impl MemoryDisk {
         self.lock().steps_until_crash = Some(steps);
     }
 
+    /// How often it has crashed.
+    pub fn crashes(&self) -> u64 {
+        self.lock().life
+    }
+
     /// Makes every further change fail with this reason, or succeed again.
     pub fn set_failing(&self, reason: Option<&str>) {
         self.lock().failing = reason.map(str::to_owned);
@@ -125,23 +130,25 @@ impl Disk {
 
     /// Called before each change.
     fn step(&mut self, life: u64) -> Result<(), StorageError> {
-        let failed = |reason: &str| StorageError::Failed {
-            action: "changing a disk in memory",
-            reason: reason.to_owned(),
-        };
+        const CHANGING: &str = "changing a disk in memory";
         if self.steps_until_crash == Some(0) {
             self.crash();
         }
-        if self.life != life {
-            return Err(failed("the node has crashed"));
-        }
+        self.check_alive(life, CHANGING)?;
         if let Some(reason) = &self.failing {
-            return Err(failed(reason));
+            return Err(StorageError::Failed { action: CHANGING, reason: reason.clone() });
         }
         if let Some(steps) = &mut self.steps_until_crash {
             *steps -= 1;
         }
         Ok(())
+    }
+
+    /// An engine of an earlier life does nothing any more.
+    fn check_alive(&self, life: u64, action: &'static str) -> Result<(), StorageError> {
+        let reason = || "the node has crashed".to_owned();
+        let dead = || StorageError::Failed { action, reason: reason() };
+        (self.life == life).then_some(()).ok_or_else(dead)
     }
 
     fn apply(&mut self, batch: Batch) {
@@ -178,10 +185,12 @@ impl MemoryEngine {
     }
 
     fn check_readable(&self) -> Result<(), StorageError> {
-        let unreadable = self.disk.lock().unreadable.clone();
-        unreadable.map_or(Ok(()), |reason| {
-            Err(StorageError::Failed { action: "reading a disk in memory", reason })
-        })
+        const READING: &str = "reading a disk in memory";
+        let disk = self.disk.lock();
+        disk.check_alive(self.life, READING)?;
+        disk.unreadable
+            .clone()
+            .map_or(Ok(()), |reason| Err(StorageError::Failed { action: READING, reason }))
     }
 
     fn view(&self) -> PinnedTables {

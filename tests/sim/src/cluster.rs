@@ -178,7 +178,7 @@ impl World {
             lasting: Vec::new(),
             deaths: 0,
             faults_at_rest: 0,
-            checked: Checked::default(),
+            checked: Checked::new(seed),
         }
     }
 

@@ -39,6 +39,12 @@ impl Planned {
 pub enum What {
     /// Processes die, and are started again at the end.
     Crash,
+    /// The same in the middle of what a process changes on its disk.
+    Midway,
+    /// The same in the middle of the installation of a snapshot.
+    Install,
+    /// Processes are asked to stop, hand over what they lead, and are started again at the end.
+    Stop,
     /// Nothing comes from them and nothing reaches them, and then all of it: a process that was stopped, as the others
     /// see it. As it sees itself, it has missed nothing but time: its timers run out at the end all at once.
     Pause,
@@ -76,7 +82,7 @@ pub enum What {
 /// What operators do is written down among what is broken.
 pub const REPLACE: &str = "replace";
 
-/// Those that overlap as they come.
+/// Those that overlap as they come. Some of the deaths are of another kind (`ends`).
 pub const KINDS: [What; 15] = [
     What::Crash,
     What::Pause,
@@ -100,6 +106,9 @@ impl What {
     pub fn name(self) -> &'static str {
         match self {
             What::Crash => "kill",
+            What::Midway => "kill-midway",
+            What::Install => "kill-install",
+            What::Stop => "stop",
             What::Pause => "pause",
             What::Isolate => "partition-isolate",
             What::Deaf => "partition-one-way",
@@ -126,7 +135,8 @@ impl What {
     /// What of a node it changes.
     fn touches(self) -> &'static str {
         match self {
-            What::Crash | What::DiskError | What::NoSpace | What::Wipe => "process",
+            What::Crash | What::Midway | What::Install | What::Stop => "process",
+            What::DiskError | What::NoSpace | What::Wipe => "process",
             What::Pause | What::Isolate | What::Deaf | What::Ring | What::Bridge => "links",
             // A repair of a link ends whatever it suffers from.
             What::Clients | What::Loss => "links",
@@ -170,6 +180,7 @@ pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duratio
         let mut order: Vec<u64> = (1..=nodes).collect();
         order.shuffle(randomness);
         order.truncate(count as usize);
+        let what = if what == What::Crash { ends(at, count == 1) } else { what };
         let (to, clients) = ((at + lasts).min(end), randomness.random_ratio(1, 3));
         planned.push(Planned { from: at, to, what, nodes: order, clients });
         // Often while the one before still lasts.
@@ -177,6 +188,16 @@ pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duratio
         at += Duration::from_millis(randomness.random_range(200..most));
     }
     planned
+}
+
+/// How processes end. By when it is, not drawn, so that everything else stays as it was.
+fn ends(at: Duration, is_one: bool) -> What {
+    match at.as_millis() % 5 {
+        0 => What::Midway,
+        1 => What::Install,
+        2 if is_one => What::Stop,
+        _ => What::Crash,
+    }
 }
 
 /// Draws when which node is to lose its disk, if nothing stands against it then.

@@ -1,27 +1,23 @@
 //! What a simulated node stands on: ports and connections of the simulated network, a clock that can be set wrong, and
-//! disks that take time, fail, fill up and lose what was not synced.
+//! disks (`disk.rs`) that fail, fill up, are lost, or meet the death of the process.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use quorate::server::{Accepted, Listen, Listeners, Metrics, Observers};
 use quorate::storage::small_file::MemoryFile;
-use quorate::storage::{
-    Batch, DataDir, Database, Direction, Durability, Engine, KeyRange, MemoryDir, MemoryDisk,
-    MemoryEngine, Op, Opened, Rows, Staging, Storage, StorageError, Table, View,
-};
+use quorate::storage::{DataDir, Database, Engine, MemoryDir, MemoryDisk, Opened, Storage, View};
 use quorate::types::{Clock, NodeId, Timestamp};
 use quorate_client::Dial;
 use quorate_client::dial::Duplex;
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use tokio_util::sync::CancellationToken;
 
 use crate::determinism;
+use crate::disk::{DiskManners, SimEngine};
 use crate::ledger::Ledger;
 
 /// Ports of every node.
@@ -72,6 +68,11 @@ pub async fn listen() -> io::Result<Listeners> {
     })
 }
 
+/// A process dies at one of so many changes of a disk, or of an installation, which takes about so many.
+const CHANGES_UNTIL_DEATH: usize = 40;
+/// As above.
+const CHANGES_OF_INSTALL: usize = 7;
+
 /// What of a node outlives its process.
 #[derive(Clone)]
 pub struct Machine {
@@ -87,6 +88,12 @@ pub struct Machine {
     misreadings: Arc<AtomicU64>,
     /// What its last process counts.
     metrics: Arc<Mutex<Option<Arc<Metrics>>>>,
+    /// How often its disks had crashed when it was decided that its process is to die midway.
+    to_die: Arc<Mutex<Option<u64>>>,
+    /// Whether it has died so, and was not opened since.
+    is_half_done: Arc<AtomicBool>,
+    /// Asks its last process to stop.
+    stop: Arc<Mutex<CancellationToken>>,
 }
 
 /// What is on a node's disk.
@@ -107,63 +114,39 @@ impl Data {
             state: MemoryDisk::new(Database::State),
         }
     }
-}
 
-/// How slow a node's disk is, and what it did.
-pub struct DiskManners {
-    randomness: Mutex<SmallRng>,
-    /// The longest that one operation takes, in microseconds.
-    slowest_us: AtomicU64,
-    /// Operations that took longer than they usually may.
-    pub slowed: AtomicU64,
-    /// Logs cut short because their end was not what the leader has.
-    pub truncations: AtomicU64,
-    /// Snapshots brought in.
-    pub installs: AtomicU64,
-    /// Changes of the applied state.
-    changes: AtomicU64,
-}
-
-const USUAL_DISK_US: u64 = 2_000;
-
-impl DiskManners {
-    fn latency(&self) -> Duration {
-        let slowest = self.slowest_us.load(Ordering::Relaxed);
-        let mut randomness = self.randomness.lock().expect("no panic while locked");
-        let latency_us = randomness.random_range(50..=slowest.max(100));
-        self.slowed.fetch_add(u64::from(latency_us > USUAL_DISK_US), Ordering::Relaxed);
-        Duration::from_micros(latency_us)
-    }
-
-    fn count_change(&self) {
-        self.changes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn coin(&self) -> bool {
-        self.randomness.lock().expect("no panic while locked").random()
+    fn crashes(&self) -> u64 {
+        self.log.crashes() + self.state.crashes()
     }
 }
 
 impl Machine {
     /// A new machine with empty disks.
     pub fn new(node: u64, seed: u64, ledger: Arc<Ledger>) -> Self {
-        let randomness = Mutex::new(SmallRng::seed_from_u64(seed));
         Machine {
             node: NodeId(node as u32),
             data: Arc::new(Mutex::new(Data::new())),
-            disk: Arc::new(DiskManners {
-                randomness,
-                slowest_us: AtomicU64::new(USUAL_DISK_US),
-                slowed: AtomicU64::new(0),
-                truncations: AtomicU64::new(0),
-                installs: AtomicU64::new(0),
-                changes: AtomicU64::new(0),
-            }),
+            disk: Arc::new(DiskManners::new(seed)),
             ledger,
             skew_us: Arc::default(),
             misreadings: Arc::default(),
             metrics: Arc::default(),
+            to_die: Arc::default(),
+            is_half_done: Arc::default(),
+            stop: Arc::default(),
         }
+    }
+
+    /// A new process of it runs, until it is asked to stop.
+    pub fn runs(&self) -> CancellationToken {
+        let mut stop = self.stop.lock().expect("no panic while locked");
+        *stop = CancellationToken::new();
+        stop.clone()
+    }
+
+    /// Asks its process to stop.
+    pub fn ask_to_stop(&self) {
+        self.stop.lock().expect("no panic while locked").cancel();
     }
 
     /// Its name in the network.
@@ -177,15 +160,12 @@ impl Machine {
     /// As the product says of a data directory that cannot be used.
     pub fn open(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Storage> {
         *self.metrics.lock().expect("no panic while locked") = Some(metrics.clone());
+        self.is_half_done.store(false, Ordering::Relaxed);
         let data = self.data();
         let dir = DataDir::open_in_memory(&data.dir, self.node)?;
         let engine = |disk: &MemoryDisk| {
-            Arc::new(SimEngine {
-                node: self.node,
-                inner: disk.open(),
-                manners: self.disk.clone(),
-                ledger: self.ledger.clone(),
-            })
+            let (manners, ledger) = (self.disk.clone(), self.ledger.clone());
+            Arc::new(SimEngine::open(self.node, disk, manners, ledger))
         };
         let (log, state) = (engine(&data.log), engine(&data.state));
         let opened = Opened::make_ready(dir, log, state, data.watermark)?;
@@ -210,12 +190,47 @@ impl Machine {
         count.unwrap_or_default()
     }
 
+    /// Has its process die in the middle of what it changes: its log or its state, or its next installation of a snapshot.
+    pub fn die_midway(&self, drawn: usize, in_install: bool) {
+        let data = self.data();
+        match (in_install, drawn.is_multiple_of(2)) {
+            (true, _) => self.disk.set_dies_in_install(Some(drawn % CHANGES_OF_INSTALL)),
+            (_, true) => data.log.crash_after(drawn % CHANGES_UNTIL_DEATH),
+            (_, false) => data.state.crash_after(drawn % CHANGES_UNTIL_DEATH),
+        }
+        *self.to_die.lock().expect("no panic while locked") = Some(data.crashes());
+    }
+
+    /// Whether it has died so since this was asked last. What is left of it is to be killed.
+    pub fn take_death_midway(&self) -> bool {
+        let mut to_die = self.to_die.lock().expect("no panic while locked");
+        let has_died = to_die.is_some_and(|before| self.data().crashes() > before);
+        if has_died {
+            *to_die = None;
+            self.is_half_done.store(true, Ordering::Relaxed);
+            self.disk.deaths_midway.fetch_add(1, Ordering::Relaxed);
+        }
+        has_died
+    }
+
+    /// Whether what it was changing may be half done: opening it completes that.
+    pub fn is_half_done(&self) -> bool {
+        self.is_half_done.load(Ordering::Relaxed)
+    }
+
+    /// How often it has died so.
+    pub fn deaths_midway(&self) -> u64 {
+        self.disk.deaths_midway.load(Ordering::Relaxed)
+    }
+
     /// Its process has died, or its power was cut: what was not synced is gone. The two are the same here, since
     /// nothing that is not synced is read again after a death.
     pub fn lose_unsynced(&self) {
         let data = self.data();
         data.log.crash();
         data.state.crash();
+        self.disk.set_dies_in_install(None);
+        *self.to_die.lock().expect("no panic while locked") = None;
         self.disk.count_change();
     }
 
@@ -257,8 +272,7 @@ impl Machine {
 
     /// Sets how long the slowest operation of its disk takes; none for as usual.
     pub fn set_slowest(&self, slowest: Option<Duration>) {
-        let slowest_us = slowest.map_or(USUAL_DISK_US, |slowest| slowest.as_micros() as u64);
-        self.disk.slowest_us.store(slowest_us, Ordering::Relaxed);
+        self.disk.set_slowest(slowest);
     }
 
     /// Sets its wall clock wrong by so much.
@@ -302,114 +316,5 @@ impl Clock for SimClock {
 
     fn elapsed_us(&self) -> u64 {
         determinism::elapsed().as_micros() as u64
-    }
-}
-
-/// Whether a change cuts a log short: it removes a group's entries from an index above 0 on, up to the next group.
-fn is_cut(op: &Op) -> bool {
-    const GROUP_BYTES: usize = 8;
-    let Op::DeleteRange(Table::RaftLog, range) = op else { return false };
-    let to_the_end = range.end.as_ref().is_none_or(|end| end.len() == GROUP_BYTES);
-    to_the_end && range.start[GROUP_BYTES..].iter().any(|byte| *byte > 0)
-}
-
-/// A database in memory whose operations take time.
-struct SimEngine {
-    node: NodeId,
-    inner: MemoryEngine,
-    manners: Arc<DiskManners>,
-    ledger: Arc<Ledger>,
-}
-
-impl View for SimEngine {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        self.inner.get(table, key)
-    }
-
-    fn note_damage(&self, error: &StorageError) {
-        self.inner.note_damage(error);
-    }
-
-    fn scan(&self, table: Table, range: KeyRange, direction: Direction) -> Rows<'_> {
-        self.inner.scan(table, range, direction)
-    }
-}
-
-impl Engine for SimEngine {
-    fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
-        self.ledger.take(self.node, &batch);
-        if batch.ops.iter().any(|op| Table::STATE.contains(&op.table())) {
-            self.manners.count_change();
-        }
-        self.inner.write(batch, durability)
-    }
-
-    /// A write that a power cut meets halfway is torn, and opening the log drops it, whichever of its pages are missing
-    /// (`storage/log_format.rs`). So it is there or it is not, and which of the two is drawn.
-    fn write_synced(&self, batch: Batch) -> BoxFuture<'_, Result<(), StorageError>> {
-        let cuts = batch.ops.iter().filter(|op| is_cut(op)).count();
-        self.manners.truncations.fetch_add(cuts as u64, Ordering::Relaxed);
-        self.ledger.leaders.take(self.node, &batch);
-        let (latency, arrives_early) = (self.manners.latency(), self.manners.coin());
-        Box::pin(async move {
-            if arrives_early {
-                let written = self.inner.write(batch, Durability::Synced);
-                tokio::time::sleep(latency).await;
-                return written;
-            }
-            tokio::time::sleep(latency).await;
-            self.inner.write(batch, Durability::Synced)
-        })
-    }
-
-    fn flush(&self) -> Result<(), StorageError> {
-        self.inner.flush()
-    }
-
-    fn pin(&self) -> Arc<dyn View> {
-        self.inner.pin()
-    }
-
-    fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError> {
-        self.inner.stage(name)
-    }
-
-    fn bring_in(&self, name: &str, clear: &[(Table, KeyRange)]) -> Result<(), StorageError> {
-        self.manners.installs.fetch_add(1, Ordering::Relaxed);
-        self.manners.count_change();
-        self.inner.bring_in(name, clear)
-    }
-
-    fn unstage(&self, name: &str) -> Result<(), StorageError> {
-        self.inner.unstage(name)
-    }
-
-    fn staged(&self) -> Result<Vec<String>, StorageError> {
-        self.inner.staged()
-    }
-
-    /// Jobs overtake each other, as on a pool of threads.
-    fn offload(&self, job: Box<dyn FnOnce() + Send>) {
-        let latency = self.manners.latency();
-        tokio::spawn(async move {
-            tokio::time::sleep(latency).await;
-            job();
-        });
-    }
-
-    fn host(&self, name: &'static str, task: BoxFuture<'static, ()>) {
-        self.inner.host(name, task);
-    }
-
-    fn hold_compactions(&self, hold: bool) -> Result<(), StorageError> {
-        self.inner.hold_compactions(hold)
-    }
-
-    fn note_failure(&self, error: &StorageError) {
-        self.inner.note_failure(error);
-    }
-
-    fn background_error(&self) -> Option<StorageError> {
-        self.inner.background_error()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_client::proto::{InitRequest, init_request};
+use quorate_client::proto::{InitRequest, ReplaceRequest, init_request};
 use quorate_client::{Client, Page, Start, reason};
 use quorate_jepsen::history::{Consistency, ReadCall};
 use rand::SeedableRng;
@@ -35,8 +35,11 @@ pub async fn keep(plan: Plan, groups: u32) {
     while plan.shared.phase() == Phase::Working {
         sleep(Duration::from_millis(20)).await;
     }
-    let served = tokio::time::timeout(SERVE_LIMIT, every_group_serves(&plan, None)).await;
-    match served {
+    let serving = async {
+        every_group_serves(&plan, None).await;
+        meta_group_serves(&plan).await;
+    };
+    match tokio::time::timeout(SERVE_LIMIT, serving).await {
         Ok(()) => plan.shared.set_served(),
         Err(_) => {
             let what = "availability: a group does not serve in time once all is mended";
@@ -68,6 +71,21 @@ pub async fn keep(plan: Plan, groups: u32) {
     }
     plan.shared.set_verified();
     plan.shared.set_phase(Phase::Over);
+}
+
+/// Waits until the meta group's leader was confirmed by a quorum. Of a replacement that is the first step, and all that
+/// is done for a node that does not exist.
+async fn meta_group_serves(plan: &Plan) {
+    let client = workload::connect(plan, None).await;
+    let request = ReplaceRequest { node_id: plan.nodes + 1, ..ReplaceRequest::default() };
+    loop {
+        let replaced = async { client.replace(request.clone()).await?.next().await };
+        match replaced.await {
+            Err(error) if error.reason() == reason::INVALID_FIELD => return,
+            said => tracing::info!(?said, "the meta group does not serve yet"),
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Waits until every conversation was appended to: through this node, or else through whichever leads.

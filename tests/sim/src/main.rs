@@ -3,6 +3,7 @@
 mod cluster;
 mod crew;
 mod determinism;
+mod disk;
 mod faults;
 mod ground;
 mod keeper;

@@ -9,7 +9,6 @@ use quorate::consensus::MemoryLimits;
 use quorate::server::{Config, ConnectionsMax, Ground, Metrics, run_on};
 use quorate::service::AllowAll;
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use crate::ground::{CLIENT_PORT, HTTP_PORT, Machine, PEER_PORT, SimDial, listen};
@@ -28,6 +27,9 @@ pub struct Manners {
 /// The least that there can be: so that groups are parked in the spells in which clients rest.
 const PARK_AFTER_MS: u64 = 1_000;
 
+/// Why a node has ended that stopped in good order.
+pub const ASKED_TO: &str = "it was asked to";
+
 /// Nodes whose process has ended by itself, and why.
 pub type Ended = Rc<RefCell<BTreeMap<u64, String>>>;
 
@@ -38,7 +40,7 @@ pub fn add(sim: &mut Sim<'static>, machine: Machine, ended: Ended, manners: Mann
         async move {
             let node = machine.node.0.into();
             let why = match serve(machine, manners).await {
-                Ok(()) => "it was asked to".to_owned(),
+                Ok(()) => ASKED_TO.to_owned(),
                 Err(error) => format!("{error:#}"),
             };
             tracing::warn!(node, why, "the node has ended");
@@ -82,5 +84,5 @@ async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
         connections: ConnectionsMax::MOST,
         memory: manners.memory,
     };
-    run_on(listeners, ground, config, CancellationToken::new()).await
+    run_on(listeners, ground, config, machine.runs()).await
 }

@@ -1,6 +1,6 @@
 //! What a simulation came to, as its process tells the one that started it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,8 @@ pub struct Sum {
     /// Appends acknowledged in the one that had fewest of them.
     acknowledged_least: Option<usize>,
     faults: usize,
-    kinds: BTreeSet<String>,
+    /// Faults by kind.
+    kinds: BTreeMap<String, u64>,
     seen: Coverage,
     served_after: Vec<Duration>,
 }
@@ -92,7 +93,9 @@ impl Sum {
             self.acknowledged_least.map_or(one.acknowledged, |least| least.min(one.acknowledged));
         self.acknowledged_least = Some(least);
         self.faults += one.faults.len();
-        self.kinds.extend(one.faults.iter().cloned());
+        for kind in &one.faults {
+            *self.kinds.entry(kind.clone()).or_default() += 1;
+        }
         self.seen.add(&one.seen);
         self.served_after.extend(one.served_after);
         if !one.problems.is_empty() {
@@ -108,8 +111,10 @@ impl Sum {
             let at = (self.served_after.len() * percent).div_ceil(100).saturating_sub(1);
             self.served_after.get(at).copied().unwrap_or_default().as_secs_f64()
         };
+        let kinds = self.kinds.iter().map(|(kind, count)| format!("{count} {kind}"));
+        let kinds: Vec<String> = kinds.collect();
         format!(
-            "{} seeds, {} failed: {} calls, {} appends acknowledged at least, {} faults; {} logs cut short, \
+            "{} seeds, {} failed: {} calls, {} appends acknowledged at least, {} faults ({}); {} logs cut short, \
              {} snapshots installed, {} leaders died with appends in flight and had a successor, \
              {} faults met parked nodes, {} times something was refused for lack of memory; \
              served after mending p50 {:.2} s, p99 {:.2} s, max {:.2} s; \
@@ -119,6 +124,7 @@ impl Sum {
             self.calls,
             self.acknowledged_least.unwrap_or_default(),
             self.faults,
+            kinds.join(", "),
             self.seen.truncations,
             self.seen.installs,
             self.seen.leader_deaths_in_flight,

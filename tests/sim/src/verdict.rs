@@ -1,7 +1,7 @@
 //! Judges a simulation: by what it found itself, by the checkers of the fault suite, and by whether it did enough to
 //! prove anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use quorate_jepsen::check::vacuity::doubts;
 use quorate_jepsen::check::{CHECKERS, Findings};
@@ -116,7 +116,7 @@ fn handed_on(events: &[Event]) -> Vec<String> {
 }
 
 /// What a run that has to have met everything rare has not met, given the faults that took effect by kind.
-pub fn missing(seeds: usize, seen: &Coverage, kinds: &BTreeSet<String>) -> Vec<String> {
+pub fn missing(seeds: usize, seen: &Coverage, kinds: &BTreeMap<String, u64>) -> Vec<String> {
     let rare = [
         ("no log was cut short", seen.truncations),
         ("no snapshot was installed", seen.installs),
@@ -127,8 +127,9 @@ pub fn missing(seeds: usize, seen: &Coverage, kinds: &BTreeSet<String>) -> Vec<S
     let undone = work::KINDS.iter().filter(|kind| !seen.work.contains_key(**kind));
     let undone = undone.map(|kind| format!("nothing of this kind succeeded: {kind}"));
     let unmet = rare.into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what.to_owned());
-    let all = KINDS.iter().map(|kind| kind.name()).chain([What::Wipe.name(), REPLACE]);
-    let idle = all.filter(|kind| !kinds.contains(*kind));
+    let further = [What::Midway, What::Install, What::Stop, What::Wipe].map(What::name);
+    let all = KINDS.iter().map(|kind| kind.name()).chain(further).chain([REPLACE]);
+    let idle = all.filter(|kind| !kinds.contains_key(*kind));
     // What operators do is work, too.
     let idle = idle.filter(|kind| seeds >= SEEDS_FOR_KINDS || *kind == REPLACE);
     let idle = idle.map(|kind| format!("no fault of kind {kind} took effect"));

@@ -10,6 +10,7 @@ use super::World;
 use crate::faults::{Planned, What};
 use crate::ground::Machine;
 use crate::memberships;
+use crate::node::ASKED_TO;
 use crate::record::Phase;
 
 /// How often whoever watches over nodes starts those again whose disks have no room.
@@ -41,8 +42,12 @@ impl World {
             let fault = self.to_come.remove(0);
             changed |= self.begin(fault);
         }
-        let mut to_restart = Vec::new();
+        let (mut to_restart, mut dead) = (Vec::new(), Vec::new());
         for Lasting { fault, .. } in &self.lasting {
+            if matches!(fault.what, What::Midway | What::Install) {
+                let has_died = |node: &u64| self.machine(*node).take_death_midway();
+                dead.extend(fault.nodes.iter().copied().filter(has_died));
+            }
             if fault.what == What::ClockStrobe {
                 let wrong = (now.as_millis() / 100).is_multiple_of(2);
                 for node in &fault.nodes {
@@ -52,6 +57,9 @@ impl World {
             if fault.what == What::NoSpace {
                 to_restart.extend(fault.nodes.iter().copied().filter(|node| self.has_ended(*node)));
             }
+        }
+        for node in dead {
+            self.kill(node);
         }
         if now.as_millis().is_multiple_of(RESTART_INTERVAL.as_millis()) {
             self.restart(&to_restart);
@@ -73,6 +81,18 @@ impl World {
             What::Crash => {
                 for node in &fault.nodes {
                     self.kill(*node);
+                }
+            }
+            What::Midway | What::Install => {
+                let drawn = fault.from.as_millis() as usize;
+                for (place, node) in fault.nodes.iter().enumerate() {
+                    let in_install = fault.what == What::Install;
+                    self.machine(*node).die_midway(drawn / 5 + 7 * place, in_install);
+                }
+            }
+            What::Stop => {
+                for node in &fault.nodes {
+                    self.machine(*node).ask_to_stop();
                 }
             }
             What::Clock => {
@@ -150,6 +170,8 @@ impl World {
         tracing::info!(what = fault.what.name(), nodes = ?fault.nodes, effect, "is mended");
         match fault.what {
             What::Crash => self.start(&fault.nodes),
+            // Those too that have changed nothing meanwhile, or not stopped yet.
+            What::Midway | What::Install | What::Stop => self.restart(&fault.nodes),
             What::Clock | What::ClockStrobe => {
                 for node in &fault.nodes {
                     self.machine(*node).set_skew_us(0);
@@ -205,7 +227,10 @@ impl World {
         };
         match fault.what {
             What::Crash => (self.deaths, "processes died"),
-            What::DiskError | What::NoSpace => {
+            What::Midway | What::Install => {
+                (sum(&Machine::deaths_midway), "processes died in what they changed")
+            }
+            What::DiskError | What::NoSpace | What::Stop => {
                 let ended = nodes.iter().filter(|node| self.has_ended(**node)).count() as u64;
                 (self.deaths + ended, "times a node stopped")
             }
@@ -259,13 +284,18 @@ impl World {
         }
     }
 
-    /// Nodes end by themselves only where their disks fail.
+    /// Nodes end by themselves only where their disks fail, or where they are asked to.
     pub(super) fn expect_to_live(&self) {
         for (node, why) in self.ended.borrow().iter() {
-            let has_failing_disk = |Lasting { fault, .. }: &Lasting| {
-                matches!(fault.what, What::DiskError | What::NoSpace) && fault.nodes.contains(node)
+            let may_end = |Lasting { fault, .. }: &Lasting| {
+                let is_meant = match fault.what {
+                    What::DiskError | What::NoSpace | What::Midway | What::Install => true,
+                    What::Stop => why == ASKED_TO,
+                    _ => false,
+                };
+                is_meant && fault.nodes.contains(node)
             };
-            if !self.lasting.iter().any(has_failing_disk) {
+            if !self.lasting.iter().any(may_end) {
                 self.plan
                     .shared
                     .problem(format!("availability: node {node} ended by itself: {why}"));
