@@ -16,23 +16,26 @@ const REQUIRED: [&str; 4] = ["conversation", "sender", "client_msg_id", "text"];
 /// One that it may have.
 const SENT_AT: &str = "sent_at";
 /// The header that it becomes.
-pub(super) const SENT_AT_HEADER: &str = SENT_AT;
+pub const SENT_AT_HEADER: &str = SENT_AT;
 
 /// One line of chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ChatLine {
-    pub(super) conversation: String,
-    pub(super) sender: String,
+pub struct ChatLine {
+    /// Where it was said.
+    pub conversation: String,
+    /// By whom.
+    pub sender: String,
     /// The idempotency key: the same file sent twice is there once.
-    pub(super) client_msg_id: String,
+    pub client_msg_id: String,
     /// When it was said, RFC 3339, as the file has it.
-    pub(super) sent_at: Option<String>,
-    pub(super) text: String,
+    pub sent_at: Option<String>,
+    /// What was said.
+    pub text: String,
 }
 
 impl ChatLine {
     /// Parses one line; the error names the field.
-    pub(super) fn parse(line: &str) -> Result<ChatLine, String> {
+    pub fn parse(line: &str) -> Result<ChatLine, String> {
         let mut fields: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
             let text = error.to_string();
             // It would say "line 1" of every line.
@@ -69,7 +72,7 @@ impl ChatLine {
 }
 
 /// Lines of text with their numbers, from 1; blank ones are passed over.
-pub(super) struct NumberedLines {
+pub struct NumberedLines {
     lines: FramedRead<Box<dyn AsyncRead + Send + Unpin>, LinesCodec>,
     /// What errors call the source.
     name: String,
@@ -78,18 +81,19 @@ pub(super) struct NumberedLines {
 
 impl NumberedLines {
     /// The lines of a file.
-    pub(super) async fn open(path: &Path) -> anyhow::Result<NumberedLines> {
+    pub async fn open(path: &Path) -> anyhow::Result<NumberedLines> {
         let name = path.display().to_string();
         let file = File::open(path).await.with_context(|| name.clone())?;
         Ok(NumberedLines::of(Box::new(file), name))
     }
 
     /// The lines of standard input.
-    pub(super) fn stdin() -> NumberedLines {
+    pub fn stdin() -> NumberedLines {
         NumberedLines::of(Box::new(tokio::io::stdin()), "standard input".to_owned())
     }
 
-    fn of(source: Box<dyn AsyncRead + Send + Unpin>, name: String) -> NumberedLines {
+    /// The lines of any source, by the name that errors are to call it.
+    pub fn of(source: Box<dyn AsyncRead + Send + Unpin>, name: String) -> NumberedLines {
         let codec = LinesCodec::new_with_max_length(CHAT_LINE_BYTES_MAX);
         NumberedLines { lines: FramedRead::new(source, codec), name, number: 0 }
     }
@@ -99,7 +103,7 @@ impl NumberedLines {
     /// # Errors
     ///
     /// A line that is too long or not UTF-8, or what the operating system says; nothing more can be read then.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<(u64, String)>> {
+    pub async fn next(&mut self) -> anyhow::Result<Option<(u64, String)>> {
         while let Some(line) = self.lines.next().await {
             self.number += 1;
             match line {
@@ -118,13 +122,13 @@ impl NumberedLines {
     }
 
     /// What errors call the source.
-    pub(super) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 }
 
 /// How errors name a line.
-pub(super) fn place(source: &str, number: u64) -> String {
+pub fn place(source: &str, number: u64) -> String {
     format!("{source} line {number}")
 }
 

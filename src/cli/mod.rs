@@ -2,7 +2,7 @@
 //! through the `Cluster` service, like any other client.
 
 mod bench;
-mod chat;
+pub mod chat;
 mod check;
 mod connect;
 mod demo;

@@ -20,6 +20,7 @@ pub mod records;
 mod recovery;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+pub mod seal;
 pub mod small_file;
 mod tables;
 mod tuning;

@@ -96,7 +96,7 @@ macro_rules! bend_the_seeds_of {
     };
 }
 
-bend_the_seeds_of!(settings(); config log_tails peers proposals records requests small_files snapshots stored);
+bend_the_seeds_of!(settings(); chat config log_tails peers proposals records requests small_files snapshots stored);
 bend_the_seeds_of!(settings_of_ports(); answers calls peer_calls peer_replies);
 
 #[test]

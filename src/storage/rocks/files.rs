@@ -11,17 +11,11 @@ use rocksdb::DB;
 use rocksdb::properties::SSTABLES;
 
 use super::{storage_error, view};
+use crate::storage::seal::WrittenFile;
 use crate::storage::{Database, StorageError};
 
 /// What a blob file has besides its records: RocksDB's header and footer.
 const BLOB_FRAME_BYTES: u64 = 30 + 32;
-
-/// A file that is to be there, as long as it was written.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct WrittenFile {
-    pub(super) name: String,
-    pub(super) bytes: u64,
-}
 
 /// Looks at every file of a database that was just opened. Blocks: one look at the folder's entry for each file.
 ///

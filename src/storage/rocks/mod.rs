@@ -8,7 +8,6 @@
 mod expiry;
 mod files;
 mod options;
-mod seal;
 mod staging;
 mod torn_tail;
 mod view;

@@ -8,10 +8,10 @@ use std::sync::LazyLock;
 
 use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter};
 
-use super::files::{self, WrittenFile};
-use super::{options, seal, storage_error, view};
+use super::{files, options, storage_error, view};
 use crate::seams::crash;
 use crate::storage::engine::check_staging_name;
+use crate::storage::seal::{self, WrittenFile};
 use crate::storage::small_file::{DiskFile, SmallFile};
 use crate::storage::{Database, Staging, StorageError, Table, Tuning};
 

@@ -3,6 +3,7 @@
 
 pub mod answers;
 pub mod calls;
+pub mod chat;
 pub mod config;
 pub mod log_tails;
 pub mod peer_calls;

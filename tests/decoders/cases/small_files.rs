@@ -1,5 +1,7 @@
-//! The files beside the databases: the watermark, and the identity, whose checksum is a line of text.
+//! The files beside the databases: the watermark, and the identity and the seal of a staging area, whose checksum is a
+//! line of text.
 
+use quorate::storage::seal::{self, WrittenFile};
 use quorate::storage::small_file::{MemoryFile, SmallFile};
 use quorate::storage::watermark::{GroupMark, Watermark, WatermarkFile};
 use quorate::storage::{DataDir, DataDirError, Identity, MemoryDir};
@@ -12,9 +14,10 @@ pub const CASE: Case = Case { seeds, check };
 const CHECKSUM_LINE: &str = "# crc32c ";
 
 fn check(input: &[u8]) {
-    match chosen(input, 2) {
+    match chosen(input, 3) {
         Some((0, body)) => watermark(body),
-        Some((_, body)) => identity(body),
+        Some((1, body)) => identity(body),
+        Some((_, body)) => staging_seal(body),
         None => {}
     }
 }
@@ -42,12 +45,30 @@ pub fn watermark_file(watermark: &Watermark) -> Vec<u8> {
     file.load().unwrap().expect("the file was written")
 }
 
-fn identity(body: &[u8]) {
+/// A text with its line of checksum, and with a wrong one.
+fn checked(body: &[u8]) -> [Vec<u8>; 2] {
     let checksum = crc32c::crc32c(body);
-    let text =
-        |checksum: u32| [body, format!("{CHECKSUM_LINE}{checksum:08x}\n").as_bytes()].concat();
-    assert!(peek(&text(checksum ^ 1)).is_err(), "a wrong checksum is accepted");
-    let Ok(identity) = peek(&text(checksum)) else { return };
+    [checksum, checksum ^ 1].map(|checksum| {
+        let line = format!("{CHECKSUM_LINE}{checksum:08x}\n");
+        [body, line.as_bytes()].concat()
+    })
+}
+
+fn unchecked(text: &str) -> &[u8] {
+    text.rsplit_once(CHECKSUM_LINE).expect("it has a checksum").0.as_bytes()
+}
+
+fn staging_seal(body: &[u8]) {
+    let [text, wrong] = checked(body);
+    assert!(seal::decode(&wrong, "seal").is_err(), "a wrong checksum is accepted");
+    let Ok(files) = seal::decode(&text, "seal") else { return };
+    assert_eq!(seal::decode(seal::encode(&files).as_bytes(), "seal").unwrap(), files);
+}
+
+fn identity(body: &[u8]) {
+    let [text, wrong] = checked(body);
+    assert!(peek(&wrong).is_err(), "a wrong checksum is accepted");
+    let Ok(identity) = peek(&text) else { return };
     let again = peek(&identity_file(&identity)).unwrap();
     assert_eq!(again, identity);
 }
@@ -87,9 +108,11 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = vec![choosing(0, unsealed(&watermark_file(&marks())))];
     for identity in [new, adopted] {
         let text = String::from_utf8(identity_file(&identity)).expect("it is text");
-        let (body, _) = text.rsplit_once(CHECKSUM_LINE).expect("it has a checksum");
-        seeds.push(choosing(1, body.as_bytes()));
+        seeds.push(choosing(1, unchecked(&text)));
     }
+    let file = |name: &str, bytes| WrittenFile { name: name.to_owned(), bytes };
+    let staged = [file("dedup-000000.sst", 900), file("messages-000000.sst", 65_601)];
+    seeds.extend([&staged[..], &[]].map(|files| choosing(2, unchecked(&seal::encode(files)))));
     seeds
 }
 

@@ -3,15 +3,23 @@
 //! Guarantee at stake: G11. A staged file that is gone would otherwise look like one that there never was, and its rows
 //! would be missing from a replica that takes itself for whole.
 
-use super::files::WrittenFile;
-use crate::storage::StorageError;
+use super::StorageError;
 
 const HEAD: &str = "quorate staging ";
 const VERSION: u32 = 1;
 const CHECKSUM_LINE: &str = "# crc32c ";
 
+/// A file that is to be there, as long as it was written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WrittenFile {
+    /// In its folder.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// Head and version, a line with name and bytes for each file, and a checksum of all before it.
-pub(super) fn encode(files: &[WrittenFile]) -> String {
+pub fn encode(files: &[WrittenFile]) -> String {
     let mut text = format!("{HEAD}{VERSION}\n");
     for WrittenFile { name, bytes } in files {
         text.push_str(&format!("{name} {bytes}\n"));
@@ -20,9 +28,11 @@ pub(super) fn encode(files: &[WrittenFile]) -> String {
     text + &format!("{CHECKSUM_LINE}{checksum:08x}\n")
 }
 
+/// What [`encode`] was given. `place` names the file in errors.
+///
 /// # Errors
 /// It is not what [`encode`] wrote, or a newer version's.
-pub(super) fn decode(text: &[u8], place: &str) -> Result<Vec<WrittenFile>, StorageError> {
+pub fn decode(text: &[u8], place: &str) -> Result<Vec<WrittenFile>, StorageError> {
     let damaged =
         |reason: &str| StorageError::Damaged { place: place.to_owned(), reason: reason.to_owned() };
     let text = std::str::from_utf8(text).map_err(|_| damaged("it is not UTF-8"))?;

@@ -1,0 +1,4 @@
+//! Fuzzes `cases::chat`.
+#![no_main]
+
+quorate_fuzz::fuzz!(chat);
