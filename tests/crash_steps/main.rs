@@ -6,8 +6,8 @@
 //! state has to be one that was, and not older than the last flush. `src/consensus/tests/` does the like with the memory
 //! twin, whose steps are fewer and whose disk is a model.
 //!
-//! A run takes a sample of the steps, spread evenly. CRASH_STEPS=all takes every one; CRASH_STEPS=n:seed:m, as a failure
-//! prints it, takes one.
+//! A run takes a sample of the steps, spread evenly. CRASH_STEPS=all takes every one, of the script and of the opening
+//! behind a crash; CRASH_STEPS=n:seed:m, as a failure prints it, takes one.
 
 mod child;
 mod faultfs;
@@ -29,6 +29,8 @@ use tokio::time::Instant;
 const SAMPLE_TIME: Duration = Duration::from_secs(40);
 const SAMPLE_MIN: u64 = 25;
 const SAMPLE_MAX: u64 = 150;
+/// Fewer steps on the disk no opening has.
+const OPENING_STEPS_MIN: usize = 10;
 
 /// What one run of the child is to meet.
 #[derive(Clone, Copy, Debug)]
@@ -76,20 +78,31 @@ fn done(notes: &Path) -> Vec<usize> {
     text.lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// Runs the script, cuts the power, and judges. Returns how the child ended, and what was done by then.
-fn crash(crash: Crash, switches: &str) -> Result<(End, Vec<usize>), String> {
+/// What came of a run that was judged to be sound.
+struct Judged {
+    /// How the child ended.
+    end: End,
+    /// How the opening behind it did, if there was to be one.
+    opening: Option<End>,
+    /// Operations that were reported done.
+    done: Vec<usize>,
+}
+
+/// Runs the script, cuts the power, and judges.
+fn crash(crash: Crash, switches: &str) -> Result<Judged, String> {
     let disk = Disk::new();
     let mut program = child(&disk, true);
     program.env("FAILPOINTS", switches);
     let end = disk.run(program, crash.at);
     disk.cut(crash.seed);
-    if crash.opening_at > 0 {
-        disk.run(child(&disk, false), crash.opening_at);
+    let opening = (crash.opening_at > 0).then(|| {
+        let end = disk.run(child(&disk, false), crash.opening_at);
         disk.cut(crash.seed);
-    }
+        end
+    });
     let done = done(&disk.notes());
     runtime().block_on(judge::judge(&data_of(&disk), &done))?;
-    Ok((end, done))
+    Ok(Judged { end, opening, done })
 }
 
 /// Numbers of `[1, steps]`, each part of which is met early: multiples of the golden ratio.
@@ -107,7 +120,7 @@ fn planned(at: u64, number: u64, opening_steps: u64) -> Crash {
     Crash { at, seed, opening_at }
 }
 
-fn judged(planned: Crash) -> (End, Vec<usize>) {
+fn judged(planned: Crash) -> Judged {
     crash(planned, "").unwrap_or_else(|what| {
         let Crash { at, seed, opening_at } = planned;
         panic!(
@@ -132,7 +145,8 @@ fn whatever_step_it_dies_at_nothing_is_lost_that_was_reported() {
     if let [at, seed, opening_at] = asked.split(':').collect::<Vec<_>>()[..] {
         let number = |text: &str| text.parse().expect("a number");
         let one = Crash { at: number(at), seed: number(seed), opening_at: number(opening_at) };
-        println!("{one:?}: {:?}", judged(one));
+        let Judged { end, opening, done } = judged(one);
+        println!("{one:?}: {end:?}, opening {opening:?}, done {done:?}");
         return;
     }
     let (steps, opening_steps) = steps();
@@ -146,7 +160,7 @@ fn whatever_step_it_dies_at_nothing_is_lost_that_was_reported() {
         if asked.is_empty() && started.elapsed() > SAMPLE_TIME {
             break;
         }
-        let (end, done) = judged(planned(at, number, opening_steps));
+        let Judged { end, done, .. } = judged(planned(at, number, opening_steps));
         looked_at += 1;
         crashed += u64::from(end == End::Crashed);
         within += u64::from(!done.is_empty() && done.len() < model::operations().count());
@@ -157,12 +171,30 @@ fn whatever_step_it_dies_at_nothing_is_lost_that_was_reported() {
         "{looked_at} steps in {SAMPLE_TIME:?} are too few to say anything"
     );
     assert!(crashed > looked_at * 3 / 4 && within > looked_at / 4, "{crashed} and {within}");
+    if asked == "all" {
+        // Behind the whole script, and where a cut tears its middle.
+        for at in [0, steps / 3, steps * 2 / 3] {
+            every_opening_step(at);
+        }
+    }
+}
+
+/// The opening behind a crash dies at each of its steps, until there is none left to die at.
+fn every_opening_step(at: u64) {
+    let died = |number: &u64| {
+        let opening_at = number + 1;
+        let seed = if number.is_multiple_of(2) { 0 } else { opening_at };
+        judged(Crash { at, seed, opening_at }).opening == Some(End::Crashed)
+    };
+    let steps = (0..).take_while(died).count();
+    println!("{steps} of {steps} steps of the opening behind step {at}");
+    assert!(steps >= OPENING_STEPS_MIN, "{steps} steps are too few for an opening");
 }
 
 #[test]
 fn a_cut_behind_a_run_that_nothing_disturbed_changes_nothing() {
     for seed in [0, 1] {
-        let (end, done) = judged(Crash { at: 0, seed, opening_at: 0 });
+        let Judged { end, done, .. } = judged(Crash { at: 0, seed, opening_at: 0 });
         assert_eq!((end, done.len()), (End::Finished, model::operations().count()));
     }
 }

@@ -3,7 +3,7 @@
 use quorate::seams::crash;
 
 use crate::faultfs::End;
-use crate::{Crash, crash as run, model};
+use crate::{Crash, Judged, crash as run, model};
 
 /// Points of the floors above, which the script does not come by; `tests/planted` has those.
 const ABOVE: &[&str] = &[
@@ -27,7 +27,7 @@ fn no_crash_point_of_the_storage_does_harm() {
         for passes in [0, 1, 6] {
             let switches = format!("crash::{name}={passes}*off->return");
             let whole = Crash { at: 0, seed: passes, opening_at: 0 };
-            let (end, done) =
+            let Judged { end, done, .. } =
                 run(whole, &switches).unwrap_or_else(|what| panic!("{switches}: {what}"));
             let is_whole = done.len() == model::operations().count();
             assert!(passes > 0 || end == End::Crashed, "the script does not come by {name}");
