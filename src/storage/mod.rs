@@ -9,6 +9,8 @@ mod disk_space;
 mod engine;
 mod entries;
 pub mod install;
+#[cfg(test)]
+pub(crate) mod interposed;
 pub mod log_format;
 pub mod log_writer;
 mod memory;

@@ -1,3 +1,5 @@
+mod gated;
+mod model;
 mod schedules;
 
 use super::*;
@@ -29,10 +31,15 @@ struct Fixture {
 
 fn start() -> Fixture {
     let disk = MemoryDisk::new(Database::Log);
+    let engine = Arc::new(disk.open());
+    start_on(disk, engine)
+}
+
+fn start_on(disk: MemoryDisk, engine: Arc<dyn Engine>) -> Fixture {
     let file = MemoryFile::default();
     let watermark = WatermarkFile::create(Box::new(file.clone())).unwrap();
     let writes = Arc::new(Writes::default());
-    let writer = LogWriter::start(Arc::new(disk.open()), watermark, writes.clone());
+    let writer = LogWriter::start(engine, watermark, writes.clone());
     Fixture { disk, file, writes, writer }
 }
 
