@@ -299,6 +299,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::types::HashRange;
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_entry_is_slow_until_it_stands() {
@@ -318,5 +319,76 @@ mod tests {
         now(1, false);
         drop(second);
         now(0, false);
+    }
+
+    /// When the caller's deadline passes, as its command goes on.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Passes {
+        BeforeItIsTaken,
+        BeforeItHasAnEnd,
+        BehindThat,
+    }
+
+    /// What the proposer does with the command.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Does {
+        Answers,
+        /// Takes it, and stops.
+        Drops,
+        /// Stops before it takes it.
+        Leaves,
+    }
+
+    /// What the caller is told, with a test in the place of the worker.
+    async fn told(passes: Passes, does: Does) -> Answer {
+        let (queue, mut receiver) = mpsc::channel(1);
+        let room = RoomLeft::new(limits::GROUP_PROPOSALS_BYTES_MAX);
+        let proposer = Proposer { queue, room, node: Arc::default() };
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let command = Command::Configure { range: HashRange::ALL, epoch: 1 };
+        let caller = tokio::spawn(async move { proposer.propose(command, deadline).await });
+        let Waiting { turn, reply, .. } = receiver.recv().await.expect("it is proposed");
+        let goes_on = async |at| {
+            // Time that stands still goes on once the caller has nothing to do any more.
+            if at == passes {
+                tokio::time::sleep_until(deadline + Duration::from_secs(1)).await;
+            }
+        };
+        goes_on(Passes::BeforeItIsTaken).await;
+        let is_taken = does != Does::Leaves && turn.take();
+        assert_eq!(is_taken, does != Does::Leaves && passes != Passes::BeforeItIsTaken);
+        goes_on(Passes::BeforeItHasAnEnd).await;
+        match is_taken && does == Does::Answers {
+            true => reply.send(Ok(Outcome::Done)),
+            false => drop(reply),
+        }
+        goes_on(Passes::BehindThat).await;
+        assert!(!turn.take() && !turn.give_up(), "it was decided once");
+        caller.await.expect("no panic")
+    }
+
+    /// Why not loom: `Turn` is one atomic that is changed by one compare-exchange, and hands nothing else over; so all that
+    /// threads can do to it is to call in one order or another, and all orders are here, with what the caller makes of
+    /// them. loom would have to be under `--cfg loom` for all that is built, where tokio has no `net` and tonic does not
+    /// compile.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_first_decides_what_the_caller_is_told() {
+        use Passes::{BeforeItHasAnEnd, BeforeItIsTaken, BehindThat};
+        for does in [Does::Answers, Does::Drops, Does::Leaves] {
+            for passes in [BeforeItIsTaken, BeforeItHasAnEnd, BehindThat] {
+                let told = told(passes, does).await;
+                let is_true = match (passes, does) {
+                    (BeforeItIsTaken, _) | (BeforeItHasAnEnd, Does::Leaves) => {
+                        matches!(told, Err(ProposeError::Expired))
+                    }
+                    (BehindThat, Does::Answers) => matches!(told, Ok(Outcome::Done)),
+                    (BehindThat, Does::Leaves) => matches!(told, Err(ProposeError::Stopped { .. })),
+                    (BeforeItHasAnEnd, _) | (BehindThat, Does::Drops) => {
+                        matches!(told, Err(ProposeError::Unknown { .. }))
+                    }
+                };
+                assert!(is_true, "{passes:?}, {does:?}: {told:?}");
+            }
+        }
     }
 }
