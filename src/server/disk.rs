@@ -108,21 +108,69 @@ impl DiskWatch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::consensus::solitary::Disks;
+    use crate::storage::StorageError;
+    use crate::storage::interposed::{Interposed, Interposer, Job};
+
+    const LIMITS: DiskLimits = DiskLimits { soft_free_bytes: 100, hard_free_bytes: 10 };
 
     #[tokio::test(start_paused = true)]
     async fn compactions_are_held_while_the_disk_has_no_room_for_them() {
         let disks = Disks::default();
         let process = disks.start().await;
-        let limits = DiskLimits { soft_free_bytes: 100, hard_free_bytes: 10 };
-        let watch = DiskWatch::begin(&process.storage, limits, Arc::default());
+        let watch = DiskWatch::begin(&process.storage, LIMITS, Arc::default());
         tokio::spawn(watch.run(Arc::new(Metrics::new())));
         for (free, hold) in [(60, false), (50, true), (9, true), (8, true), (55, false)] {
             disks.dir.free_bytes.store(free, Ordering::Relaxed);
             tokio::time::sleep(2 * PROBE_INTERVAL).await;
             let held = [disks.log.holds_compactions(), disks.state.holds_compactions()];
             assert_eq!(held, [hold, hold], "{free} bytes are free");
+        }
+    }
+
+    /// The state's database, which tells compactions where the test says.
+    struct Telling {
+        jobs: mpsc::Sender<Job>,
+        watch: Arc<OnceLock<Arc<DiskWatch>>>,
+    }
+
+    impl Interposer for Telling {
+        fn offload(&self, _below: &dyn Engine, job: Job) {
+            self.jobs.try_send(job).expect("the test takes jobs");
+        }
+
+        fn hold_compactions(&self, below: &dyn Engine, hold: bool) -> Result<(), StorageError> {
+            let [_, state] = &self.watch.get().expect("it has begun").databases;
+            assert!(state.told.try_lock().is_err(), "another could be told at the same time");
+            below.hold_compactions(hold)
+        }
+    }
+
+    /// Free space goes to and fro about the mark, and of two jobs the older comes last.
+    #[tokio::test]
+    async fn a_database_is_told_the_newest_mark_by_one_at_a_time() {
+        let (disks, watched) = (Disks::default(), Arc::default());
+        let (jobs, mut offloaded) = mpsc::channel(2);
+        let by = Telling { jobs, watch: Arc::clone(&watched) };
+        let state = Interposed { below: Arc::new(disks.state.open()), by };
+        let process = disks.start_over(Arc::new(state)).await;
+        let watch = DiskWatch::begin(&process.storage, LIMITS, Arc::default());
+        assert!(watched.set(watch.clone()).is_ok());
+        for (first, then, hold) in [(9, 60, false), (60, 9, true)] {
+            let [older, newer] = [first, then].map(|free| {
+                disks.dir.free_bytes.store(free, Ordering::Relaxed);
+                watch.probe();
+                watch.hold_compactions();
+                offloaded.try_recv().expect("the state's database is to be told")
+            });
+            newer();
+            older();
+            assert_eq!(disks.state.holds_compactions(), hold, "{then} bytes are free");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A replica that is made anew while the process dies (G1): an older incarnation's state without its log must never
 //! start, and what is made in the end is blank.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -11,6 +11,7 @@ use super::fixture::{
     GROUP, NEIGHBOUR, Row, append_to, assert_sound, fill, leading, log_id, names, replica, rows,
 };
 use crate::consensus::solitary::{Disks, Process};
+use crate::storage::interposed::{Interposed, Interposer, Job};
 use crate::storage::records::{EntryPayload, EntryRecord, GroupRow, Record, VoteRecord};
 use crate::storage::watermark::WatermarkFile;
 use crate::storage::{
@@ -156,5 +157,35 @@ async fn a_replica_that_was_stopped_applies_nothing_more() {
     let appended = group.propose(append_to(&names(GROUP, "room", 1)[0], 1), deadline()).await;
     assert!(appended.is_err(), "{appended:?}");
     assert_eq!(rows(process.storage.state.as_ref()), before);
+    disks.crash(process).await;
+}
+
+/// Does something once, behind the next look at a group's row.
+#[derive(Clone, Default)]
+struct BehindTheNextLook(Arc<Mutex<Option<Job>>>);
+
+impl Interposer for BehindTheNextLook {
+    fn looked_up(&self, table: Table) {
+        let todo = self.0.lock().unwrap().take_if(|_| table == Table::Groups);
+        if let Some(todo) = todo {
+            todo();
+        }
+    }
+}
+
+/// Its range is that of what it has applied when it has stopped, not when somebody first looked (G2, G4).
+#[tokio::test]
+async fn a_replica_made_anew_leaves_no_rows_of_first_entries_that_the_old_one_applies_meanwhile() {
+    let disks = with_an_old_replica(false).await;
+    let look = BehindTheNextLook::default();
+    let state = Interposed { below: Arc::new(disks.state.open()), by: look.clone() };
+    let process = disks.start_over(Arc::new(state)).await;
+    let late = disks.state.open();
+    *look.0.lock().unwrap() = Some(Box::new(move || {
+        fill(&late, GROUP, old(), &names(GROUP, "late", 3), 2, log_id(2, 9));
+    }));
+    process.replicas.make(GROUP, replica(3, 2)).await.unwrap();
+    assert!(look.0.lock().unwrap().is_none(), "nobody looked");
+    assert_eq!(rows(process.storage.state.as_ref()), blank_rows());
     disks.crash(process).await;
 }
