@@ -16,7 +16,8 @@
  *   FAULTFS_IGNORE    files whose names begin so are not watched (RocksDB's information log is "LOG")
  *   FAULTFS_CONTROL   a file that is looked at before each step, so that faults come and go while the program runs. Its
  *                     first word: "eio" (writes and syncs fail), "enospc" (writes and new files fail), "slow" and a
- *                     number of milliseconds (each sync takes that much longer). Empty or absent: no fault
+ *                     number of milliseconds (each sync takes that much longer), "hang" (a sync never ends, whatever
+ *                     the file says later). Empty or absent: no fault
  *
  * A step is: a write of any kind, fsync and fdatasync of a file or folder, ftruncate, making a file, link, rename,
  * unlink, mkdir, rmdir. FAULTFS_STATE/steps holds their number, as 8 bytes in the machine's order.
@@ -211,6 +212,10 @@ static int step(enum kind kind) {
     if (!strcmp(word, "slow") && kind == SYNC) {
         struct timespec pause = {ms / 1000, (long)(ms % 1000) * 1000000};
         nanosleep(&pause, NULL);
+    }
+    if (!strcmp(word, "hang") && kind == SYNC) {
+        pthread_mutex_unlock(&fs.lock); /* Other threads go on. */
+        for (;;) pause();
     }
     return 0;
 }

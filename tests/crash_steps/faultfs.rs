@@ -1,6 +1,7 @@
 //! The shim of `faultfs/`, built once for each run of the tests, and a program under it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -89,6 +90,33 @@ impl Disk {
             None if output.status.success() => End::Finished,
             _ => panic!("{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat())),
         }
+    }
+
+    /// A program that runs another one, with its arguments, on this disk.
+    pub fn under(&self, program: &Path) -> PathBuf {
+        let wrapped = self.dir.path().join("wrapped");
+        let (data, state) = (self.data(), self.dir.path().join("state"));
+        let script = format!(
+            "#!/bin/sh\nexec env LD_PRELOAD='{}' FAULTFS_DIR='{}' FAULTFS_STATE='{}' FAULTFS_CONTROL='{}' \
+             FAULTFS_IGNORE=LOG '{}' \"$@\"\n",
+            built().shim.display(),
+            data.display(),
+            state.display(),
+            self.control().display(),
+            program.display(),
+        );
+        fs::write(&wrapped, script).unwrap();
+        fs::set_permissions(&wrapped, fs::Permissions::from_mode(0o700)).unwrap();
+        wrapped
+    }
+
+    fn control(&self) -> PathBuf {
+        self.dir.path().join("control")
+    }
+
+    /// Lets no sync end that begins from now on.
+    pub fn hang(&self) {
+        fs::write(self.control(), "hang").unwrap();
     }
 
     /// Steps of the program that ran last.

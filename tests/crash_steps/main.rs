@@ -4,13 +4,14 @@
 //! sync, truncation or change of a name, and then takes away what a power cut would. What was reported done before is
 //! noted where no cut reaches it. Then the storage is opened: every log has to be sound and hold what was reported, the
 //! state has to be one that was, and not older than the last flush. `src/consensus/tests/` does the like with the memory
-//! twin, whose steps are fewer and whose disk is a model.
+//! twin, whose steps are fewer and whose disk is a model. `hanging.rs` has the same shim let a disk hang.
 //!
 //! A run takes a sample of the steps, spread evenly. CRASH_STEPS=all takes every one, of the script and of the opening
 //! behind a crash; CRASH_STEPS=n:seed:m, as a failure prints it, takes one.
 
 mod child;
 mod faultfs;
+mod hanging;
 mod judge;
 mod model;
 #[cfg(feature = "failpoints")]
