@@ -330,6 +330,19 @@ pub struct Fault {
     pub served_after: Option<Nanos>,
 }
 
+/// One line of `leaders.jsonl`: who leads a group from here on, as the first node told that knew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Led {
+    /// When that was heard.
+    pub at: Nanos,
+    /// The group.
+    pub group: u64,
+    /// The node; none while nobody is known to lead in this term.
+    pub leader: Option<u32>,
+    /// The term of which that is told.
+    pub term: u64,
+}
+
 /// `run.json`: what was run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {

@@ -2,8 +2,8 @@
 //! judges by the recorded history alone whether each guarantee was kept.
 //!
 //! A run leaves a directory: `run.json` (what was run: [`history::Run`]), `history.jsonl` (what clients did and saw:
-//! [`history::Event`]), `nemesis.jsonl` (what was broken: [`history::Fault`]), `nodes/` (configuration and log of
-//! each node). Judging it adds `results.json`, `history.edn`, `list-append.edn` and `report.html`.
+//! [`history::Event`]), `nemesis.jsonl` (what was broken: [`history::Fault`]), `leaders.jsonl` (who led:
+//! [`history::Led`]), `nodes/` (configuration and log of each node). Judging it adds `results.json`, `history.edn`, `list-append.edn` and `report.html`.
 
 pub mod api;
 pub mod check;

@@ -4,7 +4,7 @@
 //! holes proves nothing. `run.json` comes last, so that a directory with it is complete.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
@@ -12,12 +12,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::history::{Event, Fault, Nanos, Run};
+use crate::history::{Event, Fault, Led, Nanos, Run};
 
 /// What clients did and saw.
 pub const HISTORY: &str = "history.jsonl";
 /// What was broken.
 pub const NEMESIS: &str = "nemesis.jsonl";
+/// Who led. Older records do not have it.
+pub const LEADERS: &str = "leaders.jsonl";
 /// What was run.
 pub const RUN: &str = "run.json";
 
@@ -69,18 +71,23 @@ pub struct Recorder {
 enum Entry {
     Event(Event),
     Fault(Fault),
+    Led(Led),
     Finish(SyncSender<Result<(), RecordError>>),
 }
 
 impl Recorder {
-    /// Makes `dir` if need be, and its two files of lines anew. The run's clock starts now.
+    /// Makes `dir` if need be, and its files of lines anew. The run's clock starts now.
     pub fn create(dir: &Path) -> Result<Self, RecordError> {
         std::fs::create_dir_all(dir).map_err(|source| at(dir, source))?;
-        let (events, faults) = (Lines::create(dir, HISTORY)?, Lines::create(dir, NEMESIS)?);
+        let files = Files {
+            events: Lines::create(dir, HISTORY)?,
+            faults: Lines::create(dir, NEMESIS)?,
+            leaders: Lines::create(dir, LEADERS)?,
+        };
         let (queue, entries) = mpsc::sync_channel(QUEUE_EVENTS_MAX);
         std::thread::Builder::new()
             .name("recorder".to_owned())
-            .spawn(move || write(&entries, events, faults))
+            .spawn(move || write(&entries, files))
             .map_err(|source| at(dir, source))?;
         Ok(Self { began: Instant::now(), queue, dir: dir.to_owned() })
     }
@@ -104,6 +111,11 @@ impl Recorder {
         self.queue.send(Entry::Fault(fault)).ok();
     }
 
+    /// Records who leads a group from now on; blocks while the writer is behind.
+    pub fn led(&self, led: Led) {
+        self.queue.send(Entry::Led(led)).ok();
+    }
+
     /// Completes the record: everything recorded before is on its way to the disk, and then `run.json` is made.
     pub fn finish(self, run: &Run) -> Result<(), RecordError> {
         let (done, written) = mpsc::sync_channel(1);
@@ -120,20 +132,34 @@ impl Recorder {
 
 /// Writes until the run is finished or every recorder is gone. After an error it goes on taking entries, so that no
 /// client waits forever, and tells of the error at the end.
-fn write(entries: &Receiver<Entry>, mut events: Lines, mut faults: Lines) {
+fn write(entries: &Receiver<Entry>, mut files: Files) {
     let mut outcome = Ok(());
     for entry in entries {
         let written = match entry {
-            Entry::Event(event) if outcome.is_ok() => events.push(&event),
-            Entry::Fault(fault) if outcome.is_ok() => faults.push(&fault),
-            Entry::Event(_) | Entry::Fault(_) => Ok(()),
             Entry::Finish(done) => {
-                let outcome = outcome.and_then(|()| events.flush()).and_then(|()| faults.flush());
-                done.send(outcome).ok();
+                done.send(outcome.and_then(|()| files.flush())).ok();
                 return;
             }
+            _ if outcome.is_err() => Ok(()),
+            Entry::Event(event) => files.events.push(&event),
+            Entry::Fault(fault) => files.faults.push(&fault),
+            Entry::Led(led) => files.leaders.push(&led),
         };
         outcome = outcome.and(written);
+    }
+}
+
+struct Files {
+    events: Lines,
+    faults: Lines,
+    leaders: Lines,
+}
+
+impl Files {
+    fn flush(&mut self) -> Result<(), RecordError> {
+        [&mut self.events, &mut self.faults, &mut self.leaders]
+            .into_iter()
+            .try_for_each(Lines::flush)
     }
 }
 
@@ -170,6 +196,8 @@ pub struct History {
     pub run: Run,
     /// What was broken, in the order in which it was mended.
     pub faults: Vec<Fault>,
+    /// Who led, in the order in which that was heard; nothing where that was not recorded.
+    pub leaders: Vec<Led>,
     path: PathBuf,
     file: BufReader<File>,
 }
@@ -183,11 +211,16 @@ impl History {
             line: source.line() as u64,
             source,
         })?;
-        let faults = read_lines(dir.join(NEMESIS), open(&dir.join(NEMESIS))?);
-        let faults = faults.map(|line| line.map(|(_, fault)| fault)).collect::<Result<_, _>>()?;
+        let faults = read_all(dir.join(NEMESIS))?;
+        let leaders = match read_all(dir.join(LEADERS)) {
+            Err(ReadError::Open { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Vec::new()
+            }
+            read => read?,
+        };
         let path = dir.join(HISTORY);
         let file = open(&path)?;
-        Ok(Self { run, faults, path, file })
+        Ok(Self { run, faults, leaders, path, file })
     }
 
     /// What clients did and saw, with the number of its line from 1.
@@ -200,6 +233,11 @@ fn open(path: &Path) -> Result<BufReader<File>, ReadError> {
     let file = File::open(path);
     file.map(|file| BufReader::with_capacity(BUFFER_BYTES, file))
         .map_err(|source| ReadError::Open { path: path.to_owned(), source })
+}
+
+fn read_all<T: DeserializeOwned>(path: PathBuf) -> Result<Vec<T>, ReadError> {
+    let file = open(&path)?;
+    read_lines(path, file).map(|line| line.map(|(_, value)| value)).collect()
 }
 
 fn read_lines<T: DeserializeOwned>(
@@ -236,8 +274,8 @@ fn parse<T: for<'a> Deserialize<'a>>(text: &[u8]) -> Result<T, serde_json::Error
 
 #[cfg(test)]
 mod tests {
-    use super::{HISTORY, History, NEMESIS, RUN, ReadError, Recorder};
-    use crate::history::{Answer, Event, EventKind, Fault, Run};
+    use super::{HISTORY, History, LEADERS, NEMESIS, RUN, ReadError, Recorder};
+    use crate::history::{Answer, Event, EventKind, Fault, Led, Run};
 
     fn run() -> Run {
         serde_json::from_str(
@@ -278,12 +316,17 @@ mod tests {
             }
         });
         recorder.fault(fault());
+        let led = Led { at: 5, group: 1, leader: Some(2), term: 3 };
+        let unled = Led { leader: None, term: 4, ..led };
+        recorder.led(led);
+        recorder.led(unled);
         let late = recorder.clone();
         recorder.finish(&run()).unwrap();
         late.event(event(&late, 9));
 
         let history = History::read(&dir.path().join("new")).unwrap();
         assert_eq!((&history.run, &history.faults), (&run(), &vec![fault()]));
+        assert_eq!(history.leaders, [led, unled]);
         let events: Vec<(u64, Event)> = history.events().map(Result::unwrap).collect();
         assert_eq!(events.len(), 20_000);
         assert!(events.iter().zip(1..).all(|((line, _), expected)| *line == expected));
@@ -314,7 +357,12 @@ mod tests {
             let text = error[0].to_string();
             assert!(text.ends_with(&format!("{HISTORY}:{line} is damaged or cut off")), "{text}");
         }
-        std::fs::write(dir.path().join(NEMESIS), "{}\n").unwrap();
-        assert!(History::read(dir.path()).unwrap_err().to_string().contains(NEMESIS));
+        for name in [LEADERS, NEMESIS] {
+            std::fs::write(dir.path().join(name), "{}\n").unwrap();
+            assert!(History::read(dir.path()).unwrap_err().to_string().contains(name));
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        std::fs::remove_file(dir.path().join(LEADERS)).unwrap();
+        assert_eq!(History::read(dir.path()).unwrap().leaders, [], "older records have none");
     }
 }

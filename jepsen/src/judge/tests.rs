@@ -8,9 +8,9 @@ use super::{RESULTS, Results, Verdict, judge};
 use crate::check::Guarantee;
 use crate::check::tests::simulate::{Simulated, simulate};
 use crate::history::{
-    Answer, AppendCall, Call, ENDED_BY_ITSELF, Event, EventKind, Fault, ReadCall, Sent,
+    Answer, AppendCall, Call, ENDED_BY_ITSELF, Event, EventKind, Fault, Led, ReadCall, Sent,
 };
-use crate::record::{HISTORY, Recorder};
+use crate::record::{HISTORY, LEADERS, Recorder};
 use crate::report::index::{INDEX, SUMMARY, index};
 use crate::report::page::PAGE;
 
@@ -73,6 +73,30 @@ fn verdicts_are_valid_invalid_and_unknown() {
     assert_eq!([sum.runs, sum.valid, sum.invalid, sum.unknown], [4, 1, 1, 2]);
     let page = fs::read_to_string(dir.path().join(INDEX)).unwrap();
     assert!(runs.iter().all(|run| page.contains(run.file_name().unwrap().to_str().unwrap())));
+}
+
+#[test]
+fn the_page_shows_who_led_where_that_was_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::create(dir.path()).unwrap();
+    let led = |at, leader, term| Led { at, group: 7, leader, term };
+    let all = [led(0, Some(2), 1), led(900, None, 2), led(1_000, Some(3), 2)];
+    all.into_iter().for_each(|led| recorder.led(led));
+    let simulated = long();
+    simulated.events.into_iter().for_each(|event| recorder.event(event));
+    simulated.faults.into_iter().for_each(|fault| recorder.fault(fault));
+    recorder.finish(&simulated.run).unwrap();
+    let page = || {
+        assert_eq!(judge(dir.path()).unwrap().verdict, Verdict::Valid);
+        fs::read_to_string(dir.path().join(PAGE)).unwrap()
+    };
+    let shown = page();
+    assert!(shown.contains("node 2 leads group 7 from 0.000 s, term 1"));
+    assert_eq!(shown.matches(" leads group 7 from ").count(), 2, "nobody led in between");
+    assert!(shown.contains("href=\"./leaders.jsonl\""));
+    fs::remove_file(dir.path().join(LEADERS)).unwrap();
+    let shown = page();
+    assert!(!shown.contains("leaders.jsonl") && !shown.contains("Leaders"));
 }
 
 #[test]

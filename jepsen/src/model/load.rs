@@ -37,6 +37,7 @@ impl Model {
     pub fn load(dir: &Path) -> Result<Self, LoadError> {
         let history = History::read(dir)?;
         let mut loader = Loader::new(history.run.clone(), history.faults.clone());
+        loader.model.leaders.clone_from(&history.leaders);
         for event in history.events() {
             let (line, event) = event?;
             loader.take(line, event)?;
@@ -83,6 +84,7 @@ impl Loader {
         let model = Model {
             run,
             faults,
+            leaders: Vec::new(),
             events: 0,
             appends: Vec::new(),
             sent: Vec::new(),

@@ -11,7 +11,9 @@ use std::ops::Range;
 use indexmap::{IndexMap, IndexSet};
 use rustc_hash::FxBuildHasher;
 
-use crate::history::{Consistency, Fault, LanePlace, Nanos, OutcomeState, Position, Process, Run};
+use crate::history::{
+    Consistency, Fault, LanePlace, Led, Nanos, OutcomeState, Position, Process, Run,
+};
 pub use load::LoadError;
 pub use order::{FinalRead, FinalReplica, Place, Source};
 
@@ -292,6 +294,8 @@ pub struct Model {
     pub run: Run,
     /// What was broken.
     pub faults: Vec<Fault>,
+    /// Who led, for people: nothing is judged by it.
+    pub leaders: Vec<Led>,
     /// Lines of the history.
     pub events: u64,
     /// In the order called.

@@ -9,14 +9,18 @@ use crate::check::{Guarantee, VIOLATIONS_KEPT_MAX, Violation};
 use crate::history::Run;
 use crate::judge::{Checked, JudgeError, Judgement, Results, Verdict, write as write_file};
 use crate::model::Model;
+use crate::record::LEADERS;
 
 /// The page, in the directory of its run.
 pub const PAGE: &str = "report.html";
 
 /// Writes the page. Without a model, only the verdict can be shown, and why.
 pub fn write(dir: &Path, model: Option<&Model>, results: &Results) -> Result<(), JudgeError> {
-    let logs = node_logs(dir);
-    write_file(&dir.join(PAGE), &page(model, results, &logs))
+    let mut files = node_logs(dir);
+    if dir.join(LEADERS).exists() {
+        files.insert(0, LEADERS.to_owned());
+    }
+    write_file(&dir.join(PAGE), &page(model, results, &files))
 }
 
 /// The logs and configurations of the nodes, relative to the run.
@@ -31,8 +35,8 @@ fn node_logs(dir: &Path) -> Vec<String> {
     logs
 }
 
-/// The whole page.
-pub fn page(model: Option<&Model>, results: &Results, logs: &[String]) -> String {
+/// The whole page, with links to these files of the run besides those that every run has.
+pub fn page(model: Option<&Model>, results: &Results, further: &[String]) -> String {
     let name = results.run.as_ref().map_or("A run that cannot be judged", |run| run.name.as_str());
     let mut body = format!("<h1>{}</h1>\n", escape(name));
     body += &head(results);
@@ -53,9 +57,13 @@ pub fn page(model: Option<&Model>, results: &Results, logs: &[String]) -> String
             body += &plot::timeline(model, series.length);
         }
         body += &faults(model, results);
+        if !model.leaders.is_empty() {
+            body += "<h2>Leaders</h2>\n";
+            body += &plot::leaders(model, series.length);
+        }
     }
     body += &checkers(results);
-    body += &files(logs);
+    body += &files(further);
     document(&format!("{}: {name}", results.verdict.word()), &body)
 }
 
@@ -251,11 +259,11 @@ fn checkers(results: &Results) -> String {
     html + "</table></div>\n"
 }
 
-fn files(logs: &[String]) -> String {
+fn files(further: &[String]) -> String {
     let record = ["run.json", "history.jsonl", "nemesis.jsonl", "results.json"];
     let exports = [crate::export::KAFKA, crate::export::LIST_APPEND];
     let all = record.iter().chain(&exports).map(|name| (*name).to_owned());
-    let links = all.chain(logs.iter().cloned()).map(|path| {
+    let links = all.chain(further.iter().cloned()).map(|path| {
         // A path is a link to a file beside this page, whatever its name.
         let path = escape(&path);
         format!("<li><a href=\"./{path}\">{path}</a></li>\n")

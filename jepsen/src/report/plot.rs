@@ -1,10 +1,11 @@
 //! Plots as SVG: latencies, rates, and what was broken when, all on one axis of time.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::series::{Ended, Kind, SPANS, Series};
 use super::{escape, seconds};
-use crate::history::{Fault, Nanos};
+use crate::history::{Fault, Led, Nanos};
 use crate::model::Model;
 
 const WIDTH: f64 = 1000.0;
@@ -13,6 +14,10 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 24.0;
 const ROW: f64 = 22.0;
+/// What a node's number takes.
+const NUMBER_WIDTH: f64 = 16.0;
+/// Of bars that stand for nodes.
+const COLOURS: [&str; 6] = ["append", "read", "outcome", "ok", "fail", "info"];
 /// Latencies from 100 µs to 100 s.
 const DECADES: std::ops::RangeInclusive<i32> = -4..=2;
 
@@ -88,6 +93,29 @@ impl<'a> Plot<'a> {
                 "<line class=\"healed\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\">\
                  <title>healed at {} s</title></line>",
                 seconds(healed)
+            ));
+        }
+    }
+
+    /// A bar from when a node was known to lead until another line says otherwise.
+    fn tenure(&mut self, led: &Led, end: Nanos, y: f64) {
+        let Some(node) = led.leader else { return };
+        let (x, width) = (self.x(led.at), (self.x(end) - self.x(led.at) - 1.0).max(1.0));
+        let colour = COLOURS[node as usize % COLOURS.len()];
+        self.push(format_args!(
+            "<rect style=\"fill:var(--{colour})\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{:.1}\">\
+             <title>node {node} leads group {} from {} s, term {}</title></rect>",
+            y + 3.0,
+            ROW - 6.0,
+            led.group,
+            seconds(led.at),
+            led.term
+        ));
+        if width > NUMBER_WIDTH {
+            self.push(format_args!(
+                "<text x=\"{:.1}\" y=\"{:.1}\" style=\"fill:var(--page)\">{node}</text>",
+                x + 3.0,
+                y + ROW - 7.0
             ));
         }
     }
@@ -215,6 +243,30 @@ pub fn timeline(model: &Model, length: Nanos) -> String {
             y + ROW - 7.0,
             escape(name)
         ));
+    }
+    plot.finish()
+}
+
+/// Who led when, a row for each group; a gap where nobody was known to lead. Each bar has the number of its node, and a
+/// colour that it shares with others only where there are more nodes than colours.
+pub fn leaders(model: &Model, length: Nanos) -> String {
+    let mut groups: BTreeMap<u64, Vec<&Led>> = BTreeMap::new();
+    for led in &model.leaders {
+        groups.entry(led.group).or_default().push(led);
+    }
+    let mut plot = Plot::new(model, length, ROW * groups.len() as f64, "Who led when");
+    plot.faults();
+    for (row, (group, terms)) in groups.iter().enumerate() {
+        let y = TOP + ROW * row as f64;
+        plot.push(format_args!(
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">group {group}</text>",
+            LEFT - 6.0,
+            y + ROW - 7.0
+        ));
+        let ends = terms.iter().skip(1).map(|next| next.at).chain([length]);
+        for (led, end) in terms.iter().zip(ends) {
+            plot.tenure(led, end, y);
+        }
     }
     plot.finish()
 }

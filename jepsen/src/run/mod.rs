@@ -2,6 +2,7 @@
 //! written down is judged.
 
 mod faults;
+mod leaders;
 mod options;
 mod pressure;
 mod served;
@@ -56,6 +57,7 @@ pub async fn run(options: &RunOptions, dir: &Path, stop: CancellationToken) -> a
     let endpoints = cluster.ids().map(|id| cluster.client_address(id)).collect();
     let names = (0..options.conversations).map(|number| format!("room-{number}")).collect();
     let floor = Arc::new(Floor::new(recorder, names, endpoints));
+    let _leaders = leaders::watch(&floor);
     let world = Arc::new(World::new(cluster, floor));
     let outcome = tokio::select! {
         outcome = work_and_break(options, &world, version.trim()) => outcome,

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use quorate_client::proto::cluster_client::ClusterClient;
 use quorate_client::proto::message_log_client::MessageLogClient;
 use quorate_client::{Client, ClientOptions, Routing};
 use rand::rngs::StdRng;
@@ -36,6 +37,9 @@ use crate::record::Recorder;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a node to which a stream is kept is asked whether it is there, and how long it may take to say so.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Messages that retries and outcome queries choose from.
 const RECENT_MAX: usize = 256;
 
@@ -204,9 +208,23 @@ impl Floor {
 
     /// The API of a node as it is, without the client library.
     fn api(&self, node: u32) -> anyhow::Result<MessageLogClient<Channel>> {
-        let endpoint = format!("http://{}", self.endpoints[node as usize - 1]);
-        let channel = Endpoint::from_shared(endpoint)?.connect_timeout(CONNECT_TIMEOUT);
-        Ok(MessageLogClient::new(channel.connect_lazy()))
+        Ok(MessageLogClient::new(self.endpoint(node)?.connect_lazy()))
+    }
+
+    /// The same for operating the cluster. A node that is silent is given up, so that another connection is made.
+    ///
+    /// # Errors
+    ///
+    /// If its address is none.
+    pub fn cluster(&self, node: u32) -> anyhow::Result<ClusterClient<Channel>> {
+        let endpoint = self.endpoint(node)?.keep_alive_while_idle(true);
+        let endpoint = endpoint.http2_keep_alive_interval(KEEP_ALIVE_INTERVAL);
+        Ok(ClusterClient::new(endpoint.keep_alive_timeout(KEEP_ALIVE_TIMEOUT).connect_lazy()))
+    }
+
+    fn endpoint(&self, node: u32) -> anyhow::Result<Endpoint> {
+        let address = format!("http://{}", self.endpoints[node as usize - 1]);
+        Ok(Endpoint::from_shared(address)?.connect_timeout(CONNECT_TIMEOUT))
     }
 
     /// A caller that asks this node and no other; none for one that goes to leaders.
