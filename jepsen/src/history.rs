@@ -323,9 +323,9 @@ pub struct Fault {
     pub what: String,
     /// Whether it was seen to take effect, and how: a process that is gone, packets that were dropped.
     pub effect: Option<String>,
-    /// How long it took until every group had acknowledged an append and answered a linearizable read: from the beginning of
-    /// mending this and what was mended together with it, or from the end of that, whichever is longer; none where that was
-    /// not measured after this fault.
+    /// How long it took until every group had acknowledged an append and answered a linearizable read, and the meta group
+    /// had confirmed which nodes there are (not in older records): from the beginning of mending this and what was mended
+    /// together with it, or from the end of that, whichever is longer; none where that was not measured after this fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_after: Option<Nanos>,
 }

@@ -31,9 +31,9 @@ impl Checker for Availability {
     }
 
     fn rule(&self) -> &'static str {
-        "Every group serves within 30 s of the mending of a fault, and from then on in the healed phase every node, \
-         conversation and session that is asked, also in the last third of its calls. No node panics, and none ends by \
-         itself but with an error that it tells, where its disk failed it."
+        "Every group, the meta group too, serves within 30 s of the mending of a fault, and from then on in the healed \
+         phase every node, conversation and session that is asked, also in the last third of its calls. No node panics, \
+         and none ends by itself but with an error that it tells, where its disk failed it."
     }
 
     fn check(&self, model: &Model, findings: &mut Findings) {

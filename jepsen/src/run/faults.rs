@@ -130,14 +130,18 @@ async fn one_round(
     // disturbs until it is there.
     let (faults, since_begun) = join(mending, served::wait(&world.floor)).await;
     let faults = faults?;
-    let waited = since_begun.max(served::wait(&world.floor).await);
+    let since_ended = served::wait(&world.floor).await;
+    let waited = since_begun.took.max(since_ended.took);
     let took_effect = faults.iter().filter(|(_, fault)| fault.effect.is_some());
     let effects = took_effect.map(|(nemesis, _)| nemesis.name).collect();
     let served_after = Nanos::try_from(waited.as_nanos()).unwrap_or(Nanos::MAX);
     let seconds = served_after as f64 / 1e9;
     match served_after > SERVED_WITHIN {
         false => say!(options, "  all groups served after {seconds:.2} s"),
-        true => say!(options, "  not all groups served within {seconds:.0} s"),
+        true => {
+            let unserved = [since_begun.unserved, since_ended.unserved].concat().join(", ");
+            say!(options, "  not served within {seconds:.0} s: {unserved}");
+        }
     }
     // Who was about to end may have looked alive.
     note_ends(options, world).await;
