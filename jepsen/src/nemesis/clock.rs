@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
-use super::{HOLDS_MS, Need, Nemesis, Struck, World, end};
+use super::{Beside, HOLDS_MS, Need, Nemesis, Struck, World, end};
 
 const NEEDS: &[Need] = &[Need::Shim];
 
@@ -19,7 +19,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "the wall clock of some nodes jumps, by tenths of a second or by months",
         needs: NEEDS,
         holds_ms: HOLDS_MS,
-        mixes: true,
+        mixes: Beside::Any,
         strike: |world, dice| Box::pin(bump(world, dice)),
     },
     Nemesis {
@@ -28,7 +28,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "the wall clock of one node jumps to and fro, ten times a second",
         needs: NEEDS,
         holds_ms: HOLDS_MS,
-        mixes: true,
+        mixes: Beside::Any,
         strike: |world, dice| Box::pin(strobe(world, dice)),
     },
 ];

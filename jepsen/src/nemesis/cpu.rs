@@ -7,7 +7,7 @@ use anyhow::Result;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
-use super::{HOLDS_MS, Nemesis, Struck, World};
+use super::{Beside, HOLDS_MS, Nemesis, Struck, World};
 
 const STANDS: Duration = Duration::from_millis(80);
 const RUNS: Duration = Duration::from_millis(20);
@@ -18,7 +18,7 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     about: "one node runs 20 ms of every 100: SIGSTOP and SIGCONT in turn",
     needs: &[],
     holds_ms: HOLDS_MS,
-    mixes: false,
+    mixes: Beside::Any,
     strike: |world, dice| Box::pin(strike(world, dice)),
 }];
 
@@ -30,10 +30,11 @@ async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
         let (begun, mut stood) = (Instant::now(), Duration::ZERO);
         while is_done.try_recv().is_err() {
             let paused_at = Instant::now();
+            // Something else may have ended it.
             let paused = squeezing.cluster.node(id).await.pause().await;
             sleep(STANDS).await;
-            squeezing.cluster.node(id).await.resume();
             if paused.is_ok() {
+                squeezing.cluster.node(id).await.resume();
                 stood += paused_at.elapsed();
             }
             sleep(RUNS).await;
@@ -44,7 +45,6 @@ async fn strike(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     Ok(Struck::new(vec![id], what, async move {
         let _ = done.send(());
         let (stood, all) = task.await?;
-        world.cluster.node(id).await.resume();
         let seen = !stood.is_zero();
         Ok(seen.then(|| format!("it stood {} of {} ms", stood.as_millis(), all.as_millis())))
     }))

@@ -13,7 +13,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
-use super::{Nemesis, Struck, World};
+use super::{Beside, Nemesis, Struck, World};
 use crate::nodes::files_below;
 
 /// How long a node may take to notice.
@@ -56,7 +56,7 @@ const fn nemesis(
         about,
         needs: &[],
         holds_ms: (200, 500),
-        mixes: false,
+        mixes: Beside::Network,
         strike,
     }
 }
@@ -118,7 +118,8 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "the logs of a majority lose their second halves while the others are away; none is replaced",
         needs: &[],
         holds_ms: (500, 1_000),
-        mixes: false,
+        // It kills all nodes, and a majority loses what it has.
+        mixes: Beside::Nothing,
         strike: |world, dice| Box::pin(shorten_in_turn(world, dice)),
     },
 ];

@@ -8,7 +8,7 @@ use anyhow::Result;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::time::{sleep, timeout};
 
-use super::{Need, Nemesis, Struck, World};
+use super::{Beside, Need, Nemesis, Struck, World};
 use crate::network::{Direction, Place};
 
 /// How long the others may take to elect another.
@@ -25,7 +25,8 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     about: "the leader is kept away while the others work under another; then these restart, and it is back",
     needs: &[Need::Switch],
     holds_ms: (1_500, 2_000),
-    mixes: false,
+    // What it shows is a matter of who is alive and heard at which moment.
+    mixes: Beside::Nothing,
     strike: |world, _| strike(world),
 }];
 

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::sleep;
 
-use super::{Need, Nemesis, Struck, World};
+use super::{Beside, Need, Nemesis, Struck, World};
 use crate::nodes::WhyDown;
 
 /// How often what has become free on a disk that is to have no room is taken again: a node that gives up a file must
@@ -25,7 +25,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "the disk of one node, or of all, fills up until appends or also replication are refused",
         needs: &[Need::Disk],
         holds_ms: (4_000, 8_000),
-        mixes: true,
+        mixes: Beside::Any,
         strike: |world, dice| Box::pin(strike(world, dice)),
     },
     Nemesis {
@@ -34,7 +34,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "the disk of one node fills up to the last byte: its writes fail, it has to stop, and is started again",
         needs: &[Need::Disk],
         holds_ms: (4_000, 8_000),
-        mixes: true,
+        mixes: Beside::Any,
         strike: |world, dice| Box::pin(exhaust(world, dice)),
     },
 ];

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
-use super::{Need, Nemesis, Struck, World};
+use super::{Beside, Need, Nemesis, Struck, World};
 use crate::check::overload::OVERLOADED;
 
 /// Four times what a group keeps waiting.
@@ -21,7 +21,8 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     about: "one group is asked for far more than it takes while its disks are slow, and has to refuse the rest",
     needs: &[Need::Shim],
     holds_ms: (2_500, 4_000),
-    mixes: false,
+    // Calls have to reach the leader all at once; and it sets the delay of every node's syncs, as `slow-disk`.
+    mixes: Beside::Nothing,
     strike: |world, dice| Box::pin(strike(world, dice)),
 }];
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::{HOLDS_MS, Need, Nemesis, Struck, World};
+use super::{Beside, HOLDS_MS, Need, Nemesis, Struck, World};
 
 /// How long a node may go on after its disk has failed it.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -19,7 +19,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "every sync of one node fails with an input/output error: the node has to stop",
         needs: &[Need::Shim],
         holds_ms: (200, 500),
-        mixes: false,
+        mixes: Beside::Network,
         strike: |world, dice| {
             Box::pin(async move {
                 let mut dice = dice;
@@ -33,7 +33,8 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "every sync of every node fails for a while, and then all lose power",
         needs: &[Need::Shim, Need::DiskOrShim],
         holds_ms: (200, 500),
-        mixes: false,
+        // All nodes stop: anything else would meet nobody.
+        mixes: Beside::Nothing,
         strike: |world, _| {
             Box::pin(async move { fail(world.cluster.ids().collect(), world).await })
         },
@@ -44,7 +45,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "every sync of a minority takes 50 to 300 ms longer",
         needs: &[Need::Shim],
         holds_ms: HOLDS_MS,
-        mixes: true,
+        mixes: Beside::Any,
         strike: |world, dice| Box::pin(slow(world, dice)),
     },
 ];

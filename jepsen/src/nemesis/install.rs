@@ -10,7 +10,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
-use super::{Nemesis, Struck, World};
+use super::{Beside, Nemesis, Struck, World};
 use crate::clock;
 use crate::nodes::{Node, files_below};
 
@@ -32,7 +32,8 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     about: "a node that was away so long that it needs snapshots is killed again and again as they come in",
     needs: &[],
     holds_ms: (200, 500),
-    mixes: false,
+    // Without the others at work no log is purged, and no snapshot comes; and it sets the delay of syncs, as `slow-disk`.
+    mixes: Beside::Nothing,
     strike: |world, dice| Box::pin(strike(world, dice)),
 }];
 

@@ -4,14 +4,22 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 
-use super::{HOLDS_MS, Nemesis, Struck, World};
+use super::{Beside, HOLDS_MS, Nemesis, Struck, World};
 
 const fn nemesis(
     name: &'static str,
     about: &'static str,
     strike: fn(Arc<World>, StdRng) -> futures::future::BoxFuture<'static, anyhow::Result<Struck>>,
 ) -> Nemesis {
-    Nemesis { name, family: "kill", about, needs: &[], holds_ms: HOLDS_MS, mixes: true, strike }
+    Nemesis {
+        name,
+        family: "kill",
+        about,
+        needs: &[],
+        holds_ms: HOLDS_MS,
+        mixes: Beside::Any,
+        strike,
+    }
 }
 
 pub(super) const NEMESES: &[Nemesis] = &[

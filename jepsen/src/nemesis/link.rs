@@ -7,7 +7,7 @@ use anyhow::Result;
 use futures::future::BoxFuture;
 use rand::rngs::StdRng;
 
-use super::{HOLDS_MS, Need, Nemesis, Struck, World};
+use super::{Beside, HOLDS_MS, Need, Nemesis, Struck, World};
 use crate::network::{CLIENTS, Counts, Direction, Link};
 
 const fn nemesis(
@@ -16,7 +16,15 @@ const fn nemesis(
     holds_ms: (u64, u64),
     strike: fn(Arc<World>, StdRng) -> BoxFuture<'static, Result<Struck>>,
 ) -> Nemesis {
-    Nemesis { name, family: "link", about, needs: &[Need::Switch], holds_ms, mixes: true, strike }
+    Nemesis {
+        name,
+        family: "link",
+        about,
+        needs: &[Need::Switch],
+        holds_ms,
+        mixes: Beside::Any,
+        strike,
+    }
 }
 
 pub(super) const NEMESES: &[Nemesis] = &[

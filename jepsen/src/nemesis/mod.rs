@@ -31,7 +31,7 @@ use futures::future::BoxFuture;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
 
-pub use replace::REPLACE;
+use replace::REPLACE;
 pub use world::World;
 
 /// What a nemesis needs that not every machine gives.
@@ -47,6 +47,18 @@ pub enum Need {
     DiskOrShim,
 }
 
+/// Other faults beside which one is what it is called, and after which a sound cluster serves again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// Whatever allows it.
+    Any,
+    /// Cuts and bad links. It takes what a minority has stored, and they take nothing: so no message is lost. They are
+    /// mended first, for then nodes are made anew.
+    Network,
+    /// None.
+    Nothing,
+}
+
 /// A kind of fault.
 pub struct Nemesis {
     /// As on the command line.
@@ -59,10 +71,30 @@ pub struct Nemesis {
     pub needs: &'static [Need],
     /// How long what it breaks stays broken, in milliseconds: from, to.
     pub holds_ms: (u64, u64),
-    /// Whether it may run beside another fault.
-    pub mixes: bool,
+    /// What it may run beside.
+    pub mixes: Beside,
     /// Breaks.
     pub strike: fn(Arc<World>, StdRng) -> BoxFuture<'static, anyhow::Result<Struck>>,
+}
+
+impl Nemesis {
+    /// Whether this and another may be broken at the same time.
+    pub fn mixes_with(&self, other: &Nemesis) -> bool {
+        self.family != other.family && self.allows(other) && other.allows(self)
+    }
+
+    fn allows(&self, other: &Nemesis) -> bool {
+        match self.mixes {
+            Beside::Any => true,
+            Beside::Network => NETWORK_FAMILIES.contains(&other.family),
+            Beside::Nothing => false,
+        }
+    }
+
+    /// Whether mending it makes nodes anew, which may have to wait for what else is broken.
+    pub fn makes_anew(&self) -> bool {
+        [REPLACE, "damage", "wipe"].contains(&self.family)
+    }
 }
 
 /// What was broken, and how to mend it.
@@ -98,6 +130,8 @@ async fn end(task: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
     }
 }
 
+/// Of cuts and bad links.
+const NETWORK_FAMILIES: [&str; 2] = ["partition", "link"];
 /// How long most faults stay.
 const HOLDS_MS: (u64, u64) = (2_500, 6_000);
 /// How long a node that was restarted may take before it is left to itself.
@@ -169,6 +203,30 @@ mod tests {
             assert!(one.holds_ms.0 <= one.holds_ms.1);
         }
         assert!(named("kill-").is_empty());
+    }
+
+    #[test]
+    fn what_makes_nodes_anew_is_mixed_with_nothing_that_takes_more_of_them() {
+        for family in NETWORK_FAMILIES {
+            assert!(!named(family).is_empty(), "there is no family {family}");
+        }
+        let may = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|name| named(name)[0]);
+            assert_eq!(one.mixes_with(other), other.mixes_with(one));
+            one.mixes_with(other)
+        };
+        assert!(may("flip-sst", "one-way") && may("flip-wal", "delay") && may("wipe", "bridge"));
+        assert!(may("cpu-squeeze", "pause-one") && may("kill-one", "delay"));
+        assert!(
+            !may("flip-sst", "flip-wal") && !may("flip-sst", "wipe") && !may("wipe", "kill-one")
+        );
+        assert!(!may("kill-one", "kill-all") && !may("kill-install", "delay"));
+        for lossy in all().filter(|one| one.makes_anew() && one.family != REPLACE) {
+            let others = all().filter(|other| !NETWORK_FAMILIES.contains(&other.family));
+            for other in others {
+                assert!(!lossy.mixes_with(other), "{} beside {}", lossy.name, other.name);
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
-use super::{HOLDS_MS, Need, Nemesis, Struck, World, end};
+use super::{Beside, HOLDS_MS, Need, Nemesis, Struck, World, end};
 use crate::network::{CLIENTS, Direction, Place};
 
 const fn nemesis(
@@ -18,7 +18,15 @@ const fn nemesis(
     strike: fn(Arc<World>, StdRng) -> BoxFuture<'static, Result<Struck>>,
 ) -> Nemesis {
     let needs = &[Need::Switch];
-    Nemesis { name, family: "partition", about, needs, holds_ms: HOLDS_MS, mixes: true, strike }
+    Nemesis {
+        name,
+        family: "partition",
+        about,
+        needs,
+        holds_ms: HOLDS_MS,
+        mixes: Beside::Any,
+        strike,
+    }
 }
 
 pub(super) const NEMESES: &[Nemesis] = &[

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
-use super::{Nemesis, Struck, World};
+use super::{Beside, Nemesis, Struck, World};
 
 /// Longer than lease, election and the clients' patience for an attempt.
 const HOLDS_MS: (u64, u64) = (3_000, 8_000);
@@ -18,7 +18,15 @@ const fn nemesis(
     about: &'static str,
     strike: fn(Arc<World>, StdRng) -> futures::future::BoxFuture<'static, anyhow::Result<Struck>>,
 ) -> Nemesis {
-    Nemesis { name, family: "pause", about, needs: &[], holds_ms: HOLDS_MS, mixes: true, strike }
+    Nemesis {
+        name,
+        family: "pause",
+        about,
+        needs: &[],
+        holds_ms: HOLDS_MS,
+        mixes: Beside::Any,
+        strike,
+    }
 }
 
 /// A family of its own: who asks for `pause` has a minute for all of them.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use futures::future::{BoxFuture, join_all};
 use rand::rngs::StdRng;
 
-use super::{HOLDS_MS, Need, Nemesis, Struck, World};
+use super::{Beside, HOLDS_MS, Need, Nemesis, Struck, World};
 
 const fn nemesis(
     name: &'static str,
@@ -14,7 +14,7 @@ const fn nemesis(
     strike: fn(Arc<World>, StdRng) -> BoxFuture<'static, Result<Struck>>,
 ) -> Nemesis {
     let needs = &[Need::DiskOrShim];
-    Nemesis { name, family: "power", about, needs, holds_ms: HOLDS_MS, mixes: true, strike }
+    Nemesis { name, family: "power", about, needs, holds_ms: HOLDS_MS, mixes: Beside::Any, strike }
 }
 
 pub(super) const NEMESES: &[Nemesis] = &[

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::damage::{Read, replace_noticed};
-use super::{Need, Nemesis, Struck, World};
+use super::{Beside, Need, Nemesis, Struck, World};
 
 pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     name: "read-error",
@@ -15,7 +15,8 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     about: "every read of what a minority has stored fails with an input/output error; it is made anew if it says so",
     needs: &[Need::Shim],
     holds_ms: (1_000, 2_500),
-    mixes: false,
+    // Clients have to reach the node and read all of it while its reads fail.
+    mixes: Beside::Nothing,
     strike: |world, dice| Box::pin(strike(world, dice)),
 }];
 

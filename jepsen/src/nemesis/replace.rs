@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::timeout;
 
-use super::{Nemesis, Struck, World};
+use super::{Beside, Nemesis, Struck, World};
 
 /// How long the operator stays, in milliseconds: a replacement of a few groups takes about a second.
 const STAYS_MS: std::ops::Range<u64> = 50..2_500;
@@ -24,7 +24,7 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     about: "a sound node's replicas are made anew with `node replace --all`, which is cut off and repeated",
     needs: &[],
     holds_ms: (500, 3_000),
-    mixes: true,
+    mixes: Beside::Any,
     strike: |world, dice| Box::pin(strike(world, dice)),
 }];
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Nemesis, RESTART_DEADLINE, Struck, World};
+use super::{Beside, Nemesis, RESTART_DEADLINE, Struck, World};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -14,7 +14,8 @@ pub(super) const NEMESES: &[Nemesis] = &[Nemesis {
     about: "SIGTERM and a new start of every node, one after another",
     needs: &[],
     holds_ms: (100, 500),
-    mixes: false,
+    // Each node is waited for until it serves, which another fault would keep it from.
+    mixes: Beside::Nothing,
     strike: |world, _| Box::pin(async move { strike(&world).await }),
 }];
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::damage::{How, Kind, Read, harm, replace_noticed};
 use super::install::{AWAY, arrives, has_arrived, is_staged, slow_syncs};
-use super::{Need, Nemesis, Struck, World};
+use super::{Beside, Need, Nemesis, Struck, World};
 use crate::clock;
 use crate::nodes::Node;
 
@@ -23,7 +23,9 @@ const fn nemesis(
     strike: fn(Arc<World>, StdRng) -> futures::future::BoxFuture<'static, Result<Struck>>,
 ) -> Nemesis {
     let needs = &[Need::Shim];
-    Nemesis { name, family: "damage", about, needs, holds_ms: (200, 500), mixes: false, strike }
+    // No snapshot comes to whom the others do not reach.
+    let mixes = Beside::Nothing;
+    Nemesis { name, family: "damage", about, needs, holds_ms: (200, 500), mixes, strike }
 }
 
 pub(super) const NEMESES: &[Nemesis] = &[

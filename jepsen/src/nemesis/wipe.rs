@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
 
-use super::{Nemesis, Struck, World};
+use super::{Beside, Nemesis, Struck, World};
 
 /// How long the others work while some are away.
 const WORKS_WITHOUT: Duration = Duration::from_secs(4);
@@ -20,7 +20,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "one node loses all its data, and is made anew with `node replace`",
         needs: &[],
         holds_ms: (1_500, 4_000),
-        mixes: false,
+        mixes: Beside::Network,
         strike: |world, dice| Box::pin(strike(world, dice)),
     },
     Nemesis {
@@ -29,7 +29,8 @@ pub(super) const NEMESES: &[Nemesis] = &[
         about: "one node is away while the others work; then it meets one of them that has lost all but IDENTITY",
         needs: &[],
         holds_ms: (5_000, 6_000),
-        mixes: false,
+        // It is a matter of who is alive when.
+        mixes: Beside::Nothing,
         strike: |world, dice| Box::pin(wipe_voter(world, dice)),
     },
 ];

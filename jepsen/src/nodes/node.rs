@@ -51,7 +51,8 @@ pub struct Node {
     child: Option<Child>,
     why_down: WhyDown,
     untold_ends: Vec<String>,
-    is_paused: bool,
+    /// How many keep it stopped.
+    pauses: u32,
     memory_bytes_max: u64,
 }
 
@@ -80,7 +81,7 @@ impl Node {
             child: None,
             why_down: WhyDown::NotStarted,
             untold_ends: Vec::new(),
-            is_paused: false,
+            pauses: 0,
             memory_bytes_max: 0,
         })
     }
@@ -121,7 +122,7 @@ impl Node {
         }
         let child = command.spawn().with_context(|| format!("cannot start node {}", self.id))?;
         self.child = Some(child);
-        self.is_paused = false;
+        self.pauses = 0;
         Ok(())
     }
 
@@ -132,7 +133,7 @@ impl Node {
             Ok(None) => true,
             Ok(Some(status)) => {
                 self.child = None;
-                self.is_paused = false;
+                self.pauses = 0;
                 let how = how(status);
                 self.untold_ends.push(how.clone());
                 self.why_down = WhyDown::ByItself(how);
@@ -209,7 +210,7 @@ impl Node {
         self.note_memory();
         let Some(mut child) = self.child.take() else { return Ok(false) };
         self.why_down = WhyDown::Ended;
-        self.is_paused = false;
+        self.pauses = 0;
         child.start_kill()?;
         match timeout(SIGNAL_DEADLINE, child.wait()).await {
             Ok(Ok(status)) => {
@@ -265,25 +266,31 @@ impl Node {
         }
     }
 
-    /// Stops it with SIGSTOP, and waits until the system says that it stands.
+    /// Stops it with SIGSTOP, and waits until the system says that it stands. It stands until everyone who has stopped it
+    /// has let it run on, or it is ended.
     ///
     /// # Errors
     ///
     /// If it does not run, or does not stand after a while.
     pub async fn pause(&mut self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)?;
-        self.is_paused = true;
+        self.pauses += 1;
         let deadline = Instant::now() + SIGNAL_DEADLINE;
         while self.state() != Some('T') {
-            ensure!(Instant::now() < deadline, "node {} does not stand after SIGSTOP", self.id);
+            ensure!(self.is_running(), "node {} has ended", self.id);
+            if Instant::now() >= deadline {
+                self.resume();
+                bail!("node {} does not stand after SIGSTOP", self.id);
+            }
             sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
 
-    /// Lets it run on, if it was stopped.
+    /// Lets it run on, if nobody else has stopped it.
     pub fn resume(&mut self) {
-        if std::mem::take(&mut self.is_paused) && self.is_running() {
+        self.pauses = self.pauses.saturating_sub(1);
+        if self.pauses == 0 && self.is_running() {
             // It fails only for a process that has ended, and then there is nothing to resume.
             let _ = self.signal(Signal::CONT);
         }

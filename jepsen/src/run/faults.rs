@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::{RunOptions, served};
 use crate::check::SERVED_WITHIN;
 use crate::history::{ENDED_BY_ITSELF, Fault, Nanos};
-use crate::nemesis::{Nemesis, REPLACE, Struck, World};
+use crate::nemesis::{Nemesis, Struck, World};
 use crate::nodes::{Shim, WhyDown};
 use crate::record::Recorder;
 use crate::say;
@@ -56,11 +56,8 @@ pub(super) async fn make(
             continue;
         };
         let mut chosen = vec![first];
-        let others: Vec<&'static Nemesis> = nemeses
-            .iter()
-            .copied()
-            .filter(|other| other.mixes && first.mixes && other.family != first.family)
-            .collect();
+        let others: Vec<&'static Nemesis> =
+            nemeses.iter().copied().filter(|other| other.mixes_with(first)).collect();
         let other = others.choose(&mut dice).copied();
         let is_pair = options.in_pairs || in_turn.is_none() && dice.random_bool(TWO_AT_ONCE);
         chosen.extend(other.filter(|_| is_pair));
@@ -115,8 +112,8 @@ async fn one_round(
         }
     }
     sleep(holds).await;
-    // A replacement may have to wait for what else is broken.
-    open.sort_by_key(|open| open.nemesis.family == REPLACE);
+    // The others first: for what makes nodes anew they may have to be whole.
+    open.sort_by_key(|open| open.nemesis.makes_anew());
     let mending = async {
         let mut faults = Vec::new();
         for open in open {
