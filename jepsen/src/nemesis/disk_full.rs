@@ -7,7 +7,7 @@ use anyhow::Result;
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot::{self, error::TryRecvError};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Beside, Need, Nemesis, Struck, World};
 use crate::nodes::WhyDown;
@@ -15,6 +15,8 @@ use crate::nodes::WhyDown;
 /// How often what has become free on a disk that is to have no room is taken again: a node that gives up a file must
 /// not live on it.
 const FILLED_EVERY: Duration = Duration::from_millis(50);
+/// How long a node may take to start with little room.
+const START_DEADLINE: Duration = Duration::from_secs(10);
 /// What a node says of a write for which its disk had no room.
 const NO_SPACE: &str = "No space left on device";
 
@@ -31,7 +33,7 @@ pub(super) const NEMESES: &[Nemesis] = &[
     Nemesis {
         name: "disk-exhausted",
         family: "disk-exhausted",
-        about: "the disk of one node fills up to the last byte: its writes fail, it has to stop, and is started again",
+        about: "one disk fills up to the last byte: the node has to stop, and is started in the room of its ballast",
         needs: &[Need::Disk],
         holds_ms: (4_000, 8_000),
         mixes: Beside::Any,
@@ -71,6 +73,16 @@ async fn marked(world: &World, nodes: &[u32]) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Starts a node whose disk is full but for what its ballast took, and says whether it can: nobody is promised that.
+async fn starts_in_little_room(world: &World, id: u32) -> Result<&'static str> {
+    world.cluster.node(id).await.start()?;
+    let deadline = Instant::now() + START_DEADLINE;
+    Ok(match world.cluster.wait_alive(id, deadline).await {
+        Ok(()) => "it runs",
+        Err(_) => "it does not run",
+    })
+}
+
 async fn exhaust(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
     let id = world.some(1, &mut dice)[0];
     let said_before = world.cluster.node(id).await.said(NO_SPACE);
@@ -103,11 +115,14 @@ async fn exhaust(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
             (false, WhyDown::ByItself(how)) => format!("it ended by itself ({how})"),
             (false, _) => "something else had ended it".to_owned(),
         };
-        node.disk.empty()?;
+        let ballast_bytes = node.disk.give_up_ballast()?;
         drop(node);
+        let in_that_room = starts_in_little_room(&world, id).await?;
+        world.cluster.node(id).await.disk.empty()?;
         world.revive(&[id]).await?;
         let effect = format!(
-            "no byte was free at {exhausted} of {looks} looks; {refused} lines of its log tell of it; {ended}"
+            "no byte was free at {exhausted} of {looks} looks; {refused} lines of its log tell of it; {ended}; \
+             its ballast gave back {ballast_bytes} bytes, and in that room {in_that_room}"
         );
         Ok((exhausted > 0 && has_met).then_some(effect))
     }))

@@ -10,6 +10,8 @@ const MIB: u64 = 1024 * 1024;
 pub const DISK_SOFT_BYTES: u64 = 96 * MIB;
 /// Below this much, replication is refused.
 pub const DISK_HARD_BYTES: u64 = 48 * MIB;
+/// What a node gives up when its disk is full: more than it needs to start, which is to flush what it has in memory.
+pub const BALLAST_BYTES: u64 = 8 * MIB;
 
 /// The file's text.
 pub fn text(id: u32, at: Addresses, data: &Path, flush_ms: u32) -> String {
@@ -35,7 +37,7 @@ insecure = true
 [storage]
 disk_soft_free_bytes = {DISK_SOFT_BYTES}
 disk_hard_free_bytes = {DISK_HARD_BYTES}
-ballast_bytes = 0
+ballast_bytes = {BALLAST_BYTES}
 block_cache_bytes = {cache}
 log_memtable_bytes = {memtable}
 state_memtable_bytes = {memtable}

@@ -17,6 +17,8 @@ pub const DISK_BYTES: u64 = 640 * 1024 * 1024;
 const IMAGE: &str = "img";
 /// The file that fills a disk.
 const FILLING: &str = "filling";
+/// The file in a node's data that is there to be given up.
+const BALLAST: &str = "ballast";
 
 /// A node's disk.
 pub struct Disk {
@@ -149,6 +151,18 @@ impl Disk {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Removes the node's ballast, as people do where a disk is full. How many bytes that gave back; 0 if there was none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be removed.
+    pub fn give_up_ballast(&self) -> anyhow::Result<u64> {
+        let ballast = self.data().join(BALLAST);
+        let Ok(about) = ballast.metadata() else { return Ok(0) };
+        std::fs::remove_file(ballast)?;
+        Ok(about.len())
     }
 
     /// Takes away what filled it.
