@@ -32,6 +32,16 @@ struct Open {
     struck: Struck,
 }
 
+/// What a round has broken.
+#[derive(Default)]
+struct Broken {
+    open: Vec<Open>,
+    /// What could not be done.
+    undone: Vec<Fault>,
+    /// How long it is to stay.
+    holds: Duration,
+}
+
 /// Makes faults for as long as the run is to last, and records each once it has been mended.
 ///
 /// # Errors
@@ -85,32 +95,7 @@ async fn one_round(
     dice: &mut StdRng,
 ) -> anyhow::Result<Vec<&'static str>> {
     let recorder = &world.floor.recorder;
-    let (mut open, mut undone) = (Vec::new(), Vec::new());
-    let mut holds = Duration::ZERO;
-    for nemesis in chosen {
-        let from = recorder.now();
-        match (nemesis.strike)(world.clone(), StdRng::seed_from_u64(dice.random())).await {
-            Ok(struck) => {
-                say!(options, "{}: nodes {:?}: {}", nemesis.name, struck.nodes, struck.what);
-                let (least, most) = nemesis.holds_ms;
-                holds = holds.max(Duration::from_millis(dice.random_range(least..=most)));
-                open.push(Open { nemesis, from, struck });
-            }
-            // It may be that a node was down, or that nobody led. What was done up to then, and to whom, is not known.
-            Err(error) => {
-                say!(options, "{} could not be done: {error:#}", nemesis.name);
-                undone.push(Fault {
-                    from,
-                    to: recorder.now(),
-                    nemesis: nemesis.name.to_owned(),
-                    nodes: world.cluster.ids().collect(),
-                    what: format!("could not be done: {error:#}"),
-                    effect: None,
-                    served_after: None,
-                });
-            }
-        }
-    }
+    let Broken { mut open, undone, holds } = strike(options, world, chosen, dice).await;
     sleep(holds).await;
     // The others first: for what makes nodes anew they may have to be whole.
     open.sort_by_key(|open| open.nemesis.makes_anew());
@@ -127,17 +112,19 @@ async fn one_round(
     // disturbs until it is there.
     let (faults, since_begun) = join(mending, served::wait(&world.floor)).await;
     let faults = faults?;
-    let since_ended = served::wait(&world.floor).await;
-    let waited = since_begun.took.max(since_ended.took);
+    let waited = match since_begun.unserved.is_empty() {
+        true => since_begun.later(served::wait(&world.floor).await),
+        // It was given up: nothing that is found now makes it in time.
+        false => since_begun,
+    };
     let took_effect = faults.iter().filter(|(_, fault)| fault.effect.is_some());
     let effects = took_effect.map(|(nemesis, _)| nemesis.name).collect();
-    let served_after = Nanos::try_from(waited.as_nanos()).unwrap_or(Nanos::MAX);
+    let served_after = Nanos::try_from(waited.took.as_nanos()).unwrap_or(Nanos::MAX);
     let seconds = served_after as f64 / 1e9;
     match served_after > SERVED_WITHIN {
         false => say!(options, "  all groups served after {seconds:.2} s"),
         true => {
-            let unserved = [since_begun.unserved, since_ended.unserved].concat().join(", ");
-            say!(options, "  not served within {seconds:.0} s: {unserved}");
+            say!(options, "  not served within {seconds:.0} s: {}", waited.unserved.join(", "));
         }
     }
     // Who was about to end may have looked alive.
@@ -154,6 +141,42 @@ async fn one_round(
         recorder.fault(fault);
     }
     Ok(effects)
+}
+
+async fn strike(
+    options: &RunOptions,
+    world: &Arc<World>,
+    chosen: Vec<&'static Nemesis>,
+    dice: &mut StdRng,
+) -> Broken {
+    let recorder = &world.floor.recorder;
+    let mut broken = Broken::default();
+    for nemesis in chosen {
+        let from = recorder.now();
+        match (nemesis.strike)(world.clone(), StdRng::seed_from_u64(dice.random())).await {
+            Ok(struck) => {
+                say!(options, "{}: nodes {:?}: {}", nemesis.name, struck.nodes, struck.what);
+                let (least, most) = nemesis.holds_ms;
+                broken.holds =
+                    broken.holds.max(Duration::from_millis(dice.random_range(least..=most)));
+                broken.open.push(Open { nemesis, from, struck });
+            }
+            // It may be that a node was down, or that nobody led. What was done up to then, and to whom, is not known.
+            Err(error) => {
+                say!(options, "{} could not be done: {error:#}", nemesis.name);
+                broken.undone.push(Fault {
+                    from,
+                    to: recorder.now(),
+                    nemesis: nemesis.name.to_owned(),
+                    nodes: world.cluster.ids().collect(),
+                    what: format!("could not be done: {error:#}"),
+                    effect: None,
+                    served_after: None,
+                });
+            }
+        }
+    }
+    broken
 }
 
 async fn mend(

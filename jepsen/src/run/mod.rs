@@ -23,7 +23,7 @@ use crate::nemesis::{self, World};
 use crate::nodes::{Cluster, ClusterOptions};
 use crate::programs;
 use crate::record::Recorder;
-use crate::workload::{Crew, Floor, read_everything};
+use crate::workload::{Caller, Crew, Floor, read_everything};
 use crate::{clock, say};
 use pressure::Pressure;
 
@@ -112,15 +112,7 @@ async fn work_and_break(
     crew.stop().await?;
 
     let excused = world.excused().await;
-    let deadline = Instant::now() + FINAL_DEADLINE;
-    let is_excused = |id: u32| excused.iter().any(|(node, _)| *node == id);
-    readers.retain(|reader| !reader.node().is_some_and(is_excused));
-    say!(options, "reading everything from every node");
-    let replicas = world.replicas().await?;
-    let unread = read_everything(readers, &replicas, deadline).await;
-    for problem in &unread {
-        say!(options, "{problem}");
-    }
+    let replicas = read_at_end(options, world, readers, &excused).await?;
     let mut memory_bytes_max = BTreeMap::new();
     for id in world.cluster.ids() {
         let bytes = world.cluster.node(id).await.memory_bytes_max();
@@ -157,6 +149,30 @@ async fn work_and_break(
         waited_for_processor: pressure.share(),
     };
     recorder.finish(&run).context("the run was not written down")
+}
+
+/// Reads everything from every node that runs and is not excused. Which nodes have a replica of which group.
+async fn read_at_end(
+    options: &RunOptions,
+    world: &World,
+    mut readers: Vec<Caller>,
+    excused: &[(u32, String)],
+) -> anyhow::Result<BTreeMap<u64, Vec<u32>>> {
+    let deadline = Instant::now() + FINAL_DEADLINE;
+    // Nobody starts a node any more: one that has ended is waited for in vain, and those who judge miss it.
+    let mut away: Vec<u32> = excused.iter().map(|(node, _)| *node).collect();
+    for id in world.cluster.ids() {
+        if !world.cluster.node(id).await.is_running() {
+            away.push(id);
+        }
+    }
+    readers.retain(|reader| !reader.node().is_some_and(|id| away.contains(&id)));
+    say!(options, "reading everything from every node");
+    let replicas = world.replicas().await?;
+    for problem in read_everything(readers, &replicas, deadline).await {
+        say!(options, "{problem}");
+    }
+    Ok(replicas)
 }
 
 /// Looks at what nodes take of memory, again and again: who ends by itself cannot be asked any more.

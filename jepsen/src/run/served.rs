@@ -32,6 +32,13 @@ pub(super) struct Waited {
     pub unserved: Vec<String>,
 }
 
+impl Waited {
+    /// The longer of the two.
+    pub fn later(self, other: Waited) -> Waited {
+        if other.took > self.took { other } else { self }
+    }
+}
+
 /// Waits until every group has acknowledged an append and answered a linearizable read, calls that are in the history like
 /// any other; and until the meta group has confirmed the topology.
 pub(super) async fn wait(floor: &Arc<Floor>) -> Waited {
