@@ -211,6 +211,7 @@ impl Run<'_> {
             }
             _ => (by_then.len(), done),
         };
+        let stored = fixture.stored();
         for group in GROUPS {
             let of = |changes: &[Change]| {
                 let steps = changes.iter().filter(|(of, _)| *of == group);
@@ -218,7 +219,7 @@ impl Run<'_> {
             };
             let held = of(&order[..there]);
             assert_eq!(Log::stored(fixture, group), held, "group {group} of {schedule:?}");
-            let mark = fixture.stored().groups.get(&group).cloned().unwrap_or_default();
+            let mark = stored.groups.get(&group).cloned().unwrap_or_default();
             // A vote is in the watermark before it is answered, until the group is about to go, and the watermark claims
             // no more than there is.
             let goes = order[done..begun].contains(&(group, Remove));
