@@ -10,6 +10,7 @@ use tokio::io::AsyncRead;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use crate::types::limits::CHAT_LINE_BYTES_MAX;
+use crate::types::printable;
 
 /// A field that a line has to have.
 const REQUIRED: [&str; 4] = ["conversation", "sender", "client_msg_id", "text"];
@@ -34,7 +35,7 @@ pub struct ChatLine {
 }
 
 impl ChatLine {
-    /// Parses one line; the error names the field.
+    /// Parses one line; the error names the field, and is one line.
     pub fn parse(line: &str) -> Result<ChatLine, String> {
         let mut fields: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
             let text = error.to_string();
@@ -53,12 +54,14 @@ impl ChatLine {
             Some(Value::String(time)) if time.parse::<jiff::Timestamp>().is_ok() => Some(time),
             Some(other) => {
                 return Err(format!(
-                    "{SENT_AT}: {other} is not a time such as \"2026-01-31T09:00:00Z\""
+                    "{SENT_AT}: {} is not a time such as \"2026-01-31T09:00:00Z\"",
+                    printable(&other.to_string()),
                 ));
             }
         };
         if let Some(name) = fields.keys().next() {
             let known = REQUIRED.join(", ");
+            let name = printable(name);
             return Err(format!("{name}: unknown field (there are {known} and {SENT_AT})"));
         }
         Ok(ChatLine {
@@ -153,6 +156,7 @@ mod tests {
             (good.replace(r#""sender":"s","#, ""), "sender: missing"),
             (good.replace(r#""t""#, "5"), "text: not a string"),
             (good.replace("text", "txt"), "txt: unknown field"),
+            (good.replace("text", r"t\n\u001b"), r"t\n\u{1b}: unknown field"),
             (good.replace('}', r#","sent_at":"noon"}"#), "sent_at: \"noon\" is not a time"),
             (good.replace('}', ""), "not a JSON object: EOF"),
             ("[1]".to_owned(), "not a JSON object: invalid type: sequence"),

@@ -6,10 +6,11 @@ use clap::Args;
 use quorate_client::{Delivery, Follow, Start};
 use serde_json::{Value, json};
 
-use super::message::{self, printable};
+use super::message;
 use super::start::StartArgs;
 use super::{ConnectArgs, Output, output};
 use crate::server::shutdown;
+use crate::types::printable;
 
 /// Follow conversations: what is there, and then what comes
 #[derive(Debug, Args)]

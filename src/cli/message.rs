@@ -3,6 +3,8 @@
 use quorate_client::proto::{Kind, Message};
 use serde_json::{Map, Value, json};
 
+use crate::types::printable;
+
 /// One line for people: seq, commit time, sender, text.
 pub(super) fn line(message: &Message) -> String {
     let note = match message.kind() {
@@ -44,18 +46,6 @@ pub(super) fn to_json(message: &Message) -> Map<String, Value> {
     }
 }
 
-/// One line without control characters: what others wrote must not command this terminal.
-pub(super) fn printable(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character.is_control() {
-            true => line.extend(character.escape_default()),
-            false => line.push(character),
-        }
-    }
-    line
-}
-
 /// Microseconds since the Unix epoch as people read them, or the number where no calendar has it.
 pub(super) fn rfc3339(us: u64) -> String {
     let time = i64::try_from(us).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
@@ -73,11 +63,6 @@ fn text_or_bytes(bytes: &[u8]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_others_wrote_stays_on_its_line() {
-        assert_eq!(printable("a\nb\u{1b}[2J ü"), "a\\nb\\u{1b}[2J ü");
-    }
 
     #[test]
     fn bytes_that_are_no_text_are_shown_as_what_they_are() {

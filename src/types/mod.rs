@@ -6,6 +6,7 @@ mod ids;
 pub mod limits;
 mod memory;
 mod names;
+mod printable;
 mod timestamp;
 
 pub use clock::Clock;
@@ -13,4 +14,5 @@ pub use hash_range::HashRange;
 pub use ids::{AttemptId, ClusterId, GroupId, Incarnation, LogIndex, NodeId, ReplicaId, Seq, Term};
 pub use memory::{allocated, give_places_back};
 pub use names::{ConversationId, ConversationName, PlacementHash};
+pub use printable::printable;
 pub use timestamp::Timestamp;

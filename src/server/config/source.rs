@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
+use crate::types::printable;
 
 const PREFIX: &str = "QUORATE_";
 /// Between a table and a key: one underscore is part of most keys.
@@ -160,12 +161,8 @@ impl<'t> Source<'t> {
 
 /// One line: what is quoted from the file may have line feeds, or drive a terminal.
 fn refusal(place: String, key: String, reason: String) -> ConfigError {
-    let escaped = |text: String| -> String {
-        let escape =
-            |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-        text.chars().map(escape).collect()
-    };
-    ConfigError::Invalid { place: escaped(place), key: escaped(key), reason: escaped(reason) }
+    let (place, key, reason) = (printable(&place), printable(&key), printable(&reason));
+    ConfigError::Invalid { place, key, reason }
 }
 
 /// A TOML integer, boolean or quoted string is taken as that, anything else as a string.
