@@ -152,7 +152,7 @@ const NIGHTLY: &[Plain] = &[
     plain(3, "fsync,slow-disk,disk-full,disk-exhausted,restart,flood", 900),
     plain(5, "damage,wipe,wipe-voter,install,replace", 1_200),
     // What a minority has stored, while others do not hear each other, or late.
-    Plain { in_pairs: true, ..plain(5, "flip-sst,flip-wal,one-way,delay", 600) },
+    Plain { in_pairs: true, ..plain(5, "flip-sst,truncate-sst,one-way,delay", 600) },
     // As many as the figures are made with.
     Plain { workload: Some("benchmark"), conversations: Some(64), ..plain(3, "power", 300) },
     plain(5, "all", 3_600),

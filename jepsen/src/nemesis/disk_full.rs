@@ -115,11 +115,13 @@ async fn exhaust(world: Arc<World>, mut dice: StdRng) -> Result<Struck> {
             (false, WhyDown::ByItself(how)) => format!("it ended by itself ({how})"),
             (false, _) => "something else had ended it".to_owned(),
         };
-        let ballast_bytes = node.disk.give_up_ballast()?;
+        let given_up = node.disk.give_up_ballast();
         drop(node);
-        let in_that_room = starts_in_little_room(&world, id).await?;
+        let started = starts_in_little_room(&world, id).await;
+        // First: whatever came of that, the disk is to have room again.
         world.cluster.node(id).await.disk.empty()?;
         world.revive(&[id]).await?;
+        let (ballast_bytes, in_that_room) = (given_up?, started?);
         let effect = format!(
             "no byte was free at {exhausted} of {looks} looks; {refused} lines of its log tell of it; {ended}; \
              its ballast gave back {ballast_bytes} bytes, and in that room {in_that_room}"

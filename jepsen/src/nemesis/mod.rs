@@ -52,8 +52,7 @@ pub enum Need {
 pub enum Beside {
     /// Whatever allows it.
     Any,
-    /// Cuts and bad links. It takes what a minority has stored, and they take nothing: so no message is lost. They are
-    /// mended first, for then nodes are made anew.
+    /// Cuts and bad links. It takes what a minority has stored, or its nodes, and they take nothing: so no message is lost.
     Network,
     /// None.
     Nothing,
@@ -91,9 +90,19 @@ impl Nemesis {
         }
     }
 
-    /// Whether mending it makes nodes anew, which may have to wait for what else is broken.
+    /// Whether mending it makes nodes anew.
     pub fn makes_anew(&self) -> bool {
         [REPLACE, "damage", "wipe"].contains(&self.family)
+    }
+
+    /// Which of several is mended first, the least. Nodes that are started, and still more those that are made anew, are
+    /// waited for, and may need the others to be there and to hear each other.
+    pub fn mended_in_turn(&self) -> u8 {
+        match self.family {
+            "pause" | "partition" | "link" => 0,
+            _ if self.makes_anew() => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -215,11 +224,12 @@ mod tests {
             assert_eq!(one.mixes_with(other), other.mixes_with(one));
             one.mixes_with(other)
         };
-        assert!(may("flip-sst", "one-way") && may("flip-wal", "delay") && may("wipe", "bridge"));
+        assert!(may("flip-sst", "one-way") && may("fsync-error", "delay") && may("wipe", "bridge"));
         assert!(may("cpu-squeeze", "pause-one") && may("kill-one", "delay"));
         assert!(
             !may("flip-sst", "flip-wal") && !may("flip-sst", "wipe") && !may("wipe", "kill-one")
         );
+        assert!(!may("flip-wal", "bridge") && !may("truncate-wal", "delay"));
         assert!(!may("kill-one", "kill-all") && !may("kill-install", "delay"));
         for lossy in all().filter(|one| one.makes_anew() && one.family != REPLACE) {
             let others = all().filter(|other| !NETWORK_FAMILIES.contains(&other.family));
@@ -227,6 +237,14 @@ mod tests {
                 assert!(!lossy.mixes_with(other), "{} beside {}", lossy.name, other.name);
             }
         }
+    }
+
+    #[test]
+    fn whoever_waits_for_others_is_mended_after_them() {
+        let turn = |name: &str| named(name)[0].mended_in_turn();
+        assert!(turn("pause-majority") < turn("disk-exhausted"));
+        assert!(turn("bridge") < turn("fsync-error") && turn("delay") < turn("kill-one"));
+        assert!(turn("fsync-error") < turn("wipe") && turn("delay") < turn("flip-sst"));
     }
 
     #[test]

@@ -97,8 +97,7 @@ async fn one_round(
     let recorder = &world.floor.recorder;
     let Broken { mut open, undone, holds } = strike(options, world, chosen, dice).await;
     sleep(holds).await;
-    // The others first: for what makes nodes anew they may have to be whole.
-    open.sort_by_key(|open| open.nemesis.makes_anew());
+    open.sort_by_key(|open| open.nemesis.mended_in_turn());
     let mending = async {
         let mut faults = Vec::new();
         for open in open {
@@ -124,7 +123,11 @@ async fn one_round(
     match served_after > SERVED_WITHIN {
         false => say!(options, "  all groups served after {seconds:.2} s"),
         true => {
-            say!(options, "  not served within {seconds:.0} s: {}", waited.unserved.join(", "));
+            let late = waited.unserved.join(", ");
+            say!(
+                options,
+                "  not served in time, but after {seconds:.0} s; not at all by then: {late}"
+            );
         }
     }
     // Who was about to end may have looked alive.
