@@ -16,6 +16,9 @@ use super::{
 };
 use crate::seams::{crash, planted};
 
+const CHANGING: &str = "changing a disk in memory";
+const READING: &str = "reading a disk in memory";
+
 /// The rows of one table. Clones share structure, so that pinning costs nothing.
 type TableRows = OrdMap<Vec<u8>, Bytes>;
 type Tables = BTreeMap<Table, TableRows>;
@@ -130,7 +133,6 @@ impl Disk {
 
     /// Called before each change.
     fn step(&mut self, life: u64) -> Result<(), StorageError> {
-        const CHANGING: &str = "changing a disk in memory";
         if self.steps_until_crash == Some(0) {
             self.crash();
         }
@@ -185,7 +187,6 @@ impl MemoryEngine {
     }
 
     fn check_readable(&self) -> Result<(), StorageError> {
-        const READING: &str = "reading a disk in memory";
         let disk = self.disk.lock();
         disk.check_alive(self.life, READING)?;
         disk.unreadable
@@ -254,7 +255,11 @@ impl Engine for MemoryEngine {
     }
 
     fn pin(&self) -> Arc<dyn View> {
-        Arc::new(self.view())
+        let is_alive = self.disk.lock().check_alive(self.life, READING);
+        match is_alive {
+            Ok(()) => Arc::new(self.view()),
+            Err(error) => Arc::new(NothingThere(error)),
+        }
     }
 
     fn stage(&self, name: &str) -> Result<Box<dyn Staging>, StorageError> {
@@ -419,6 +424,21 @@ impl View for PinnedTables {
     }
 }
 
+/// What an engine of an earlier life pins.
+struct NothingThere(StorageError);
+
+impl View for NothingThere {
+    fn get(&self, _: Table, _: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        Err(self.0.clone())
+    }
+
+    fn note_damage(&self, _: &StorageError) {}
+
+    fn scan(&self, _: Table, _: KeyRange, _: Direction) -> Rows<'_> {
+        Box::new(std::iter::once(Err(self.0.clone())))
+    }
+}
+
 fn note_damage(failure: &OnceLock<StorageError>, error: &StorageError) {
     if matches!(error, StorageError::Damaged { .. }) {
         let _ = failure.set(error.clone());
@@ -437,4 +457,17 @@ fn remove_range(rows: &mut TableRows, range: &KeyRange) {
     for key in keys {
         rows.remove(&key);
     }
+}
+
+#[test]
+fn an_engine_of_an_earlier_life_reads_nothing() {
+    let disk = MemoryDisk::new(Database::State);
+    let dead = disk.open();
+    disk.crash();
+    let (table, range) = (Table::STATE[0], || KeyRange { start: Vec::new(), end: None });
+    for view in [&dead as &dyn View, &*dead.pin()] {
+        assert!(view.get(table, b"key").is_err());
+        assert!(view.scan(table, range(), Direction::Forward).next().unwrap().is_err());
+    }
+    assert_eq!(disk.open().get(table, b"key"), Ok(None));
 }

@@ -19,6 +19,8 @@ use crate::ledger::Ledger;
 /// How slow a node's disk is, and what it did.
 pub struct DiskManners {
     randomness: Mutex<SmallRng>,
+    /// Of its own, so that all else that is drawn stays as it was without it.
+    memtables: Mutex<SmallRng>,
     /// The longest that one operation takes, in microseconds.
     slowest_us: AtomicU64,
     /// Operations that took longer than they usually may.
@@ -44,6 +46,7 @@ impl DiskManners {
     pub fn new(seed: u64) -> Self {
         DiskManners {
             randomness: Mutex::new(SmallRng::seed_from_u64(seed)),
+            memtables: Mutex::new(SmallRng::seed_from_u64(!seed)),
             slowest_us: AtomicU64::new(USUAL_DISK_US),
             slowed: AtomicU64::new(0),
             truncations: AtomicU64::new(0),
@@ -84,8 +87,8 @@ impl DiskManners {
 
     /// Whether a write fills a memtable, so that all are flushed though nobody has asked for it.
     fn is_memtable_full(&self) -> bool {
-        let mut randomness = self.randomness.lock().expect("no panic while locked");
-        randomness.random_ratio(1, WRITES_PER_MEMTABLE)
+        let mut memtables = self.memtables.lock().expect("no panic while locked");
+        memtables.random_ratio(1, WRITES_PER_MEMTABLE)
     }
 }
 

@@ -190,7 +190,7 @@ pub fn plan(randomness: &mut SmallRng, nodes: u64, begin: Duration, end: Duratio
     planned
 }
 
-/// How processes end. By when it is, not drawn, so that everything else stays as it was.
+/// How processes end: by when it is, so that all that is drawn stays as it was.
 fn ends(at: Duration, is_one: bool) -> What {
     match at.as_millis() % 5 {
         0 => What::Midway,

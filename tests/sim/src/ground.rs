@@ -137,8 +137,8 @@ impl Machine {
         }
     }
 
-    /// A new process of it runs, until it is asked to stop.
-    pub fn runs(&self) -> CancellationToken {
+    /// What asks its new process to stop.
+    pub fn new_stop_token(&self) -> CancellationToken {
         let mut stop = self.stop.lock().expect("no panic while locked");
         *stop = CancellationToken::new();
         stop.clone()
@@ -160,7 +160,6 @@ impl Machine {
     /// As the product says of a data directory that cannot be used.
     pub fn open(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Storage> {
         *self.metrics.lock().expect("no panic while locked") = Some(metrics.clone());
-        self.is_half_done.store(false, Ordering::Relaxed);
         let data = self.data();
         let dir = DataDir::open_in_memory(&data.dir, self.node)?;
         let engine = |disk: &MemoryDisk| {
@@ -169,6 +168,7 @@ impl Machine {
         };
         let (log, state) = (engine(&data.log), engine(&data.state));
         let opened = Opened::make_ready(dir, log, state, data.watermark)?;
+        self.is_half_done.store(false, Ordering::Relaxed);
         Ok(opened.start(Arc::new(Observers(metrics.clone()))))
     }
 

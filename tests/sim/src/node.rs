@@ -84,5 +84,5 @@ async fn serve(machine: Machine, manners: Manners) -> anyhow::Result<()> {
         connections: ConnectionsMax::MOST,
         memory: manners.memory,
     };
-    run_on(listeners, ground, config, machine.runs()).await
+    run_on(listeners, ground, config, machine.new_stop_token()).await
 }

@@ -33,6 +33,18 @@ impl World {
         if self.plan.shared.phase() > Phase::Working {
             return false;
         }
+        // Before their faults may end: what such a process has left must not be looked at.
+        let midway = self
+            .lasting
+            .iter()
+            .map(|lasting| &lasting.fault)
+            .filter(|fault| matches!(fault.what, What::Midway | What::Install));
+        let has_died = |node: &u64| self.machine(*node).take_death_midway();
+        let dead: Vec<u64> =
+            midway.flat_map(|fault| fault.nodes.clone()).filter(has_died).collect();
+        for node in dead {
+            self.kill(node);
+        }
         while let Some(at) = self.lasting.iter().position(|lasting| lasting.fault.to <= now) {
             let lasting = self.lasting.remove(at);
             self.mend(&lasting);
@@ -42,12 +54,8 @@ impl World {
             let fault = self.to_come.remove(0);
             changed |= self.begin(fault);
         }
-        let (mut to_restart, mut dead) = (Vec::new(), Vec::new());
+        let mut to_restart = Vec::new();
         for Lasting { fault, .. } in &self.lasting {
-            if matches!(fault.what, What::Midway | What::Install) {
-                let has_died = |node: &u64| self.machine(*node).take_death_midway();
-                dead.extend(fault.nodes.iter().copied().filter(has_died));
-            }
             if fault.what == What::ClockStrobe {
                 let wrong = (now.as_millis() / 100).is_multiple_of(2);
                 for node in &fault.nodes {
@@ -57,9 +65,6 @@ impl World {
             if fault.what == What::NoSpace {
                 to_restart.extend(fault.nodes.iter().copied().filter(|node| self.has_ended(*node)));
             }
-        }
-        for node in dead {
-            self.kill(node);
         }
         if now.as_millis().is_multiple_of(RESTART_INTERVAL.as_millis()) {
             self.restart(&to_restart);
@@ -289,7 +294,8 @@ impl World {
         for (node, why) in self.ended.borrow().iter() {
             let may_end = |Lasting { fault, .. }: &Lasting| {
                 let is_meant = match fault.what {
-                    What::DiskError | What::NoSpace | What::Midway | What::Install => true,
+                    What::DiskError | What::NoSpace => true,
+                    What::Midway | What::Install => self.machine(*node).is_half_done(),
                     What::Stop => why == ASKED_TO,
                     _ => false,
                 };
