@@ -32,7 +32,8 @@ const RUNS: u32 = 3;
 pub const FIGURES: [Figure; 18] = [
     Figure {
         name: "1 × 1: one producer, unary",
-        target: "p50 ≤ 2 × (fdatasync + two round trips over loopback), p99 ≤ 2 × (theirs), in the same run; p50 below etcd's and RabbitMQ's",
+        target: "p50 ≤ 2 × (fdatasync + two round trips over loopback), p99 ≤ 2 × (theirs), in the same run; p50 \
+             below etcd's and RabbitMQ's",
         arguments: "append --local --groups 3 --mode unary --probe",
         runs: RUNS,
         main: appends_per_second,
@@ -48,10 +49,13 @@ pub const FIGURES: [Figure; 18] = [
             beside("1 producer, 1 in flight", "etcd", 1.0, Measure::Quickness),
             beside("1 producer, 1 in flight", "RabbitMQ quorum queues", 1.0, Measure::Quickness),
         ],
-        bound: "Processor time and wakes of threads, which the bound has none of: an append takes 1.0 ms of processor time over four \
-             processes on two cores. A quarter is the logs' writers, a fifth HTTP/2, a fifth waking threads, which takes tens \
-             of µs each on a virtual core and happens 35 times. And where the bound has one sync of one file, three growing \
-             files are synced at once, which takes half as long again. Nodes with cores and disks of their own have less of both.",
+        bound: "Processor time and wakes of threads, which the bound has none of: its sync and round trips are \
+             timed on a cluster at rest, alone on two cores. An append goes through four processes on these: \
+             applying and the log's writers a fifth each, HTTP/2 a seventh, Raft's core another, wakes and timers \
+             another; waking a thread takes tens of µs on a virtual core and happens 35 times. And where the bound \
+             has one sync of one file, three growing files are synced at once. Both cores were busy for seven \
+             tenths of a profile, so that an append waits for one now and then: its tail. Nodes with cores and \
+             disks of their own have less of all that.",
     },
     Figure {
         name: "64 × 1: 64 producers, unary",
@@ -65,10 +69,11 @@ pub const FIGURES: [Figure; 18] = [
             beside("64 producers, 1 in flight", "etcd", 2.5, Measure::Rate),
             beside("64 producers, 1 in flight", "NATS JetStream", 1.2, Measure::Rate),
         ],
-        bound: "Processor time: both cores are busy. Two fifths of it are one gRPC call for each append over HTTP/2: \
-             client, connections, and the kernel's network. The API is gRPC, so what has many appends at once is to \
-             use a session. A third is applying on three replicas, with what 8 × 128 says. Without any gRPC it would \
-             be 1.65 times as many appends.",
+        bound: "Processor time: both cores are busy. In a profile of 152 µs an append nearly two fifths were one \
+             gRPC call for each over HTTP/2: client, connections, and the kernel's network. The API is gRPC, so \
+             what has many appends at once is to use a session. A third was applying on three replicas, with what \
+             8 × 128 says. What is not gRPC took 88 µs; 1.2 × NATS leaves 105 for all in PEERS.md's run, and 2.5 × \
+             etcd 150.",
     },
     Figure {
         name: "64 × 1 on sessions: 64 producers",
@@ -93,10 +98,12 @@ pub const FIGURES: [Figure; 18] = [
             beside("8 producers × 128 in flight", "etcd", 5.0, Measure::Rate),
             beside("8 producers × 128 in flight", "NATS JetStream", 1.2, Measure::Rate),
         ],
-        bound: "Processor time: both cores are busy. More than half of it is applying on three replicas: rows in the \
-             memtables of five tables, ids looked up for idempotency over 30 days, the digest chain. A log that only \
-             appends bytes does none of that. A sixth is client and network, a twelfth the logs' writers with their \
-             syncs, a fifteenth flushes. Of three nodes on machines of their own each applies a third of it.",
+        bound: "Processor time: both cores are busy. In a profile of 49 µs an append more than half was applying \
+             on three replicas: rows in the memtables of five tables, ids looked up for idempotency over 30 days, \
+             the digest chain. A log that only appends bytes does none of that. The rest took 22 µs; 1.2 × NATS \
+             leaves 34 and 5 × etcd 39 for all in PEERS.md's run, so that applying would have to do with half. A \
+             tenth is client and network, a fourteenth the logs' writers with their syncs, a twelfth flushes. Of \
+             three nodes on machines of their own each applies a third of it.",
     },
     Figure {
         name: "one conversation, one session, 512 in flight",
@@ -107,9 +114,9 @@ pub const FIGURES: [Figure; 18] = [
         show: appends,
         met: |case| Some(appends_per_second(case) >= 50_000.0),
         beside: &[],
-        bound: "Processor time, as in the row above, and more than half of it applying on three replicas. On the \
-             machine of docs/performance.md an append took 42 µs of it: two cores that do nothing else do 47,000 a \
-             second with that, and 50,000 take 40 µs.",
+        bound: "Processor time, as in the row above: in a profile of 42 µs an append more than half was applying \
+             on three replicas, and a ninth flushes and compactions. Two cores that do nothing else do 48,000 a \
+             second with that, of which nine tenths were reached; 50,000 take 40 µs and no moment of rest.",
     },
     Figure {
         name: "ACK to delivery at 10,000 appends/s",
@@ -146,8 +153,8 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "fan-out, and one subscriber that does not read",
-        target: "≥ 300,000 deliveries/s, and ≥ 0.9 of those without it in the same run, medians of three turns each \
-             (not 1: turns that are the same differ by a tenth)",
+        target: "≥ 300,000 deliveries/s, and ≥ 0.9 of those without it in the same run, medians of three turns \
+             each (not 1: turns that are the same differ by a tenth)",
         arguments: "fan-out --local --silent 1",
         runs: 1,
         main: deliveries_per_second,
@@ -161,8 +168,10 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "catch-up read, 4 KiB messages, 3 GiB, cold, from one node",
-        target: "≥ 400 MB/s of payload, or 70 % of the disk's sequential rate; twice as much data as memtables and caches take",
-        arguments: "follow --local --by read --followers 4 --cold --size 4096 --count 786432 --in-flight 512 --warm-up 0s",
+        target: "≥ 400 MB/s of payload, or 70 % of the disk's sequential rate; twice as much data as memtables and \
+             caches take",
+        arguments: "follow --local --by read --followers 4 --cold --size 4096 --count 786432 --in-flight 512 \
+             --warm-up 0s",
         runs: 1,
         main: payload_bytes_per_second,
         show: catch_up,
@@ -172,8 +181,10 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "catch-up read, 64 KiB messages, 3 GiB, cold, from one node",
-        target: "≥ 400 MB/s of payload, or 70 % of the disk's sequential rate; twice as much data as memtables and caches take",
-        arguments: "follow --local --by read --followers 4 --cold --size 65536 --count 49152 --in-flight 32 --warm-up 0s",
+        target: "≥ 400 MB/s of payload, or 70 % of the disk's sequential rate; twice as much data as memtables and \
+             caches take",
+        arguments: "follow --local --by read --followers 4 --cold --size 65536 --count 49152 --in-flight 32 \
+             --warm-up 0s",
         runs: 1,
         main: payload_bytes_per_second,
         show: catch_up,
@@ -211,7 +222,8 @@ pub const FIGURES: [Figure; 18] = [
             Some(cpu < 2.0 && memory < 512.0)
         },
         beside: &[],
-        bound: "",
+        bound: "Memory that the fill has left: memtables and caches are given back as the log is flushed, some \
+             minutes later.",
     },
     Figure {
         name: "growth: one million conversations against 64",
@@ -223,8 +235,8 @@ pub const FIGURES: [Figure; 18] = [
             let result = &case["result"];
             let rate = |which: &str| number(&result[which]["appends_per_second"]);
             format!(
-                "{:.2}: {:.0} to {:.0} appends/s, {:.0} to {:.0} µs of processor time each; {:.0} bytes of state per \
-                 message, {:.0} per conversation of one",
+                "{:.2}: {:.0} to {:.0} appends/s, {:.0} to {:.0} µs of processor time each; {:.0} bytes of state \
+                     per message, {:.0} per conversation of one",
                 number(&result["ratio"]),
                 rate("few"),
                 rate("many"),
@@ -236,11 +248,11 @@ pub const FIGURES: [Figure; 18] = [
         },
         met: |case| Some(number(&case["result"]["ratio"]) >= 0.7),
         beside: &[],
-        bound: "Processor time, and misses of its caches. Each append reads a head out of a million from a file and \
-             writes rows at random places of the memtables: searching those was 18 % of a profile, reading files \
-             about 7 %. Files are merged all the while, and as much processor time goes to it as falls into the \
-             minute that is measured. An order, ids and a digest of its own for each conversation need its head and \
-             rows at each append, however many there are.",
+        bound: "Processor time: an append takes twice as much. Each reads a head out of a million from files and \
+             writes rows at random places of the memtables: while no files were merged, searching those was 27 % \
+             of both cores, and reading files 20 %. While some were, merging took 60 % of both, and one part or \
+             another of the minute falls into that. An order, ids and a digest of its own for each conversation \
+             need its head and rows at each append, however many there are.",
     },
     Figure {
         name: "bytes written per payload byte, 1 KiB messages",
@@ -276,7 +288,7 @@ pub const FIGURES: [Figure; 18] = [
         show: pause,
         met: |case| Some(pause_us(case, "p50") <= 600e3 && pause_us(case, "p99") <= 1_200e3),
         beside: &[],
-        bound: "",
+        bound: "The 99th percentile of 50 is the longest of all: one event decides.",
     },
     Figure {
         name: "failover: all packets of a leader dropped, 50 times",
@@ -291,9 +303,9 @@ pub const FIGURES: [Figure; 18] = [
     },
     Figure {
         name: "overload: ten times the sustainable load",
-        target: "so much is offered, of what is sustained or, if that is more, accepted; nothing acknowledged is lost; \
-             what is refused may be tried again; ahead of 99 of 100 of the accepted are no more than a group's queue \
-             holds (17,408 appends); ≤ 1,536 MiB a node",
+        target: "so much is offered, of what is sustained or, if that is more, accepted; nothing acknowledged is \
+             lost; what is refused may be tried again; ahead of 99 of 100 of the accepted are no more than a \
+             group's queue holds (17,408 appends); ≤ 1,536 MiB a node",
         arguments: "overload --groups 3",
         runs: 1,
         main: |case| latency_us(case, "p99"),
@@ -309,10 +321,11 @@ pub const FIGURES: [Figure; 18] = [
             Some(is_offered && is_judged && is_bounded && is_queued && is_kept)
         },
         beside: &[],
-        bound: "Where less than ten times is offered: so much is due, but the generator shares both cores with the \
-             nodes, and sends what it can beside them. Where more are ahead of an append than a group's queue holds: \
-             they lay in its connection before the node had read it, on the same two cores, as long as those did that \
-             are refused at last.",
+        bound: "Where less than ten times is offered: so much is due, and what is offered is what two cores take \
+             in and refuse, generator and nodes together; with nine times as many sessions it was as much \
+             (docs/performance.md). Where more are ahead of an append than a group's queue holds: they lay in its \
+             connection before the node had read it, as long as those did that are refused; a smaller window would \
+             have them wait at the sender.",
     },
     Figure {
         name: "history to one follower, from memory",
@@ -462,8 +475,9 @@ fn overload(case: &Case) -> String {
     let reasons = result["refused_by_reason"].as_object().into_iter().flatten();
     let refused: Vec<String> = reasons.map(|(reason, count)| format!("{count} {reason}")).collect();
     format!(
-        "{} lost; {:.0}/s sustained, {:.0}/s due, {:.0}/s offered ({:.1} ×), {:.0}/s accepted; refused: {}, {} of them for good; {}; \
-         ahead of 99 of 100 at most {:.0} appends; a full queue takes {:.2} s, a refusal p99 {:.2} s; at most {:.0} MiB resident",
+        "{} lost; {:.0}/s sustained, {:.0}/s due, {:.0}/s offered ({:.1} ×), {:.0}/s accepted; refused: {}, {} of \
+             them for good; {}; ahead of 99 of 100 at most {:.0} appends; a full queue takes {:.2} s, a refusal \
+             p99 {:.2} s; at most {:.0} MiB resident",
         number(&result["acknowledged_lost"]),
         rate("sustained"),
         rate("due"),
